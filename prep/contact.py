@@ -1,0 +1,53 @@
+"""A picture of 64 of a split's crops, for the eye."""
+
+import io
+import random
+
+import numpy as np
+from PIL import Image
+
+from prep.folder import SplitFolder
+from relic.files import atomic_write
+from relic.shards.index import index_path, read_records
+from relic.shards.manifest import Manifest
+from relic.shards.npy import HEADER_BYTES
+
+_SIDE = 8
+_CELL_PIXELS = 128
+
+
+def write_contact_sheet(folder: SplitFolder, manifest: Manifest) -> None:
+    """Write `SPLIT.contact.png`: 8 by 8 crops, drawn by the packing's seed, in the order of the shards."""
+    packing = manifest.packing
+    chosen = sorted(random.Random(packing.seed).sample(range(manifest.accepted), min(_SIDE**2, manifest.accepted)))
+    scale = min(1.0, _CELL_PIXELS / max(packing.width, packing.height))
+    cell = max(1, round(packing.width * scale)), max(1, round(packing.height * scale))
+    sheet = Image.new("RGB", (_SIDE * cell[0], _SIDE * cell[1]), "white")
+    places = iter(range(_SIDE**2))
+    first = 0
+    for info in manifest.shards:
+        wanted = [number - first for number in chosen if first <= number < first + info.samples]
+        first += info.samples
+        if not wanted:
+            continue
+        tar = folder.folder / info.name
+        records = read_records(index_path(tar))
+        with tar.open("rb") as file:
+            for number in wanted:
+                file.seek(int(records[number]["offset"]))
+                payload = file.read(int(records[number]["size"]))
+                place = next(places)
+                crop = open_payload(payload, packing.encoding, packing.height, packing.width)
+                sheet.paste(
+                    crop.resize(cell, Image.Resampling.BOX), (place % _SIDE * cell[0], place // _SIDE * cell[1])
+                )
+    with atomic_write(folder.contact_path) as out:
+        sheet.save(out, "PNG", compress_level=6)
+
+
+def open_payload(payload: bytes, encoding: str, height: int, width: int) -> Image.Image:
+    """A member's payload as an RGB image."""
+    if encoding == "raw":
+        pixels = np.frombuffer(payload, np.uint8, offset=HEADER_BYTES).reshape(height, width, 3)
+        return Image.fromarray(pixels)
+    return Image.open(io.BytesIO(payload)).convert("RGB")

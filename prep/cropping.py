@@ -1,0 +1,97 @@
+"""Which window of an image becomes a crop, and the crop itself."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image
+
+_SMALLEST_SCALE = 0.5
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+class Window(NamedTuple):
+    """A box in the upright image, in pixels; right and bottom are outside it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> Size:
+        return Size(self.right - self.left, self.bottom - self.top)
+
+
+def largest_window(image: Size, shape: Size) -> Size:
+    """The largest window of `shape`'s aspect ratio that fits into `image`, to the nearest pixel and at least 1x1."""
+    if image.width * shape.height > image.height * shape.width:
+        width = _nearest(image.height * shape.width, shape.height)
+        return Size(min(max(width, 1), image.width), image.height)
+    height = _nearest(image.width * shape.height, shape.width)
+    return Size(image.width, min(max(height, 1), image.height))
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    """The quotient rounded half up, in whole numbers."""
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def centre_window(image: Size, shape: Size) -> Window:
+    """The largest window of `shape`'s aspect ratio in the middle of `image`."""
+    width, height = largest_window(image, shape)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return Window(left, top, left + width, top + height)
+
+
+def random_window(image: Size, shape: Size, *, seed: int, key: str, crop_number: int) -> Window:
+    """A window of `shape`'s aspect ratio; a pure function of the arguments.
+
+    Its side is uniform between half of the largest window's (or `shape`'s own, where that is larger: no crop is
+    enlarged unless the image is smaller than it) and the largest window's; its place is uniform.
+    """
+    scale_word, x_word, y_word = _words(f"{seed}/{key}/{crop_number}")
+    largest = largest_window(image, shape)
+    smallest_scale = min(1.0, max(_SMALLEST_SCALE, shape.width / largest.width, shape.height / largest.height))
+    scale = smallest_scale + (1 - smallest_scale) * scale_word / 2**64
+    width = min(max(round(largest.width * scale), 1), largest.width)
+    height = min(max(round(largest.height * scale), 1), largest.height)
+    left = x_word * (image.width - width + 1) >> 64
+    top = y_word * (image.height - height + 1) >> 64
+    return Window(left, top, left + width, top + height)
+
+
+def _words(text: str) -> tuple[int, int, int]:
+    """Three uniform 64-bit words from a hash: no library's random stream, so no library can change them."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return (
+        int.from_bytes(digest[:8], "little"),
+        int.from_bytes(digest[8:16], "little"),
+        int.from_bytes(digest[16:24], "little"),
+    )
+
+
+def least_decode_size(image: Size, windows: Sequence[Window], shape: Size) -> Size:
+    """The smallest size to which `image` may be reduced with each window still covering `shape`; at most `image`."""
+    width = max(math.ceil(image.width * shape.width / window.size.width) for window in windows)
+    height = max(math.ceil(image.height * shape.height / window.size.height) for window in windows)
+    return Size(min(width, image.width), min(height, image.height))
+
+
+def cut(image: Image.Image, full: Size, window: Window, shape: Size) -> Image.Image:
+    """The window of `image` resized to `shape` (bicubic).
+
+    `image` may be a reduced decode of an image of size `full`, in which `window` is measured.
+    """
+    if image.size == full:
+        return image.crop(window).resize(shape, Image.Resampling.BICUBIC)
+    x_scale, y_scale = image.width / full.width, image.height / full.height
+    box = (window.left * x_scale, window.top * y_scale, window.right * x_scale, window.bottom * y_scale)
+    return image.resize(shape, Image.Resampling.BICUBIC, box=box)

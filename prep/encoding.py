@@ -1,0 +1,48 @@
+"""A crop as the bytes of a shard's member, and the libraries that decide them."""
+
+import io
+import os
+
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image, features
+
+from relic.shards.manifest import Encoding
+from relic.shards.npy import npy_header
+
+RULES_VERSION = "1"
+"""Raise it when listing, decoding, cropping or encoding change any pixel or key."""
+_PNG_LEVEL = 2
+
+
+def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
+    """The payload of a crop in mode RGB or RGBX. JPEG keeps colour at full resolution (4:4:4)."""
+    if encoding == "png":
+        buffer = io.BytesIO()
+        crop.convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
+        return buffer.getvalue()
+    pixels = np.asarray(crop)
+    if encoding == "jpg":
+        return simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorspace=crop.mode, colorsubsampling="444")
+    return npy_header(crop.height, crop.width) + np.ascontiguousarray(pixels[..., :3]).tobytes()
+
+
+def imaging_libraries() -> dict[str, str]:
+    """Versions of all that decides the pixels; a folder packed with others is not continued."""
+    versions = {"relic.prep": RULES_VERSION, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    for name in ("jpg", "zlib", "libtiff", "webp", "littlecms2"):
+        versions[f"pillow.{name}"] = features.version(name) or "missing"
+    return versions
+
+
+def pillow_name() -> str:
+    """Which Pillow runs, for the start-up line."""
+    if ".post" in PIL.__version__:
+        return f"Pillow-SIMD {PIL.__version__}"
+    return f"Pillow {PIL.__version__} (stock: pillow-simd resizes several times faster)"
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,225 @@
+"""What stands in the folder of shards: a plan while packing, a record for each finished shard, a manifest at the end.
+
+    train.plan.json          written before the first shard: the Packing; stands until the manifest does
+    train-000000.tar ...     published by rename, with .index and .jsonl
+    train-000000.done.json   written after them: counts, hash and rejections of that shard
+    train.rejected.jsonl, train.contact.png, then train.json, then plan and records go
+
+Whatever moment a run is killed at, the next one finds shards that are recorded (kept) or not (packed again).
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relic.errors import InputError
+from relic.files import TEMPORARY_SUFFIX, atomic_write, write_json
+from relic.shards.index import index_path
+from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, read_manifest
+from relic.shards.shard_set import plan_path
+
+_LOCK_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """A source that gave no crop: its path in the listing, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardRecord:
+    """A finished shard. `info` is None where every source was rejected and so no file was published."""
+
+    info: ShardInfo | None
+    rejected: tuple[Rejection, ...]
+
+
+class SplitFolder:
+    """The files of one split in the folder of shards."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.folder = folder
+        self.split = split
+
+    def tar(self, shard: int) -> Path:
+        return self.folder / f"{self.split}-{shard:06d}.tar"
+
+    @property
+    def rejected_path(self) -> Path:
+        return self.folder / f"{self.split}.rejected.jsonl"
+
+    @property
+    def contact_path(self) -> Path:
+        return self.folder / f"{self.split}.contact.png"
+
+    def _record_path(self, shard: int) -> Path:
+        return self.tar(shard).with_suffix(".done.json")
+
+    def _own_files(self, pattern: str) -> list[Path]:
+        """The split's numbered files whose name after the number matches `pattern`."""
+        name = re.compile(rf"{re.escape(self.split)}-\d{{6,}}{pattern}")
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.iterdir() if name.fullmatch(path.name)]
+
+    def manifest(self) -> Manifest | None:
+        return read_manifest(self.folder, self.split)
+
+    def check(self, packing: Packing) -> None:
+        """Raise InputError when the folder holds shards of this split that were packed otherwise."""
+        manifest = self.manifest()
+        begun = manifest.packing if manifest else self._read_plan()
+        way_out = f"use another --out_dir, or --overwrite to replace the {self.split} shards"
+        if begun is None:
+            if self._own_files(r"\.tar"):
+                raise InputError(
+                    f"--out_dir {self.folder}: holds {self.split} shards that prep has no plan of; {way_out}"
+                )
+        elif difference := begun.difference(packing):
+            raise InputError(f"--out_dir {self.folder}: {self.split} was packed otherwise ({difference}); {way_out}")
+
+    def is_begun(self, packing: Packing) -> bool:
+        """True while the folder's packing with exactly `packing` is under way."""
+        if manifest_path(self.folder, self.split).exists():
+            return False
+        try:
+            return self._read_plan() == packing
+        except InputError:
+            return False
+
+    def bytes_used(self) -> int:
+        """Bytes of the split's shards, finished or not."""
+        return sum(path.stat().st_size for path in self._own_files(r"\.(tar|index|jsonl)(\.tmp)?"))
+
+    def _read_plan(self) -> Packing | None:
+        path = plan_path(self.folder, self.split)
+        if not path.exists():
+            return None
+        try:
+            return Packing(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a plan of relic's ({error}); --overwrite packs {self.split} anew") from error
+
+    def remove(self) -> None:
+        """Remove all of this split's files; the manifest first, so that no reader opens a set that is going."""
+        manifest_path(self.folder, self.split).unlink(missing_ok=True)
+        for path in self._own_files(r"\.(tar|index|jsonl|done\.json)(\.tmp)?"):
+            path.unlink(missing_ok=True)
+        self.rejected_path.unlink(missing_ok=True)
+        self.contact_path.unlink(missing_ok=True)
+        plan_path(self.folder, self.split).unlink(missing_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed writers left behind."""
+        whole = (manifest_path(self.folder, self.split), self.rejected_path, self.contact_path)
+        for path in (*whole, plan_path(self.folder, self.split)):
+            path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
+        for path in self._own_files(r"\..*\.tmp"):
+            path.unlink(missing_ok=True)
+
+    def begin(self, packing: Packing) -> None:
+        """Write the plan. A manifest whose shards are no longer whole goes back to being a plan with records."""
+        plan = plan_path(self.folder, self.split)
+        if not plan.exists():
+            write_json(plan, dataclasses.asdict(packing))
+
+    def reopen(self, packing: Packing, manifest: Manifest, sources: list[list[str]]) -> None:
+        """Turn a manifest of which shards are missing back into a plan and the records of the shards that are whole."""
+        rejected = {entry.source: entry for entry in self.read_rejected()}
+        infos = {info.name: info for info in manifest.shards}
+        self.begin(packing)
+        for shard, paths in enumerate(sources):
+            bad = tuple(rejected[path] for path in paths if path in rejected)
+            info = infos.get(self.tar(shard).name)
+            if (info and self._is_whole(info)) or len(bad) == len(paths):
+                self.finish_shard(shard, ShardRecord(info, bad))
+        manifest_path(self.folder, self.split).unlink()
+
+    def is_whole(self, manifest: Manifest) -> bool:
+        """True when every file of the manifest stands with its length."""
+        return self.rejected_path.exists() and all(self._is_whole(info) for info in manifest.shards)
+
+    def _is_whole(self, info: ShardInfo) -> bool:
+        tar = self.folder / info.name
+        return (
+            tar.is_file()
+            and tar.stat().st_size == info.bytes
+            and index_path(tar).is_file()
+            and tar.with_suffix(".jsonl").is_file()
+        )
+
+    def finish_shard(self, shard: int, record: ShardRecord) -> None:
+        """Record a shard whose files are published."""
+        write_json(self._record_path(shard), dataclasses.asdict(record))
+
+    def remove_shard(self, shard: int) -> None:
+        """Remove a shard's files, the tar first."""
+        tar = self.tar(shard)
+        for path in (tar, index_path(tar), tar.with_suffix(".jsonl")):
+            path.unlink(missing_ok=True)
+
+    def finished_shard(self, shard: int) -> ShardRecord | None:
+        """The record of a shard, or None when it is to be packed (again)."""
+        try:
+            value: dict[str, Any] = json.loads(self._record_path(shard).read_text())
+            info = ShardInfo(**value["info"]) if value["info"] else None
+            record = ShardRecord(info, tuple(Rejection(**entry) for entry in value["rejected"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if info is None or self._is_whole(info) else None
+
+    def write_rejected(self, rejected: list[Rejection]) -> None:
+        """Write `SPLIT.rejected.jsonl`, in the order of the listing."""
+        with atomic_write(self.rejected_path, "w") as file:
+            file.writelines(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in rejected)
+
+    def read_rejected(self) -> list[Rejection]:
+        """The entries of `SPLIT.rejected.jsonl`; none where it is missing or damaged."""
+        try:
+            return [Rejection(**json.loads(line)) for line in self.rejected_path.read_text().splitlines()]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def tidy(self) -> None:
+        """Remove the plan and the records, once the manifest stands."""
+        plan_path(self.folder, self.split).unlink(missing_ok=True)
+        for path in self._own_files(r"\.done\.json"):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two runs never pack into one folder. Raises InputError after 5 seconds' wait.
+
+    File systems without locks are trusted to have one writer.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(f"--out_dir {folder}: another make_shards.py is packing into it") from None
+            time.sleep(0.1)
+        except OSError:
+            return

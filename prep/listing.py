@@ -1,0 +1,102 @@
+"""Which files are packed, in what order, and under what key."""
+
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from relic.errors import InputError
+
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+MAX_KEY_LENGTH = 80
+_OUTSIDE_KEY = re.compile(r"[^A-Za-z0-9_-]")
+
+
+class Source(NamedTuple):
+    """One listed file: path relative to the split's folder (`/` between parts), size in bytes."""
+
+    path: str
+    size: int
+
+
+def list_sources(folder: Path) -> list[Source]:
+    """All files under `folder` with one of `ENDINGS` (any case), sorted by path; symlinked folders are not entered.
+
+    A dangling link, or something that is no regular file, is listed with size 0: reading it gives its rejection. Raises
+    InputError for a folder that cannot be read, since leaving its images out in silence would lose data.
+    """
+    return sorted(_scan(os.fspath(folder), ""))
+
+
+def _scan(folder: str, prefix: str) -> Iterator[Source]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _scan(entry.path, f"{prefix}{entry.name}/")
+                elif os.path.splitext(entry.name)[1].lower() in ENDINGS and not entry.is_dir():
+                    yield Source(prefix + entry.name, _size(entry))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot list this folder ({error.strerror})") from error
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    try:
+        status = entry.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def listing_sha256(sources: Sequence[Source]) -> str:
+    """sha256 over path and size of each source, in order."""
+    digest = hashlib.sha256()
+    for path, size in sources:
+        digest.update(os.fsencode(path) + b"\0%d\n" % size)
+    return digest.hexdigest()
+
+
+def unique_keys(sources: Sequence[Source], *, reserved_length: int = 0) -> list[str]:
+    """A key for each source: its stem in `[A-Za-z0-9_-]` only, cut so that `reserved_length` more fit into 80.
+
+    Of sources with one stem the first keeps it and the others get `-1`, `-2`, ...; no key equals another's, and all
+    depend on the listing alone.
+    """
+    room = MAX_KEY_LENGTH - reserved_length
+    stems = [_OUTSIDE_KEY.sub("_", Path(source.path).stem)[:room] for source in sources]
+    shared = {stem for stem, count in Counter(stems).items() if count > 1}
+    taken = set(stems)
+    seen: Counter[str] = Counter()
+    keys = []
+    for stem in stems:
+        key = stem
+        if stem in shared:
+            if seen[stem]:
+                key = _next_free(stem, seen, taken, room)
+            seen[stem] += 1
+        keys.append(key)
+    return keys
+
+
+def _next_free(stem: str, seen: "Counter[str]", taken: set[str], room: int) -> str:
+    while True:
+        suffix = f"-{seen[stem]}"
+        key = stem[: room - len(suffix)] + suffix
+        if key not in taken:
+            taken.add(key)
+            return key
+        seen[stem] += 1
+
+
+def crop_key(key: str, crop_number: int, crops_per_image: int) -> str:
+    """The sample's key: the source's own, or `KEY_NUMBER` where an image gives several crops."""
+    return key if crops_per_image == 1 else f"{key}_{crop_number}"
+
+
+def crop_key_length(crops_per_image: int) -> int:
+    """Characters that `crop_key` adds at most."""
+    return 0 if crops_per_image == 1 else 1 + len(str(crops_per_image - 1))

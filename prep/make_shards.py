@@ -1,0 +1,79 @@
+"""Pack images into shards: `python prep/make_shards.py --coco_dir D`."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+if not __package__:  # run as a file: same import root as `python -m prep.make_shards`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from prep.config import PrepConfig
+from relic.cli import command, parse
+
+
+@command("prep/make_shards.py")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the flags, plan, check, pack each split, sum up."""
+    config = parse(PrepConfig, argv, prog="prep/make_shards.py")
+    try:
+        with _termination_raises():
+            return _run(config)
+    except _Terminated:
+        print("prep/make_shards.py: terminated; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGTERM
+
+
+def _run(config: PrepConfig) -> int:
+    from prep.encoding import available_cores, pillow_name
+    from prep.folder import only_writer
+    from prep.packing import pack_split
+    from prep.planning import SplitPlan, bytes_free, check_disk, plan_splits
+
+    workers = config.workers or available_cores()
+    print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
+    plans: list[SplitPlan] = plan_splits(config)
+    for plan in plans:
+        plan.check(overwrite=config.overwrite)
+    needed = sum(plan.bytes_needed(overwrite=config.overwrite) for plan in plans)
+    for plan in plans:
+        print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)
+    print(f"{needed / 1e6:,.1f} MB needed, {bytes_free(config.out_dir) / 1e6:,.1f} MB free", flush=True)
+    check_disk(config.out_dir, needed, config.encoding)
+    if config.dry_run:
+        return 0
+    config.out_dir.mkdir(parents=True, exist_ok=True)
+    with only_writer(config.out_dir):
+        for plan in plans:
+            plan.clear(overwrite=config.overwrite)
+        for plan in plans:
+            print(pack_split(plan, workers=workers, max_bad=config.max_bad), flush=True)
+    return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that nothing takes for an error."""
+
+
+@contextlib.contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Inside the block SIGTERM raises _Terminated (in the main thread, the only one that may set handlers)."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

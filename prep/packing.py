@@ -1,0 +1,154 @@
+"""Pack one split: what is unfinished in worker processes, then rejections, contact sheet and, last, the manifest."""
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Generator
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from prep.contact import write_contact_sheet
+from prep.folder import Rejection, ShardRecord
+from prep.planning import SplitPlan
+from prep.pool import Finished, Progress, run_tasks
+from prep.shard_work import ShardTask, pack_shard
+from relic.errors import InputError
+from relic.shards.manifest import Manifest, write_manifest
+
+log = logging.getLogger(__name__)
+
+
+class SplitSummary(NamedTuple):
+    """What a run did to one split."""
+
+    split: str
+    images: int
+    crops: int
+    shards: int
+    bytes: int
+    rejected: Counter[str]
+    """Images by reason."""
+    packed_images: int
+    """Images read in this run (the others' shards were finished before)."""
+    seconds: float
+    already: bool
+    """True when the split was packed before this run, and nothing was written."""
+
+    def __str__(self) -> str:
+        if self.already:
+            return (
+                f"{self.split}: already packed, {self.crops:,} crops of {self.images:,} images, {self.shards:,} shards"
+            )
+        bad = sum(self.rejected.values())
+        rate = self.packed_images / max(self.seconds, 1e-9)
+        lines = [
+            f"{self.split}: {self.crops:,} crops of {self.images - bad:,} images in {self.shards:,} shards, "
+            f"{self.bytes / 1e6:,.1f} MB; {self.packed_images:,} images read at {rate:,.0f} images/s"
+        ]
+        if bad:
+            lines.append(f"  rejected {bad:,} of {self.images:,} images:")
+            lines += [f"  {count:8,}  {reason}" for reason, count in self.rejected.most_common(20)]
+        return "\n".join(lines)
+
+
+def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary:
+    """Bring the split's folder to its finished state from wherever it is; the caller holds the folder's lock.
+
+    Raises InputError when more than `max_bad` of the images are rejected (the shards stay, but get no manifest).
+    """
+    began = time.monotonic()
+    folder = plan.folder
+    folder.remove_unfinished()
+    manifest = folder.manifest()
+    if manifest is not None:
+        if folder.is_whole(manifest):
+            folder.tidy()
+            return _summary(plan, manifest, folder.read_rejected(), packed_images=0, seconds=0, already=True)
+        log.info("%s: some shards are missing; packing them again", plan.packing.split)
+        folder.reopen(plan.packing, manifest, [[keyed.source.path for keyed in task.sources] for task in plan.tasks])
+    folder.begin(plan.packing)
+    records = {task.shard: folder.finished_shard(task.shard) for task in plan.tasks}
+    todo = [task for task in plan.tasks if records[task.shard] is None]
+    with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
+        for shard, record in results:
+            records[shard] = record
+    finished = [record for _, record in sorted(records.items()) if record is not None]
+    assert len(finished) == len(plan.tasks)
+    rejected = [entry for record in finished for entry in record.rejected]
+    folder.write_rejected(rejected)
+    _check_share(plan, rejected, max_bad)
+    shards = tuple(record.info for record in finished if record.info is not None)
+    manifest = Manifest(plan.packing, shards, sum(info.samples for info in shards), len(rejected))
+    write_contact_sheet(folder, manifest)
+    write_manifest(folder.folder, manifest)
+    folder.tidy()
+    packed = sum(len(task.sources) for task in todo)
+    return _summary(plan, manifest, rejected, packed_images=packed, seconds=time.monotonic() - began, already=False)
+
+
+def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[None]":
+    left = sum(len(task.sources) for task in todo)
+    tqdm.monitor_interval = 0
+    return tqdm(
+        total=plan.images,
+        initial=plan.images - left,
+        desc=plan.packing.split,
+        unit="image",
+        disable=None,
+        dynamic_ncols=True,
+    )
+
+
+def _results(
+    plan: SplitPlan, todo: list[ShardTask], workers: int, bar: "tqdm[None]"
+) -> Generator[tuple[int, ShardRecord], None, None]:
+    """The records of the unfinished shards as they come, with the bar kept at the images done."""
+    done = bar.n
+    events = run_tasks(pack_shard, todo, workers=workers, describe=lambda task, item: _describe(plan, task, item))
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, Progress):
+                bar.update(done + event.running_items - bar.n)
+                continue
+            assert isinstance(event, Finished)
+            done += len(event.task.sources)
+            yield event.task.shard, event.result
+
+
+def _describe(plan: SplitPlan, task: ShardTask, item: int) -> str:
+    return f"{plan.folder.tar(task.shard).name}, image {task.source_folder / task.sources[item].source.path}"
+
+
+def _check_share(plan: SplitPlan, rejected: list[Rejection], max_bad: float) -> None:
+    if len(rejected) <= max_bad * plan.images and len(rejected) < plan.images:
+        return
+    (reason, count), *_ = Counter(entry.reason for entry in rejected).most_common(1)
+    way_out = "nothing is left to pack" if len(rejected) == plan.images else "mend them or raise --max_bad"
+    raise InputError(
+        f"--max_bad {max_bad}: {len(rejected):,} of {plan.images:,} {plan.packing.split} images were rejected "
+        f"({count:,}: {reason}), listed in {plan.folder.rejected_path}; {way_out}"
+    )
+
+
+def _summary(
+    plan: SplitPlan,
+    manifest: Manifest,
+    rejected: list[Rejection],
+    *,
+    packed_images: int,
+    seconds: float,
+    already: bool,
+) -> SplitSummary:
+    return SplitSummary(
+        split=plan.packing.split,
+        images=plan.images,
+        crops=manifest.accepted,
+        shards=len(manifest.shards),
+        bytes=sum(info.bytes for info in manifest.shards),
+        rejected=Counter(entry.reason for entry in rejected),
+        packed_images=packed_images,
+        seconds=seconds,
+        already=already,
+    )

@@ -1,0 +1,190 @@
+"""Worker processes that can die: each has its own pipe, so one that is killed takes nothing with it but its task.
+
+Workers are spawned (no threads or locks are inherited), ignore Ctrl-C (the parent decides), and die with the parent.
+Start-up: one process a worker. End, error and cancel: leaving `run_tasks` for any reason kills what still runs
+(outputs are published atomically, so nothing is harmed) and waits for it. A worker that dies has its task given to a
+fresh one, once; a second death of one task raises InputError. No wait is without a time limit.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from relic.errors import InputError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Report = Callable[[int], None]
+"""Called by the work with the number of the item it is about to start."""
+Work = Callable[[Task, Report], Result]
+_TICK_SECONDS = 0.1
+_ATTEMPTS = 2
+_PR_SET_PDEATHSIG = 1
+
+
+class Progress(NamedTuple):
+    """Items begun in the tasks now running."""
+
+    running_items: int
+
+
+class Finished(NamedTuple, Generic[Task, Result]):
+    """A task and what it gave."""
+
+    task: Task
+    result: Result
+
+
+def run_tasks(
+    work: Work[Task, Result], tasks: Sequence[Task], *, workers: int, describe: Callable[[Task, int], str]
+) -> Generator[Finished[Task, Result] | Progress, None, None]:
+    """Run `work(task, report)` for every task on `workers` processes; yield results as they come, and progress between.
+
+    `work`, tasks and results must be picklable. `describe(task, item)` says what a worker that died was at. Raises
+    InputError and OSError as the work raised them, InputError for a task that killed two workers, and RuntimeError with
+    the worker's traceback for any other error.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = deque((task, 1) for task in tasks)
+    team: list[_Worker[Task, Result]] = []
+    try:
+        while waiting or any(worker.task is not None for worker in team):
+            team = [worker for worker in team if worker.alive]
+            while waiting and len(team) < min(workers, len(tasks)):
+                team.append(_Worker(context, work))
+            for worker in team:
+                if worker.task is None and waiting:
+                    worker.give(*waiting.popleft())
+            wait([end for worker in team for end in worker.ends], timeout=_TICK_SECONDS)
+            for worker in team:
+                if outcome := worker.poll():
+                    yield outcome
+                if not worker.alive and worker.task is not None:
+                    waiting.appendleft(worker.retry(describe))
+            yield Progress(sum(worker.items for worker in team))
+    finally:
+        for worker in team:
+            worker.kill()
+        for worker in team:
+            worker.join()
+
+
+class _Worker(Generic[Task, Result]):
+    def __init__(self, context: SpawnContext, work: Work[Task, Result]) -> None:
+        self.task: Task | None = None
+        self.alive = True
+        self._attempt = 0
+        self._item = context.RawValue("q", 0)
+        self._pipe, remote = context.Pipe()
+        self._process: SpawnProcess = context.Process(
+            target=_serve, args=(remote, work, self._item, os.getpid()), daemon=True
+        )
+        with _interrupts_held():
+            self._process.start()
+        remote.close()
+
+    @property
+    def ends(self) -> list[Any]:
+        return [self._pipe, self._process.sentinel]
+
+    @property
+    def items(self) -> int:
+        return self._item.value if self.task is not None else 0
+
+    def give(self, task: Task, attempt: int) -> None:
+        self.task, self._attempt = task, attempt
+        self._item.value = 0
+        with contextlib.suppress(BrokenPipeError):  # it died meanwhile: poll() will see that
+            self._pipe.send(task)
+
+    def poll(self) -> Finished[Task, Result] | None:
+        """The finished task, if there is one; sets `alive` to False when the process is gone."""
+        gone = not self._process.is_alive()
+        try:
+            if self.task is not None and self._pipe.poll():
+                outcome = self._pipe.recv()
+                if isinstance(outcome, _Failure):
+                    raise outcome.error or RuntimeError(f"a worker failed:\n{outcome.trace}")
+                finished = Finished(self.task, outcome)
+                self.task = None
+                return finished
+        except (EOFError, ConnectionResetError):
+            gone = True
+        self.alive = not gone
+        return None
+
+    def retry(self, describe: Callable[[Task, int], str]) -> tuple[Task, int]:
+        """The task of this dead worker for another try. Raises InputError when it had one."""
+        self.join()
+        assert self.task is not None
+        if self._attempt >= _ATTEMPTS:
+            code = self._process.exitcode or 0
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            hint = "; out of memory? try fewer --workers" if code == -signal.SIGKILL else ""
+            raise InputError(f"a worker died twice at {describe(self.task, self._item.value)} ({how}{hint})")
+        return self.task, self._attempt + 1
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def join(self) -> None:
+        self._process.join(timeout=10)
+        self._pipe.close()
+
+
+class _Failure(NamedTuple):
+    error: Exception | None
+    """An error of the user's or the system's, to be raised again; None for a bug."""
+    trace: str
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended; a process started inside never sees one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> None:
+    """A worker's life: tasks from the pipe until it closes."""
+    _die_with(parent)
+
+    def report(number: int) -> None:
+        item.value = number
+        if os.getppid() != parent:
+            os._exit(1)
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            task = pipe.recv()
+            try:
+                outcome = work(task, report)
+            except (InputError, OSError) as error:
+                outcome = _Failure(_portable(error), traceback.format_exc())
+            except Exception:
+                outcome = _Failure(None, traceback.format_exc())
+            pipe.send(outcome)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error in a form that survives pickling."""
+    return type(error)(*error.args) if isinstance(error, InputError) else OSError(*error.args)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere `report` notices)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

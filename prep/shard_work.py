@@ -1,0 +1,89 @@
+"""What one worker does for one shard: read, decode, cut, encode, write, publish, record."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from prep.cropping import Size, Window, centre_window, cut, least_decode_size, random_window
+from prep.decoding import Rejected, decode, read_source
+from prep.encoding import encode
+from prep.folder import Rejection, ShardRecord, SplitFolder
+from prep.listing import Source, crop_key
+from relic.shards.manifest import MEMBER_SUFFIX, Packing
+from relic.shards.writer import ShardWriter
+
+
+class KeyedSource(NamedTuple):
+    """A listed file and the key of its sample."""
+
+    source: Source
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """All a worker needs to know for one shard."""
+
+    shard: int
+    sources: tuple[KeyedSource, ...]
+    source_folder: Path
+    out_dir: Path
+    packing: Packing
+
+
+class Crop(NamedTuple):
+    """One sample: its key, the member's payload, and its line of the .jsonl."""
+
+    key: str
+    payload: bytes
+    listing: dict[str, object]
+
+
+def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
+    """Pack a shard and record it; `report(n)` is called before source n is read."""
+    folder = SplitFolder(task.out_dir, task.packing.split)
+    rejected = []
+    with ShardWriter(folder.tar(task.shard)) as writer:
+        for number, keyed in enumerate(task.sources):
+            report(number)
+            try:
+                crops = make_crops(task.source_folder, keyed, task.packing)
+            except Rejected as reason:
+                rejected.append(Rejection(keyed.source.path, str(reason)))
+                continue
+            for crop in crops:
+                writer.add(crop.key, MEMBER_SUFFIX[task.packing.encoding], crop.payload, crop.listing)
+    if len(rejected) == len(task.sources):
+        folder.remove_shard(task.shard)
+    record = ShardRecord(writer.info if len(rejected) < len(task.sources) else None, tuple(rejected))
+    folder.finish_shard(task.shard, record)
+    return record
+
+
+def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
+    """The crops of one image. Raises Rejected."""
+    shape = Size(packing.width, packing.height)
+    data = read_source(source_folder / keyed.source.path, keyed.source.size)
+    windows_of = functools.partial(_windows, key=keyed.key, shape=shape, packing=packing)
+    least_size = None
+    if packing.decode == "fast":
+        least_size = lambda full: least_decode_size(full, windows_of(full), shape)  # noqa: E731
+    image, full = decode(data, least_size)
+    crops = []
+    for number, window in enumerate(windows_of(full)):
+        pixels = cut(image, full, window, shape)
+        listing: dict[str, object] = {"source": keyed.source.path, "source_size": full, "crop_box": window}
+        key = crop_key(keyed.key, number, packing.crops_per_image)
+        crops.append(Crop(key, encode(pixels, packing.encoding, packing.jpeg_quality), listing))
+    return crops
+
+
+def _windows(full: Size, *, key: str, shape: Size, packing: Packing) -> list[Window]:
+    if packing.crop == "center":
+        return [centre_window(full, shape)]
+    return [
+        random_window(full, shape, seed=packing.seed, key=key, crop_number=number)
+        for number in range(packing.crops_per_image)
+    ]

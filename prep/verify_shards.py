@@ -1,0 +1,47 @@
+"""Check a folder of shards: `python prep/verify_shards.py --shards D`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: same import root as `python -m prep.verify_shards`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from prep.config import VerifyConfig
+from relic.cli import command, parse
+from relic.errors import InputError
+
+
+@command("prep/verify_shards.py")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify each split that is there; name each fault."""
+    config = parse(VerifyConfig, argv, prog="prep/verify_shards.py")
+    from prep.encoding import available_cores
+    from prep.verifying import verify_split
+    from relic.shards.manifest import read_manifest
+    from relic.shards.shard_set import plan_path
+
+    if not config.shards.is_dir():
+        raise InputError(f"--shards {config.shards}: no such folder")
+    manifests = {split: read_manifest(config.shards, split) for split in ("train", "val")}
+    unfinished = [split for split in manifests if plan_path(config.shards, split).exists()]
+    if unfinished:
+        print(f"{plan_path(config.shards, unfinished[0])}: packing was not finished; run the same make_shards.py again")
+    elif not any(manifests.values()):
+        raise InputError(
+            f"--shards {config.shards}: holds no train.json and no val.json; prep/make_shards.py writes them"
+        )
+    faults = len(unfinished)
+    for split, manifest in manifests.items():
+        if manifest is None:
+            continue
+        report = verify_split(config.shards, manifest, threads=available_cores())
+        for fault in report.faults:
+            print(fault)
+        faults += len(report.faults)
+        print(f"{split}: {report.samples:,} samples in {report.shards:,} shards, {len(report.faults):,} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

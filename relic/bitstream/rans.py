@@ -1,0 +1,140 @@
+"""The stream format, in plain Python: rANS with 64-bit states and 32-bit words, as CompressAI's `ans` module writes it.
+
+The coder is Duda's rANS (arXiv 1311.2540) in the form of Giesen's ryg_rans (`rans64.h`). A symbol of cumulative
+frequency `start` and frequency `width`, both in 1/65536, takes the state x to
+
+    (x // width) * 65536 + x % width + start                    decoding: width * (x >> 16) + (x & 65535) - start
+
+The state stays in [2^31, 2^63): the encoder first moves its low 32 bits to the stream where they would not fit, the
+decoder takes a word back as soon as the state falls under 2^31. The encoder starts from 2^31 at the *last* symbol, so
+the stream reads forwards: final state (low word, high word), then the words, newest first, all little-endian.
+
+Each channel has a row: its CDF in 1/65536, from 0 to 65536. The row's last interval is no value but an escape. A value
+v = symbol - offset outside [0, escape) is sent as the escape and then, in 4-bit digits of uniform probability (each
+simply the lowest 4 bits of the state), as the number of digits and the digits, lowest first, of
+
+    -2 v - 1                where v < 0                         2 (v - escape)          where v >= escape
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from relic.errors import InputError
+
+PRECISION_BITS = 16
+CDF_END = 1 << PRECISION_BITS
+STATE_LOW = 1 << 31
+STATE_HIGH = 1 << 63
+WORD_BYTES = 4
+DIGIT_BITS = 4
+SYMBOL_LIMIT = 1 << 26
+"""Largest |symbol| that is coded. CompressAI's encoder never returns from an escape of 8 digits (values from 2^27)."""
+OFFSET_LIMIT = 1 << 24
+"""Largest |offset| of a table; with SYMBOL_LIMIT it keeps every escape within 7 digits."""
+
+DAMAGED = "the coded symbols are damaged or were not written with these tables: get the file again or encode again"
+
+_WORD_MASK = (1 << 32) - 1
+_STATE_MASK = CDF_END - 1
+_DIGIT_MASK = (1 << DIGIT_BITS) - 1
+_MAX_DIGITS = 7
+# A put that starts at or above `width << 47` (for a digit: 2^59) would leave [2^31, 2^63).
+_WIDTH_SHIFT = 63 - PRECISION_BITS
+_DIGIT_FULL = 1 << (63 - DIGIT_BITS)
+
+
+def encode(symbols: npt.NDArray[np.int32], rows: Sequence[list[int]], offsets: Sequence[int]) -> bytes:
+    """Code `symbols` (M, n), channel after channel, to the bytes CompressAI's `RansEncoder` writes for them.
+
+    `rows` and `offsets` are the M channels' CDFs (each rising strictly from 0 to 65536, 3 entries or more) and first
+    values. Symbols lie within +-SYMBOL_LIMIT, offsets within +-OFFSET_LIMIT: the caller has checked.
+    """
+    state = STATE_LOW
+    words: list[int] = []
+    for channel, row, offset in zip(reversed(symbols.tolist()), reversed(rows), reversed(offsets), strict=True):
+        escape = len(row) - 2
+        for symbol in reversed(channel):
+            value = symbol - offset
+            if not 0 <= value < escape:
+                for digit in reversed(_escape_digits(value, escape)):
+                    if state >= _DIGIT_FULL:
+                        words.append(state & _WORD_MASK)
+                        state >>= 32
+                    state = state << DIGIT_BITS | digit
+                value = escape
+            start = row[value]
+            width = row[value + 1] - start
+            if state >= width << _WIDTH_SHIFT:
+                words.append(state & _WORD_MASK)
+                state >>= 32
+            state = (state // width << PRECISION_BITS) + state % width + start
+    words += [state >> 32, state & _WORD_MASK]
+    return np.array(words[::-1], dtype="<u4").tobytes()
+
+
+def decode(data: bytes, rows: Sequence[list[int]], offsets: Sequence[int], count: int) -> npt.NDArray[np.int32]:
+    """Read back what `encode` wrote: int32 (M, count), M = len(rows).
+
+    Accepts exactly the encoder's streams. Anything else (cut, too long, mutated, another escape than the encoder would
+    have chosen) is an InputError, after at most one step a symbol and a digit, in memory of the result's size.
+    """
+    state, words = open_stream(data)
+    words.reverse()
+    symbols = np.empty((len(rows), count), dtype=np.int32)
+    try:
+        for channel, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
+            escape = len(row) - 2
+            values: list[int] = []
+            for _ in range(count):
+                position = state & _STATE_MASK
+                value = bisect_right(row, position) - 1
+                start = row[value]
+                state = (row[value + 1] - start) * (state >> PRECISION_BITS) + position - start
+                if state < STATE_LOW:
+                    state = state << 32 | words.pop()
+                if value == escape:
+                    value, state = _read_escape(state, words, escape)
+                values.append(value + offset)
+            symbols[channel] = values
+    except IndexError:  # `pop` from an empty list: the words have run out
+        raise InputError(DAMAGED) from None
+    if words or state != STATE_LOW or np.abs(symbols).max() > SYMBOL_LIMIT:
+        raise InputError(DAMAGED)
+    return symbols
+
+
+def open_stream(data: bytes) -> tuple[int, list[int]]:
+    """The state a stream starts with and the words that follow, in reading order. InputError where it is no stream."""
+    if len(data) < 2 * WORD_BYTES or len(data) % WORD_BYTES:
+        raise InputError(DAMAGED)
+    low, high, *words = np.frombuffer(data, dtype="<u4").tolist()
+    state = high << 32 | low
+    if not STATE_LOW <= state < STATE_HIGH:
+        raise InputError(DAMAGED)
+    return state, words
+
+
+def _escape_digits(value: int, escape: int) -> list[int]:
+    """What follows the escape: the number of digits, then the digits, lowest first."""
+    raw = -2 * value - 1 if value < 0 else 2 * (value - escape)
+    count = -(-raw.bit_length() // DIGIT_BITS)
+    return [count, *(raw >> (DIGIT_BITS * index) & _DIGIT_MASK for index in range(count))]
+
+
+def _read_escape(state: int, words: list[int], escape: int) -> tuple[int, int]:
+    """The value behind an escape and the state after it; InputError where the encoder would write other digits."""
+    digits: list[int] = []
+    count = 0
+    while len(digits) <= count:
+        digits.append(state & _DIGIT_MASK)
+        state >>= DIGIT_BITS
+        if state < STATE_LOW:
+            state = state << 32 | words.pop()
+        count = digits[0]
+    if count > _MAX_DIGITS or (count and not digits[-1]):
+        raise InputError(DAMAGED)
+    raw = sum(digit << (DIGIT_BITS * index) for index, digit in enumerate(digits[1:]))
+    return -(raw >> 1) - 1 if raw & 1 else (raw >> 1) + escape, state

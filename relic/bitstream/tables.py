@@ -1,0 +1,196 @@
+"""The entropy model as numbers: CDF tables and medians, and what symbols cost under them.
+
+Shapes: y (..., M, h, w) latents, symbols (..., M, h, w) int32, M channels, each with a table of its own.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from relic.bitstream.rans import CDF_END, DIGIT_BITS, OFFSET_LIMIT, PRECISION_BITS, SYMBOL_LIMIT
+from relic.errors import InputError
+from relic.files import atomic_write
+
+FORMAT_VERSION = 1
+MAX_CHANNELS = (1 << 16) - 1
+MAX_STRIDE = 1 << 10
+
+_EXPORT_AGAIN = "export the model again"
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """A factorized entropy model's coding tables, checked, immutable, equal when every number in use is equal.
+
+    The arrays are copied to their types; what lies behind a row's length carries nothing and is set to 0. Raises
+    InputError where the tables could not code (CompressAI's coder would divide by zero or read past its memory).
+    """
+
+    cdf: npt.NDArray[np.int32]
+    """(M, L): each row rises strictly from 0 to 65536 over its `cdf_length` entries; the last is the escape."""
+    cdf_length: npt.NDArray[np.int32]
+    """(M,): entries used in each row, 3 to L: one value or more and the escape."""
+    offset: npt.NDArray[np.int32]
+    """(M,): the symbol a row's first interval stands for."""
+    medians: npt.NDArray[np.float32]
+    """(M,): y is rounded to symbols about these."""
+    stride: int
+    """Image pixels to one latent position, along each side."""
+
+    def __post_init__(self) -> None:
+        cdf, length, offset = (_integers(getattr(self, name), name) for name in ("cdf", "cdf_length", "offset"))
+        medians = np.array(self.medians)
+        if medians.dtype.kind != "f":
+            raise InputError(f"tables: medians ({medians.dtype}) does not hold floats: {_EXPORT_AGAIN}")
+        medians = medians.astype(np.float32)
+        if cdf.ndim != 2 or not (length.shape == offset.shape == medians.shape == cdf.shape[:1]):
+            shapes = ", ".join(str(array.shape) for array in (cdf, length, offset, medians))
+            raise InputError(f"tables: shapes {shapes} instead of (M, L), (M,), (M,), (M,): {_EXPORT_AGAIN}")
+        if not 1 <= len(cdf) <= MAX_CHANNELS:
+            raise InputError(f"tables: {len(cdf)} channels; 1 to {MAX_CHANNELS} can be coded: {_EXPORT_AGAIN}")
+        if not 1 <= self.stride <= MAX_STRIDE:
+            raise InputError(f"tables: stride {self.stride}; 1 to {MAX_STRIDE} can be coded: {_EXPORT_AGAIN}")
+        _refuse("a CDF length outside 3 to the table's width", (length < 3) | (length > cdf.shape[1]))
+        used = np.arange(cdf.shape[1]) < length[:, None]
+        rises = (np.diff(cdf.astype(np.int64), axis=1) > 0) | ~used[:, 1:]
+        _refuse("a CDF that does not rise at every symbol", ~rises.all(axis=1))
+        last = np.take_along_axis(cdf, length[:, None] - 1, axis=1)[:, 0]
+        _refuse(f"a CDF that does not run from 0 to {CDF_END}", (cdf[:, 0] != 0) | (last != CDF_END))
+        _refuse(f"an offset beyond {OFFSET_LIMIT}", (offset > OFFSET_LIMIT) | (offset < -OFFSET_LIMIT))
+        _refuse("a median that is not a finite number", ~np.isfinite(medians))
+        cdf = np.where(used, cdf, 0)[:, : length.max()].astype(np.int32)
+        for name, array in (("cdf", cdf), ("cdf_length", length), ("offset", offset), ("medians", medians)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "stride", int(self.stride))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tables) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.cdf)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over every number: name, shape and little-endian values of each array, then the stride."""
+        sha = hashlib.sha256()
+        for name, array, dtype in (
+            ("cdf", self.cdf, "<i4"),
+            ("cdf_length", self.cdf_length, "<i4"),
+            ("offset", self.offset, "<i4"),
+            ("medians", self.medians, "<f4"),
+        ):
+            sha.update(f"{name} {dtype} {'x'.join(map(str, array.shape))}\n".encode())
+            sha.update(array.astype(dtype).tobytes())
+        sha.update(f"stride {self.stride}\n".encode())
+        return sha.hexdigest()
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """Each channel's CDF as the coders take it, without padding. Made once: it costs as much as coding a crop."""
+        return [row[:length] for row, length in zip(self.cdf.tolist(), self.cdf_length.tolist(), strict=True)]
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        return self.offset.tolist()
+
+    @cached_property
+    def cost_bits(self) -> npt.NDArray[np.float64]:
+        """(M, L - 1): -log2 of each interval's probability; 0 behind a row's length."""
+        widths = np.maximum(np.diff(self.cdf.astype(np.int64), axis=1), 0)
+        return np.where(widths > 0, PRECISION_BITS - np.log2(np.maximum(widths, 1)), 0.0)
+
+    @cached_property
+    def min_bits_per_position(self) -> float:
+        """The fewest bits one latent position (all M channels) can cost: bounds what a stream can hold."""
+        in_use = np.diff(self.cdf.astype(np.int64), axis=1) > 0
+        return float(np.where(in_use, self.cost_bits, np.inf).min(axis=1).sum())
+
+    def save(self, path: Path) -> None:
+        """Write an .npz of the arrays, `stride` and `format_version`, atomically; equal tables give equal bytes."""
+        with atomic_write(path) as file:
+            np.savez(
+                file,
+                cdf=self.cdf,
+                cdf_length=self.cdf_length,
+                offset=self.offset,
+                medians=self.medians,
+                stride=self.stride,
+                format_version=FORMAT_VERSION,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Tables":
+        """Read what `save` wrote. A file that is missing, damaged or of another version is an InputError."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                version = int(arrays["format_version"])
+                fields = {name: arrays[name] for name in ("cdf", "cdf_length", "offset", "medians")}
+                stride = int(arrays["stride"])
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; give the folder that export wrote") from None
+        except Exception as error:  # numpy and zipfile raise a dozen types for a broken file, and document none
+            raise InputError(f"{path}: not a readable table file ({error}): {_EXPORT_AGAIN}") from error
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path}: table format {version}, this relic reads {FORMAT_VERSION}: {_EXPORT_AGAIN}")
+        try:
+            return cls(**fields, stride=stride)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def quantize(y: npt.NDArray[np.float32], tables: Tables) -> npt.NDArray[np.int32]:
+    """Round y - median half to even, in float32 as torch and CompressAI's `EntropyBottleneck.quantize` do.
+
+    Raises InputError where y is not finite or beyond +-2^26: CompressAI would store another number without a word.
+    """
+    rounded = np.rint(y.astype(np.float32, copy=False) - tables.medians[:, None, None])
+    if not (np.abs(rounded) <= SYMBOL_LIMIT).all():
+        raise InputError(
+            f"the encoder's output is not finite or beyond {SYMBOL_LIMIT}, which cannot be coded: "
+            "take a checkpoint from before the training diverged"
+        )
+    return rounded.astype(np.int32)
+
+
+def dequantize(symbols: npt.NDArray[np.int32], tables: Tables) -> npt.NDArray[np.float32]:
+    """Symbols + medians: y_hat, float32, the decoder's input."""
+    return symbols.astype(np.float32) + tables.medians[:, None, None]
+
+
+def code_length_bits(symbols: npt.NDArray[np.int32], tables: Tables) -> float:
+    """Bits that coding one image's symbols (M, h, w) takes under the tables, escapes and their digits included.
+
+    The sum of -log2(width / 65536), and 4 bits for each digit (see `rans`). A stream is 4 to 8 bytes longer: it ends
+    on a 32-bit word and carries the coder's 31-bit starting state. Symbols lie within +-SYMBOL_LIMIT.
+    """
+    values = symbols.reshape(tables.num_channels, -1) - tables.offset[:, None]
+    escape = tables.cdf_length[:, None] - 2
+    escaped = (values < 0) | (values >= escape)
+    bits = np.take_along_axis(tables.cost_bits, np.where(escaped, escape, values), axis=1).sum()
+    below, above = values[values < 0], (values - escape)[values >= escape]
+    raw = np.concatenate([-2 * below - 1, 2 * above])
+    # frexp's exponent is the bit length, exactly: raw is an integer far under 2^53.
+    digits = -(-np.frexp(raw.astype(np.float64))[1] // DIGIT_BITS)
+    return float(bits) + DIGIT_BITS * int((1 + digits).sum())
+
+
+def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int32]:
+    array = np.asarray(values)
+    info = np.iinfo(np.int32)
+    if array.dtype.kind not in "iu" or (array.size and not info.min <= array.min() <= array.max() <= info.max):
+        raise InputError(f"tables: {name} ({array.dtype}) does not hold 32-bit integers: {_EXPORT_AGAIN}")
+    return array.astype(np.int32)
+
+
+def _refuse(fault: str, at_fault: npt.NDArray[np.bool_]) -> None:
+    if at_fault.any():
+        raise InputError(f"tables: channel {int(at_fault.argmax())} has {fault}: {_EXPORT_AGAIN}")

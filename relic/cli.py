@@ -1,0 +1,151 @@
+"""What every command line shares: flags read into a frozen dataclass, and errors said in one line.
+
+Flags are the dataclass's fields, their help the fields' docstrings, their checks its `__post_init__` (which raises
+`InputError`). Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
+"""
+
+import dataclasses
+import functools
+import logging
+import os
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from relic.errors import InputError
+
+Config = TypeVar("Config")
+_TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        _say(self.prog, _one_line(message))
+        sys.exit(2)
+
+
+def _say(prog: str, message: str) -> None:
+    """One line on standard error, from rank 0 alone when `torchrun` started several of us."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{prog}: error: {message}", file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse's several lines as one that names the flag."""
+    found = re.search(r'[Pp]arser key "(?P<key>[\w.]+)":\s*(?P<rest>.*)', message, re.DOTALL)
+    if found:
+        rest = found["rest"]
+        choices = re.search(r"Literal\[(?P<choices>[^\]]*)\]", rest)
+        value = re.search(r"Got value: (?P<v>.*)|Given value: (?P<w>.*)", rest)
+        given = f" {(value['v'] or value['w'] or '').strip()}" if value else ""
+        expected = re.findall(r"<class '(\w+)'>", rest)
+        if choices:
+            return f"--{found['key']}{given}: choose from {choices['choices'].replace(chr(39), '')}"
+        if value and expected:
+            names = {
+                "int": "a whole number",
+                "float": "a number",
+                "bool": "true or false",
+                "str": "text",
+                "list": "a list",
+            }
+            wanted = " or ".join(names.get(name, name) for name in expected if name != "NoneType")
+            return f"--{found['key']}{given}: expected {wanted}"
+        return f"--{found['key']}: {' '.join(rest.split())}"
+    required = re.search(r"arguments are required: (?P<names>.*)", message)
+    if required:
+        return "missing " + ", ".join(f"--{name.strip()}" for name in required["names"].split(",")) + " (see --help)"
+    unknown = re.search(r"unrecognized arguments: (?P<rest>.*)", message, re.IGNORECASE)
+    if unknown:
+        return f"unknown argument {unknown['rest'].strip()} (see --help)"
+    return " ".join(message.split())
+
+
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    gone: Mapping[str, str] | None = None,
+) -> Config:
+    """Read `argv` (None: the process's arguments) into `config_class`, a frozen dataclass.
+
+    `--config FILE.yaml` gives defaults and `--print_config` prints the result. A boolean flag without a value means
+    true. `gone` maps removed flags to what to use instead. Exits with code 2 and one line on a wrong command line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(prog=prog, description=config_class.__doc__, formatter_class=DefaultHelpFormatter)
+    for flag, advice in (gone or {}).items():
+        if any(argument.split("=")[0] == f"--{flag}" for argument in arguments):
+            parser.error(f"--{flag} is gone: {advice}")
+    parser.add_argument("--config", action="config", help="YAML file of these flags; the command line overrides it.")
+    hints = typing.get_type_hints(config_class)
+    lists = [name for name, hint in hints.items() if _is_list(hint)]
+    parser.add_class_arguments(config_class, as_group=False, skip=set(lists))
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if field.name in lists:
+            required = field.default is dataclasses.MISSING
+            default = None if required else field.default
+            parser.add_argument(
+                f"--{field.name}", type=hints[field.name], nargs="+", default=default, required=required
+            )
+    booleans = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    namespace = parser.parse_args(_spell_out(arguments, booleans))
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    try:
+        return config_class(**values)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _is_list(hint: Any) -> bool:
+    return any(typing.get_origin(part) is list for part in (hint, *typing.get_args(hint)))
+
+
+def _spell_out(arguments: list[str], booleans: set[str]) -> list[str]:
+    """Give a bare boolean flag its value: `--amp --lr 1` becomes `--amp true --lr 1`."""
+    spelled = []
+    for place, argument in enumerate(arguments):
+        spelled.append(argument)
+        following = arguments[place + 1] if place + 1 < len(arguments) else "--"
+        if argument in booleans and following.startswith("--"):
+            spelled.append("true")
+    return spelled
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The fields of a config dataclass as plain values (what `--config` reads back)."""
+    return dataclasses.asdict(config)
+
+
+def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
+
+    Set `RELIC_TRACEBACK=1` to see where such an error was raised.
+    """
+
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            try:
+                return main(argv)
+            except (InputError, OSError) as error:
+                if os.environ.get("RELIC_TRACEBACK"):
+                    raise
+                print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                return 1
+            except KeyboardInterrupt:
+                print(f"{prog}: interrupted", file=sys.stderr)
+                return 130
+
+        return run
+
+    return decorate

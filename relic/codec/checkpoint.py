@@ -1,0 +1,106 @@
+"""Checkpoints: tensors and plain values, self-describing, read with `weights_only=True` and loaded strictly."""
+
+import dataclasses
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressai.models import FactorizedPrior
+
+from relic.codec.model import NAME, Architecture, build_model
+from relic.codec.scope import Scope
+from relic.errors import InputError
+from relic.files import atomic_write
+
+FORMAT = "relic-checkpoint"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run cannot recompute. Its file is a dict of these fields with the model's state dict as `model`."""
+
+    architecture: Architecture
+    model: dict[str, torch.Tensor]
+    """State dict in CompressAI's names, CDF tables included."""
+    swap_init: str = "naive"
+    train_scope: Scope = "all"
+    loss_type: str = "recon"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
+    """Of the training shards."""
+    training: dict[str, Any] | None = None
+    """Optimizer, schedule, scaler, random state, bests and progress; None where a run cannot go on from this file."""
+
+    def build(self) -> FactorizedPrior:
+        """The model with these weights, on the CPU, in eval mode."""
+        model = build_model(self.architecture)
+        load_strictly(model, self.model, "the checkpoint")
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a full disk or a kill leaves the file that was there."""
+    content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    content["architecture"] = checkpoint.architecture._asdict()
+    with atomic_write(path) as file:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+
+
+def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
+    """Read a checkpoint of this project's. Raises InputError naming `flag` and the path for anything else."""
+    content = read_tensors(path, flag=flag)
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{flag} {path}: not a checkpoint of relic's (no `format` in it); --pretrained takes CompressAI's"
+        )
+    if content["version"] != VERSION:
+        raise InputError(f"{flag} {path}: checkpoint version {content['version']}, this relic reads {VERSION}")
+    names = {field.name for field in dataclasses.fields(Checkpoint)}
+    values = {name: value for name, value in content.items() if name in names}
+    described = values.pop("architecture")
+    if described["name"] != NAME:
+        raise InputError(f"{flag} {path}: holds a {described['name']}, this relic builds {NAME}")
+    architecture = Architecture(tuple(described["channels"]), described["replaced"])
+    return Checkpoint(architecture=architecture, **values)
+
+
+def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
+    """`torch.load` that runs no code from the file; what is not a dict of tensors and plain values is an InputError."""
+    if not path.is_file():
+        raise InputError(f"{flag} {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{flag} {path}: not a checkpoint") from error
+        raise InputError(f"{flag} {path}: refused, it holds more than tensors and plain values") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{flag} {path}: not a checkpoint, or a damaged one") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{flag} {path}: not a checkpoint")
+    return content
+
+
+def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load every tensor of `state` into a bare `model`, none missing and none left over, or raise InputError."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"{source}: its tensors do not fit the model: {error}") from error
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators, which draw the quantisation noise; nothing else in a run is random."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

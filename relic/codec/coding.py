@@ -1,0 +1,48 @@
+"""Between the torch model and the torch-free bitstream: tables, symbols, reconstructions.
+
+Shapes: x_BCHW float32 in [0, 1]; y_BMhw float32 with h = ceil(H / 16), w = ceil(W / 16).
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from compressai.models import FactorizedPrior
+from torch import Tensor
+from torch.nn import functional as F
+
+from relic.bitstream.tables import Tables
+from relic.codec.limits import STRIDE
+
+
+def tables_of(model: FactorizedPrior) -> Tables:
+    """The model's CDF tables and medians. They must be fresh: `relic.codec.quantiles.refresh_tables`."""
+    bottleneck = model.entropy_bottleneck
+    return Tables(
+        cdf=bottleneck._quantized_cdf.cpu().numpy(),
+        cdf_length=bottleneck._cdf_length.cpu().numpy(),
+        offset=bottleneck._offset.cpu().numpy(),
+        medians=bottleneck.quantiles[:, 0, 1].detach().cpu().numpy(),
+        stride=STRIDE,
+    )
+
+
+def pad_to_stride(x_BCHW: Tensor) -> Tensor:
+    """Repeat the right and bottom edges until both sides are multiples of the model's stride."""
+    height, width = x_BCHW.shape[2:]
+    return F.pad(x_BCHW, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+
+
+@torch.inference_mode()
+def analyse(model: FactorizedPrior, x_BCHW: Tensor) -> npt.NDArray[np.int32]:
+    """Image to integer symbols (B, M, h, w): the encoder, rounded about the medians."""
+    y = model.g_a(pad_to_stride(x_BCHW))
+    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    return torch.round(y - medians).int().cpu().numpy()
+
+
+@torch.inference_mode()
+def synthesise(model: FactorizedPrior, symbols: npt.NDArray[np.int32], height: int, width: int) -> Tensor:
+    """Symbols (B, M, h, w) to the reconstruction (B, 3, height, width), not clamped."""
+    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    y_hat = torch.from_numpy(symbols).to(medians.device).to(torch.float32) + medians
+    return model.g_s(y_hat)[:, :, :height, :width]

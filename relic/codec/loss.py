@@ -1,0 +1,102 @@
+"""What a run minimises, always in fp32.
+
+recon = alpha L1 + (1 - alpha) (1 - MS-SSIM)        or, with distortion "mse", the mean squared error
+rd    = recon + lambda_bpp bpp
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
+from torch import Tensor
+from torch.nn import functional as F
+
+_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_FLOOR = 1e-6
+
+LossType = Literal["recon", "rd"]
+Distortion = Literal["l1_msssim", "mse"]
+
+
+class LossConfig(NamedTuple):
+    """What is minimised and how its parts weigh."""
+
+    loss_type: LossType
+    distortion: Distortion
+    alpha_l1: float
+    lambda_bpp: float
+
+    @property
+    def needs_ms_ssim(self) -> bool:
+        return self.distortion == "l1_msssim" and self.alpha_l1 < 1
+
+
+class Loss(NamedTuple):
+    """Scalars on the model's device, float32."""
+
+    total: Tensor
+    distortion: Tensor
+    bpp: Tensor
+    psnr_db: Tensor
+    """Of the batch's mean squared error, before rounding: to watch a run, not to quote."""
+    ms_ssim: Tensor
+    """Not a number where the loss does not need it."""
+
+
+def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+    """MS-SSIM (Wang, Simoncelli, Bovik 2003) of images in [0, 1], one value an image, with finite gradients.
+
+    Equal to `pytorch_msssim.ms_ssim` wherever every scale's contrast term is over 1e-6. Below (contrast-inverted or
+    constant images) that one cuts to 0 and then takes a power under 1, whose gradient is not a number.
+    """
+    window = _fspecial_gauss_1d(11, 1.5).to(x_BCHW).repeat(x_BCHW.size(1), 1, 1, 1)
+    terms = []
+    for level in range(len(_MS_WEIGHTS)):
+        ssim, contrast = _ssim(x_BCHW, y_BCHW, data_range=1.0, win=window, size_average=False)
+        if level < len(_MS_WEIGHTS) - 1:
+            terms.append(contrast.clamp(min=_FLOOR))
+            padding = [side % 2 for side in x_BCHW.shape[2:]]
+            x_BCHW = F.avg_pool2d(x_BCHW, kernel_size=2, padding=padding)
+            y_BCHW = F.avg_pool2d(y_BCHW, kernel_size=2, padding=padding)
+        else:
+            terms.append(ssim.clamp(min=_FLOOR))
+    weights = torch.tensor(_MS_WEIGHTS, device=x_BCHW.device).view(-1, 1, 1)
+    return torch.prod(torch.stack(terms) ** weights, dim=0).mean(dim=1)
+
+
+def bits_per_pixel(likelihoods: Tensor, num_pixels: int) -> Tensor:
+    """Estimated rate of each image, (B,): -log2 of the likelihoods (B, M, h, w) summed, over `num_pixels`."""
+    return -torch.log2(likelihoods.float()).flatten(1).sum(1) / num_pixels
+
+
+def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
+    """Mean loss over the batch. `x` in [0, 1]; `x_hat` unbounded, any float dtype; likelihoods in (0, 1].
+
+    Only MS-SSIM sees `x_hat` clamped to [0, 1]: a clamped L1 would leave out-of-range pixels without a gradient.
+    """
+    device = x_BCHW.device.type
+    with torch.autocast(device, enabled=False), without_tf32():
+        x_hat_BCHW = x_hat_BCHW.float()
+        mse = F.mse_loss(x_hat_BCHW, x_BCHW)
+        similarity = torch.full_like(mse, float("nan"))
+        if config.distortion == "mse":
+            distortion = mse
+        else:
+            distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
+            if config.needs_ms_ssim:
+                similarity = differentiable_ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW).mean()
+                distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
+        bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
+        total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
+    return Loss(total, distortion, bpp, -10 * torch.log10(mse.detach()), similarity.detach())
+
+
+class without_tf32:
+    """Context in which CUDA convolutions and matrix products keep all 24 bits of fp32."""
+
+    def __enter__(self) -> None:
+        self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before

@@ -1,0 +1,43 @@
+"""Quality of a reconstruction, one value an image, as published tables have it: on 8-bit pixels, in fp32."""
+
+from typing import NamedTuple
+
+import torch
+from pytorch_msssim import ms_ssim
+from torch import Tensor
+
+from relic.codec.limits import MIN_MS_SSIM_SIDE
+from relic.codec.loss import bits_per_pixel, without_tf32
+from relic.codec.pixels import round_to_8bit
+
+
+class ImageScores(NamedTuple):
+    """(B,) float64 tensors on the CPU."""
+
+    psnr_db: Tensor
+    ms_ssim: Tensor
+    """Not a number where a side is 160 pixels or less: MS-SSIM is not defined there."""
+    bpp: Tensor
+    """Estimated from the likelihoods."""
+
+
+def psnr_db(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
+    """10 log10(1 / MSE) of images in [0, 1], (B,); `x_hat` is rounded to 8 bits first. Infinite when equal."""
+    squared = (x_BCHW.double() - round_to_8bit(x_hat_BCHW).double()).square()
+    return -10 * torch.log10(squared.flatten(1).mean(1))
+
+
+def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
+    """MS-SSIM (Wang, Simoncelli, Bovik 2003) in [0, 1], (B,); `x_hat` is rounded to 8 bits first."""
+    if min(x_BCHW.shape[2:]) < MIN_MS_SSIM_SIDE:
+        return torch.full((x_BCHW.size(0),), float("nan"), device=x_BCHW.device)
+    with without_tf32():
+        return ms_ssim(x_BCHW.float(), round_to_8bit(x_hat_BCHW), data_range=1.0, size_average=False)
+
+
+@torch.no_grad()
+def score_images(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor) -> ImageScores:
+    """Score a batch of reconstructions; rates count the pixels of `x`."""
+    bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3))
+    scores = (psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW), bpp)
+    return ImageScores(*(score.double().cpu() for score in scores))

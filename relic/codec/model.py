@@ -1,0 +1,75 @@
+"""Build CompressAI's `bmshj2018_factorized` with any mix of GDN and ReLU; no parameter is ever renamed.
+
+x -> g_a (analysis transform, encoder) -> y -> entropy bottleneck -> y_hat -> g_s (synthesis, decoder) -> x_hat
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from compressai.layers import GDN
+from compressai.models import FactorizedPrior
+from torch import Tensor, nn
+
+from relic.errors import InputError
+
+Parts = Literal["encoder", "decoder", "all", "none"]
+NAME = "bmshj2018_factorized"
+
+
+class Architecture(NamedTuple):
+    """What has to be known to build the model a checkpoint's tensors go into."""
+
+    channels: tuple[int, int]
+    """N (inner channels) and M (latent channels)."""
+    replaced: Parts
+    """Where ReLU stands in GDN's place."""
+    name: str = NAME
+
+
+def zoo_channels(quality: int) -> tuple[int, int]:
+    """(N, M) of CompressAI's pretrained models, quality 1 to 8."""
+    return (128, 192) if quality <= 5 else (192, 320)
+
+
+def build_model(architecture: Architecture) -> FactorizedPrior:
+    """A freshly initialised model of that architecture, in channels_last memory, its tables empty."""
+    model = FactorizedPrior(*architecture.channels)
+    replace_gdn_with_relu(model, architecture.replaced)
+    return model
+
+
+def transforms_of(model: FactorizedPrior, parts: Parts) -> dict[str, nn.Sequential]:
+    """The transforms that `parts` names: `g_a` for encoder, `g_s` for decoder, both for all, none for none."""
+    names = {"encoder": ["g_a"], "decoder": ["g_s"], "all": ["g_a", "g_s"], "none": []}[parts]
+    return {name: getattr(model, name) for name in names}
+
+
+def replace_gdn_with_relu(model: FactorizedPrior, mode: Parts) -> int:
+    """Put `nn.ReLU` in the place of every GDN (encoder) or IGDN (decoder) of the parts named; return how many.
+
+    Indices of the layers stay, so the state dict of a fully swapped model loads strictly into CompressAI's
+    `FactorizedPriorReLU`. ReLU is not in place: the loss and hooks may look at its input.
+    """
+    replaced = 0
+    for transform in transforms_of(model, mode).values():
+        for place, layer in enumerate(transform):
+            if isinstance(layer, GDN):
+                transform[place] = nn.ReLU(inplace=False)
+                replaced += 1
+    return replaced
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """Read the architecture off a state dict's names and shapes. Raises InputError when it is not this model's."""
+    try:
+        channels = (state["g_a.0.weight"].size(0), state["g_a.6.weight"].size(0))
+    except (KeyError, AttributeError, IndexError):
+        raise InputError(f"not a {NAME}: it has no g_a.0.weight and g_a.6.weight") from None
+    swapped = ("g_a.1.beta" not in state, "g_s.1.beta" not in state)
+    parts: dict[tuple[bool, bool], Parts] = {
+        (True, True): "all",
+        (True, False): "encoder",
+        (False, True): "decoder",
+        (False, False): "none",
+    }
+    return Architecture(channels, parts[swapped])

@@ -1,0 +1,48 @@
+"""Which parameters a run changes."""
+
+from typing import Literal
+
+from compressai.models import FactorizedPrior
+
+from relic.codec.model import Parts, transforms_of
+from relic.errors import InputError
+
+Scope = Literal["replaced", "replaced+hyper", "all"]
+
+
+def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> list[str]:
+    """Set `requires_grad` on every parameter and return the trainable ones' names.
+
+    `replaced`: all parameters of the transforms that `parts` names; `replaced+hyper`: also the entropy bottleneck;
+    `all`: everything. The entropy bottleneck's quantiles are never trained: they are a function of the learnt density
+    (`relic.codec.quantiles`). Raises InputError when nothing would be trained.
+    """
+    if parts == "none" and scope != "all":
+        raise InputError(
+            f"--train_scope {scope}: with --replace_parts none nothing was replaced; use --train_scope all"
+        )
+    prefixes = tuple(f"{name}." for name in transforms_of(model, parts))
+    if scope == "replaced+hyper":
+        prefixes += ("entropy_bottleneck.",)
+    elif scope == "all":
+        prefixes = ("",)
+    trainable = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith(prefixes) and not name.endswith(".quantiles")
+        if parameter.requires_grad:
+            trainable.append(name)
+    return trainable
+
+
+def freeze_unreachable(model: FactorizedPrior, loss_type: str) -> list[str]:
+    """Freeze what the loss cannot reach and return the names: the entropy bottleneck under `recon`, which has no rate.
+
+    Without it DistributedDataParallel would wait for gradients that never come.
+    """
+    frozen = []
+    if loss_type == "recon":
+        for name, parameter in model.entropy_bottleneck.named_parameters(prefix="entropy_bottleneck"):
+            if parameter.requires_grad:
+                parameter.requires_grad = False
+                frozen.append(name)
+    return frozen

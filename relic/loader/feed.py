@@ -1,0 +1,56 @@
+"""From batches in host memory to float images on the device, one batch ahead of the computation."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relic.loader.loader import HOLD, Batch
+
+
+class DeviceBatch(NamedTuple):
+    """Images on the device, as `convert` made them, and their keys."""
+
+    images: Tensor
+    keys: list[str]
+
+
+def feed_device(
+    batches: Iterable[Batch], device: torch.device, convert: Callable[[Tensor], Tensor]
+) -> Iterator[DeviceBatch]:
+    """Yield each batch on `device` after `convert` (uint8 (B, H, W, 3) -> what the model takes).
+
+    On CUDA uint8 crosses the bus on a side stream while the batch before is computed, and `convert` runs on the
+    consumer's stream. A pinned row is refilled only when its copy has completed: the loader keeps the last `HOLD`
+    batches intact, and before it is asked for a further one the copy out of the row that this frees is waited for.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield DeviceBatch(convert(batch.images.to(device)), batch.keys)
+        return
+    side = torch.cuda.Stream(device)
+    copies: deque[torch.cuda.Event] = deque()
+    ahead: tuple[Tensor, list[str], torch.cuda.Event] | None = None
+    iterator = iter(batches)
+    more = True
+    while more:
+        if len(copies) == HOLD:
+            copies.popleft().synchronize()
+        coming = next(iterator, None)
+        more, ready, ahead = coming is not None, ahead, None
+        if coming is not None:
+            with torch.cuda.stream(side):
+                images = coming.images.to(device, non_blocking=True)
+                copied = torch.cuda.Event()
+                copied.record(side)
+            copies.append(copied)
+            ahead = images, coming.keys, copied
+        if ready is not None:
+            images, keys, copied = ready
+            current = torch.cuda.current_stream(device)
+            current.wait_event(copied)
+            # The allocator must not hand this memory to the side stream again while this stream still reads it.
+            images.record_stream(current)
+            yield DeviceBatch(convert(images), keys)

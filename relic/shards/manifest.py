@@ -1,0 +1,96 @@
+"""`train.json` / `val.json`: what a finished split consists of. Written last; where it stands, all shards do."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from relic.errors import InputError
+from relic.files import write_json
+
+FORMAT_VERSION = 1
+Encoding = Literal["raw", "jpg", "png"]
+MEMBER_SUFFIX: dict[str, str] = {"raw": ".npy", "jpg": ".jpg", "png": ".png"}
+assert set(MEMBER_SUFFIX) == set(get_args(Encoding))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One shard: file name, samples, bytes of the tar, sha256 of the tar."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Everything besides the pixels that decides a shard's bytes."""
+
+    split: str
+    width: int
+    height: int
+    crop: str
+    crops_per_image: int
+    encoding: Encoding
+    jpeg_quality: int
+    decode: str
+    samples_per_shard: int
+    seed: int
+    sources_sha256: str
+    """sha256 over the listing: relative path and size in bytes of each source, in order."""
+    libraries: dict[str, str]
+    """Versions of the libraries that decode, resize and encode."""
+
+    def difference(self, other: "Packing") -> str:
+        """What differs, as `encoding: raw -> jpg; seed: 0 -> 1` (self -> other); empty when nothing does."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return "; ".join(f"{name}: {mine[name]} -> {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A finished split."""
+
+    packing: Packing
+    shards: tuple[ShardInfo, ...]
+    accepted: int
+    """Crops in the shards."""
+    rejected: int
+    """Sources left out, listed with their reasons in `SPLIT.rejected.jsonl`."""
+    format_version: int = FORMAT_VERSION
+
+
+def manifest_path(folder: Path, split: str) -> Path:
+    """`FOLDER/train.json`."""
+    return folder / f"{split}.json"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `SPLIT.json` atomically."""
+    write_json(manifest_path(folder, manifest.packing.split), dataclasses.asdict(manifest))
+
+
+def read_manifest(folder: Path, split: str) -> Manifest | None:
+    """The split's manifest, or None where there is none. Raises InputError when it cannot be understood."""
+    path = manifest_path(folder, split)
+    if not path.exists():
+        return None
+    return _parse(path)
+
+
+def _parse(path: Path) -> Manifest:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+        version = value["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: shard format {version}, this relic reads {FORMAT_VERSION}; pack the shards again"
+            )
+        shards = tuple(ShardInfo(**shard) for shard in value["shards"])
+        return Manifest(Packing(**value["packing"]), shards, value["accepted"], value["rejected"])
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest of relic's ({error}); pack the shards again") from error

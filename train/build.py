@@ -1,0 +1,186 @@
+"""From a config to everything a run needs."""
+
+import functools
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import yaml
+from torch.nn.parallel import DistributedDataParallel
+
+from relic.cli import as_dict
+from relic.codec.checkpoint import Checkpoint, load_checkpoint
+from relic.codec.loss import LossConfig
+from relic.codec.model import Architecture
+from relic.codec.precision import install_fp32_islands
+from relic.codec.pretrained import load_codec, swap
+from relic.codec.scope import freeze_unreachable, set_trainable_parts
+from relic.errors import InputError
+from relic.files import atomic_write
+from relic.loader.loader import ShardLoader
+from train.config import TrainConfig
+from train.distributed import World, wait_for_all
+from train.guard import Guard
+from train.schedule import Schedule
+from train.step import Stepper
+from train.tracking import Tracker
+from train.trainer import Learner, Trainer, newest_checkpoint
+
+log = logging.getLogger(__name__)
+
+_FIXED_ON_RESUME = (
+    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
+    "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
+)  # fmt: skip
+"""A resumed run keeps these, so that it equals the run that was not interrupted."""
+
+
+def build_trainer(
+    config: TrainConfig, world: World, stack: ExitStack
+) -> tuple[Trainer, Tracker | None, dict[str, Any]]:
+    """Model, optimizer, loaders and records, continued from a checkpoint if one is asked for.
+
+    Loaders and records are closed with `stack`.
+    """
+    _seed_everything(config.seed, config.deterministic)
+    resumed = _resumed_checkpoint(config)
+    train_set, val_set = config.train_set(), config.val_set()
+    if resumed is not None and resumed.fingerprint != train_set.fingerprint:
+        raise InputError(f"--resume: the checkpoint was trained on other shards than {config.shards}")
+    pinned = world.device.type == "cuda"
+    per_rank = config.batch_size // world.size
+    train_loader, val_loader = (
+        stack.enter_context(
+            ShardLoader(
+                shards, batch_size=per_rank, threads=config.decode_threads, verify=config.verify, pin_memory=pinned
+            )
+        )
+        for shards in (train_set, val_set)
+    )
+    steps_per_epoch = train_set.num_samples // config.batch_size
+    learner = _build_learner(config, world, resumed, steps_per_epoch)
+    # Ranks start alike (same weights) and then draw different noise.
+    _seed_everything(config.seed + 1 + world.rank, config.deterministic)
+    trainer = Trainer(config, world, learner, train_loader, val_loader)
+    if resumed is not None:
+        assert resumed.training is not None
+        trainer.load_training_state(resumed.training)
+    values = plain_values(config)
+    tracker = _build_tracker(config, world, trainer, values)
+    if tracker:
+        stack.callback(tracker.close)
+    return trainer, tracker, values
+
+
+def plain_values(config: TrainConfig) -> dict[str, Any]:
+    """The config as YAML and a checkpoint can hold it."""
+    return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
+            for name, value in as_dict(config).items()}  # fmt: skip
+
+
+def _seed_everything(seed: int, deterministic: bool) -> None:
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
+    path = newest_checkpoint(config.save_dir, config.resume) if config.goes_on else None
+    if path is None:
+        return None
+    checkpoint = load_checkpoint(path, flag="--resume")
+    if checkpoint.training is None:
+        raise InputError(
+            f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
+        )
+    mine = plain_values(config)
+    for name in _FIXED_ON_RESUME:
+        if checkpoint.config[name] != mine[name]:
+            raise InputError(
+                f"--{name} {mine[name]}: the run to resume has {checkpoint.config[name]}; "
+                "keep it, or start a new run with --pretrained and another --save_dir"
+            )
+    log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
+    return checkpoint
+
+
+def _build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
+    if resumed is not None:
+        model, architecture = resumed.build(), resumed.architecture
+    else:
+        model, architecture = _load_and_swap(config, world)
+    set_trainable_parts(model, config.replace_parts, config.train_scope)
+    frozen = freeze_unreachable(model, config.loss_type)
+    entropy_trained = any(parameter.requires_grad for parameter in model.entropy_bottleneck.parameters())
+    model.to(world.device, memory_format=torch.channels_last)
+    on_cuda = world.device.type == "cuda"
+    use_amp = on_cuda if config.amp == "auto" else bool(config.amp)
+    islands = install_fp32_islands(model, config.local_fp32, config.fp32_class_names) if use_amp else []
+    _describe(config, world, model, architecture, frozen, islands)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    optimizer = optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[config.amp_dtype]
+    scaler = torch.amp.GradScaler(world.device.type, enabled=use_amp and config.amp_dtype == "fp16")
+    schedule = Schedule(
+        optimizer,
+        sched=config.sched,
+        lr=config.lr,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=config.lr_warmup_steps,
+        onecycle_pct_start=config.onecycle_pct_start,
+    )
+    guard = Guard(world, limit=config.overflow_tol, check_values=config.overflow_check)
+    loss_config = LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp)
+    forward: Any = torch.compile(model) if config.compile else model
+    if world.size > 1:
+        forward = DistributedDataParallel(
+            forward, device_ids=[world.device] if on_cuda else None, broadcast_buffers=False
+        )
+    autocast = functools.partial(torch.autocast, world.device.type, dtype=dtype, enabled=use_amp)
+    stepper = Stepper(
+        forward, parameters, optimizer, scaler, schedule, guard, loss_config,
+        autocast=autocast, max_grad_norm=config.max_grad_norm,
+    )  # fmt: skip
+    return Learner(model, architecture, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config)
+
+
+def _load_and_swap(config: TrainConfig, world: World) -> tuple[Any, Architecture]:
+    if config.pretrained == "zoo" and not world.is_main:
+        wait_for_all(world)  # rank 0 downloads, the others find the file
+    model, architecture = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
+    if config.pretrained == "zoo" and world.is_main:
+        wait_for_all(world)
+    return model, swap(model, architecture, config.replace_parts)
+
+
+def _describe(
+    config: TrainConfig, world: World, model: Any, architecture: Architecture, frozen: list[str], islands: list[str]
+) -> None:
+    if not world.is_main:
+        return
+    counts = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    channels = ",".join(map(str, architecture.channels))
+    log.info("%s, channels %s, ReLU in: %s; training %d values (%s) on %d x %s", architecture.name, channels,
+             architecture.replaced, sum(counts), config.train_scope, world.size, world.device.type)  # fmt: skip
+    if frozen:
+        log.info("frozen, since a recon loss does not reach it: the entropy bottleneck (%d tensors)", len(frozen))
+    if islands:
+        log.info("in fp32 under mixed precision: %s", ", ".join(islands))
+
+
+def _build_tracker(config: TrainConfig, world: World, trainer: Trainer, values: dict[str, Any]) -> Tracker | None:
+    if not world.is_main:
+        return None
+    config.save_dir.mkdir(parents=True, exist_ok=True)
+    if not trainer.progress.step:
+        for name in ("last.pt", "best_msssim.pt", "best_loss.pt"):
+            (config.save_dir / name).unlink(missing_ok=True)
+    with atomic_write(config.save_dir / "config.yaml", "w") as file:
+        yaml.safe_dump(values, file, sort_keys=False)
+    return Tracker(
+        config.save_dir, config=values, use_wandb=config.wandb, wandb_id=trainer.wandb_id, step=trainer.progress.step
+    )

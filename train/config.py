@@ -1,0 +1,207 @@
+"""Flags of `train/main.py`. Imports no torch: a wrong command line is answered at once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relic.codec.limits import MIN_MS_SSIM_SIDE, STRIDE
+from relic.errors import InputError
+from relic.shards.shard_set import ShardSet, open_shard_set
+
+GONE = {
+    "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
+    "use_prepared": "training always reads packed shards; pass their folder as --shards",
+    "num_workers": "shards are read by threads, not worker processes; see --decode_threads",
+    "amp_warmup_steps": "use --lr_warmup_steps for the rate's warm-up, or --amp false",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Swap GDN for ReLU in a learned image codec and fine-tune it on packed crops.
+
+    One process: `python train/main.py ...`; several: `torchrun --nproc_per_node 8 train/main.py ...`.
+    """
+
+    shards: Path
+    """Folder that `prep/make_shards.py` wrote."""
+    val_shards: Path | None = None
+    """Folder whose `val` split is validated on; by default that of --shards."""
+    quality: int = 8
+    """Quality 1 to 8 of CompressAI's pretrained model; with --pretrained none, its channels."""
+    pretrained: str = "zoo"
+    """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a file."""
+    channels: str | None = None
+    """Channels N,M of a model made with --pretrained none, as 32,48."""
+    replace_parts: Literal["encoder", "decoder", "all", "none"] = "encoder"
+    """Where ReLU takes GDN's place."""
+    train_scope: Literal["replaced+hyper", "replaced", "all"] = "replaced+hyper"
+    """What is trained: the replaced transforms, these and the entropy bottleneck, or everything."""
+    swap_init: Literal["naive"] = "naive"
+    """How weights around a replaced layer start: `naive` keeps them as they are."""
+    epochs: int = 10
+    """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
+    batch_size: int = 16
+    """Images a step, over all processes."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    loss_type: Literal["recon", "rd"] = "recon"
+    """`recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
+    distortion: Literal["l1_msssim", "mse"] = "l1_msssim"
+    """`l1_msssim`: alpha_l1 x L1 + (1 - alpha_l1)(1 - MS-SSIM); `mse`: mean squared error of pixels in [0, 1]."""
+    alpha_l1: float = 0.4
+    """Weight of L1 against 1 - MS-SSIM, 0 to 1."""
+    lambda_bpp: float = 0.01
+    """Weight of the rate in an rd loss."""
+    amp: Literal["auto"] | bool = "auto"
+    """Mixed precision: auto means on for CUDA, off for a CPU."""
+    amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    """Type of mixed precision; fp16 comes with a gradient scaler."""
+    local_fp32: Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"] = "entropy"
+    """Modules kept in fp32 under mixed precision; entropy models always are."""
+    local_fp32_custom: str = ""
+    """Comma-separated parts of class names for --local_fp32 custom, as GDN,Conv2d."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Optimizer."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    sched: Literal["cosine", "none", "onecycle", "plateau"] = "cosine"
+    """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 2 epochs without a better MS-SSIM."""
+    lr_warmup_steps: int = 0
+    """Steps over which the rate rises linearly from lr / steps."""
+    onecycle_pct_start: float = 0.1
+    """Share of the steps in which onecycle rises."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 or less: never."""
+    overflow_check: bool = True
+    """Stop at the first non-finite or over-limit forward value."""
+    overflow_tol: float = 1e8
+    """The limit of --overflow_check."""
+    recon_every: int = 2
+    """Epochs between reconstructions written as PNG; 0: never."""
+    recon_count: int = 16
+    """Validation images reconstructed."""
+    recon_dir: Path = Path("recon")
+    """Folder of the reconstructions."""
+    save_dir: Path = Path("checkpoints")
+    """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
+    save_every_steps: int = 0
+    """Steps between checkpoints inside an epoch; 0: only at each epoch's end."""
+    resume: str | None = None
+    """`auto` goes on from save_dir/last.pt where there is one; or a file."""
+    overwrite: bool = False
+    """Begin anew in a save_dir that holds a run."""
+    log_every: int = 10
+    """Steps between status lines."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    seed: int = 0
+    """Seed of the order, the initialisation and the quantisation noise."""
+    deterministic: bool = False
+    """Only algorithms that repeat bit for bit (CUDA; a CPU's always do)."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    decode_threads: int = 0
+    """Threads that read and decode, a process; 0: the cores shared out."""
+    verify: Literal["first", "always", "off"] = "first"
+    """When a sample's hash is checked: on its first read, always, or never."""
+    shuffle_window: int = 0
+    """Shards mixed, and so open, at once; 0: all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself, naming the flag, before any data is touched."""
+        _within("quality", self.quality, 1, 8)
+        for name in ("batch_size", "log_every"):
+            _within(name, getattr(self, name), 1, None)
+        for name in ("epochs", "lr_warmup_steps", "recon_every", "recon_count", "save_every_steps", "decode_threads"):
+            _within(name, getattr(self, name), 0, None)
+        for name in ("shuffle_window", "seed", "weight_decay", "lambda_bpp"):
+            _within(name, getattr(self, name), 0, None)
+        _within("alpha_l1", self.alpha_l1, 0, 1)
+        if not 0 < self.onecycle_pct_start < 1:
+            raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr {self.lr}: must be over 0")
+        if self.sched == "onecycle" and self.lr_warmup_steps:
+            raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
+        if self.replace_parts == "none" and self.train_scope != "all":
+            raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
+        if self.local_fp32 == "custom" and not self.local_fp32_custom:
+            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
+        self._check_files()
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.batch_size % world_size:
+            raise InputError(f"--batch_size {self.batch_size}: not divisible by the {world_size} processes sharing it")
+        self._check_crops()
+
+    def _check_files(self) -> None:
+        _ = self.channel_pair
+        if self.channels and self.pretrained not in ("none",):
+            raise InputError("--channels: goes with --pretrained none; pretrained weights have their own")
+        if self.pretrained not in ("zoo", "embedded", "none") and not Path(self.pretrained).is_file():
+            raise InputError(f"--pretrained {self.pretrained}: no such file; or use zoo, embedded or none")
+        if self.resume not in (None, "auto") and not Path(self.resume or "").is_file():
+            raise InputError(f"--resume {self.resume}: no such file; --resume auto takes the newest of --save_dir")
+        taken = (self.save_dir / "last.pt").exists() and not self.goes_on and not self.overwrite
+        if taken and int(os.environ.get("RANK", "0")) == 0:
+            raise InputError(
+                f"--save_dir {self.save_dir}: holds a run; --resume auto goes on with it, --overwrite begins anew"
+            )
+
+    def _check_crops(self) -> None:
+        for shards, flag, needs_ms_ssim in (
+            (self.train_set(), "--shards", self.needs_ms_ssim),
+            (self.val_set(), "--val_shards", True),
+        ):
+            size = f"{flag} {shards.folder}: its {shards.split} crops are {shards.width}x{shards.height}"
+            if needs_ms_ssim and min(shards.width, shards.height) < MIN_MS_SSIM_SIDE:
+                raise InputError(f"{size}; MS-SSIM needs sides over {MIN_MS_SSIM_SIDE - 1}, pack with --size 224")
+            if shards.width % STRIDE or shards.height % STRIDE:
+                raise InputError(f"{size}; the model needs multiples of {STRIDE}, pack with --size 224")
+        if self.train_set().num_samples < self.batch_size and self.epochs:
+            samples = self.train_set().num_samples
+            raise InputError(f"--batch_size {self.batch_size}: {self.shards} holds only {samples} train samples")
+
+    def train_set(self) -> ShardSet:
+        """The train split of --shards."""
+        return open_shard_set(self.shards, "train")
+
+    def val_set(self) -> ShardSet:
+        """The val split of --val_shards, or of --shards."""
+        if self.val_shards is not None:
+            return open_shard_set(self.val_shards, "val", flag="--val_shards")
+        return open_shard_set(self.shards, "val")
+
+    @property
+    def needs_ms_ssim(self) -> bool:
+        """Whether the loss contains MS-SSIM."""
+        return self.distortion == "l1_msssim" and self.alpha_l1 < 1
+
+    @property
+    def channel_pair(self) -> tuple[int, int] | None:
+        """--channels as (N, M)."""
+        if self.channels is None:
+            return None
+        numbers = self.channels.replace(" ", "").split(",")
+        if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
+            raise InputError(f"--channels {self.channels}: expected two whole numbers N,M as 32,48")
+        return int(numbers[0]), int(numbers[1])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether this run continues another: asked for, or restarted by torchrun after a failure."""
+        return self.resume is not None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    @property
+    def fp32_class_names(self) -> list[str]:
+        """--local_fp32_custom as a list."""
+        return [name.strip() for name in self.local_fp32_custom.split(",") if name.strip()]
+
+
+def _within(name: str, value: float, low: float, high: float | None) -> None:
+    if not value >= low or (high is not None and value > high):
+        limits = f"{low} to {high}" if high is not None else f"{low} or more"
+        raise InputError(f"--{name} {value}: must be {limits}")
