@@ -41,7 +41,7 @@ class Coder(Protocol):
 
 
 class PythonCoder:
-    """`relic.bitstream.rans`: needs nothing, about 7 times slower than the compiled coder."""
+    """`relic.bitstream.rans`: needs nothing, 4 to 5 times slower than the compiled coder."""
 
     name = "python"
 
@@ -201,7 +201,7 @@ def _load_extension(path: Path) -> ModuleType:
 
 
 def _within_limit(symbols: npt.NDArray[np.int32]) -> bool:
-    return bool(-SYMBOL_LIMIT <= symbols.min() and symbols.max() <= SYMBOL_LIMIT)
+    return bool(symbols.min() >= -SYMBOL_LIMIT and symbols.max() <= SYMBOL_LIMIT)
 
 
 def _parts(channels: int, count: int) -> Iterator[tuple[slice, list[int]]]:

@@ -51,7 +51,7 @@ def test_tarfile_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, np.
             assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
             payload = archive.extractfile(member)
             assert payload is not None
-            np.testing.assert_array_equal(np.load(payload), crop)
+            np.testing.assert_array_equal(np.load(io.BytesIO(payload.read())), crop)
     assert path.read_bytes()[257:265] == b"ustar\x0000"
     assert not path.read_bytes().count(b"PaxHeader")
 

@@ -1,0 +1,35 @@
+# make demo: set up and run the whole job on sample photographs.   make test: set up and run the tests.
+.PHONY: setup demo lint test test-slow lock
+.NOTPARALLEL:
+
+PY := .venv/bin/python
+LOCK := uv pip compile --universal --python-version 3.10 --quiet --no-annotate --no-header
+
+setup: .venv/.installed
+
+demo: .venv/.installed
+	$(PY) samples/demo.py
+
+lint: .venv/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: lint
+	$(PY) -m pytest -m "not slow"
+
+test-slow: .venv/.installed-dev
+	$(PY) -m pytest -m slow
+
+# Pin everything requirements*.in asks for, for every Python relic runs on, at today's versions (needs uv).
+lock:
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -o requirements-dev.txt
+
+.venv/.installed: requirements.txt setup.sh
+	./setup.sh requirements.txt
+	touch $@
+
+.venv/.installed-dev: requirements-dev.txt .venv/.installed
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@

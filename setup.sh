@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Make .venv and install a requirements file into it, ending with pillow-simd in place where it can be built.
+set -euo pipefail
+cd "$(dirname "$0")"
+requirements=${1:-requirements.txt}
+
+find_python() {
+    for candidate in "${PYTHON:-python3}" python3.12 python3.11 python3.10; do
+        if command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "setup: relic needs Python 3.10, 3.11 or 3.12; name one as in: PYTHON=/usr/bin/python3.11 make setup" >&2
+    return 1
+}
+
+# pillow-simd overwrites Pillow inside PIL/. Its version is Pillow's own, so either one alone is a whole package.
+settle_pillow() {
+    if .venv/bin/python -c 'import PIL; raise SystemExit(".post" not in PIL.__version__)' 2>/dev/null; then
+        return
+    fi
+    compiler=cc
+    if grep -q avx2 /proc/cpuinfo 2>/dev/null; then compiler="cc -mavx2"; fi
+    if ! printf '#include <stdio.h>\n#include <zlib.h>\n#include <jpeglib.h>\n' | cc -E - >/dev/null 2>&1; then
+        echo "setup: stock Pillow stays (resizing is several times slower than with pillow-simd); to build it:" \
+            "apt-get install gcc python3-dev zlib1g-dev libjpeg-dev libwebp-dev liblcms2-dev libtiff-dev, then make setup again"
+        return
+    fi
+    if CC=$compiler .venv/bin/pip install --quiet --no-deps --force-reinstall pillow-simd==12.1.1.post0; then
+        .venv/bin/python -c '
+from PIL import __version__, features
+missing = [name for name, what in (("WebP", "webp"), ("ICC profiles", "littlecms2"), ("TIFF", "libtiff")) if not features.check(what)]
+print(f"setup: pillow-simd {__version__} in place")
+if missing:
+    print(f"setup: it reads no {chr(44).join(missing)}: apt-get install libwebp-dev liblcms2-dev libtiff-dev and remove .venv to have them")'
+    else
+        .venv/bin/pip install --quiet --no-deps --force-reinstall "$(grep -o '^pillow==[^ ]*' requirements.txt)"
+        echo "setup: pillow-simd could not be built, stock Pillow stays"
+    fi
+}
+
+python=$(find_python)
+if ! [ -x .venv/bin/pip ]; then
+    "$python" -m venv .venv || {
+        echo "setup: no virtual environment could be made; on Debian: apt-get install python3-venv" >&2
+        exit 1
+    }
+fi
+echo "setup: installing $requirements (torch brings several GB; a few minutes)"
+.venv/bin/pip install --quiet --disable-pip-version-check -r "$requirements"
+settle_pillow

@@ -1,0 +1,62 @@
+"""Random coding tables and symbols for them."""
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from relic.bitstream.rans import OFFSET_LIMIT, SYMBOL_LIMIT
+from relic.bitstream.tables import Tables
+
+Symbols = npt.NDArray[np.int32]
+
+
+def make_tables(rows: list[list[int]], offsets: list[int], stride: int = 16) -> Tables:
+    lengths = [len(row) for row in rows]
+    cdf = np.zeros((len(rows), max(lengths)), dtype=np.int32)
+    for index, row in enumerate(rows):
+        cdf[index, : len(row)] = row
+    medians = np.linspace(-0.4, 0.4, len(rows), dtype=np.float32)
+    return Tables(cdf, np.array(lengths, np.int32), np.array(offsets, np.int32), medians, stride)
+
+
+def photo_like(channels: int = 6, values: int = 21, seed: int = 0) -> Tables:
+    """Two-sided exponential densities of several widths, as trained channels have."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for scale in rng.uniform(0.3, 5.0, channels):
+        weights = np.exp(-np.abs(np.arange(values) - values // 2) / scale)
+        widths = np.maximum(1, np.floor(weights / weights.sum() * 65000)).astype(int)
+        rows.append([0, *np.cumsum(widths).tolist(), 65536])
+    return make_tables(rows, [-(values // 2)] * channels)
+
+
+def typical_symbols(tables: Tables, height: int, width: int, seed: int = 0) -> Symbols:
+    """Drawn from the tables' own densities, without escapes."""
+    rng = np.random.default_rng(seed)
+    channels = [
+        np.searchsorted(row, rng.integers(0, row[-2], (height, width)), side="right") - 1 + offset
+        for row, offset in zip(tables.rows, tables.offsets, strict=True)
+    ]
+    return np.stack(channels).astype(np.int32)
+
+
+@st.composite
+def tables_of_any_kind(draw: st.DrawFn) -> Tables:
+    """1 to 4 channels; from a single value of almost no cost to dozens, the rarest of width 1."""
+    cuts = draw(st.lists(st.sets(st.integers(1, 65535), min_size=1, max_size=40), min_size=1, max_size=4))
+    offset = st.one_of(st.integers(-30, 30), st.integers(-OFFSET_LIMIT, OFFSET_LIMIT))
+    return make_tables([[0, *sorted(cut), 65536] for cut in cuts], [draw(offset) for _ in cuts])
+
+
+@st.composite
+def tables_and_symbols(draw: st.DrawFn) -> tuple[Tables, Symbols]:
+    """Symbols inside the tables, just outside, and anywhere within the limit, on both sides."""
+    tables = draw(tables_of_any_kind())
+    height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    share_outside = draw(st.sampled_from([0.0, 0.05, 1.0]))
+    reach = draw(st.sampled_from([3, 1000, SYMBOL_LIMIT]))
+    symbols = typical_symbols(tables, height, width, seed=int(rng.integers(2**32)))
+    outside = rng.random(symbols.shape) < share_outside
+    anywhere = np.clip(symbols + rng.integers(-reach, reach, symbols.shape), -SYMBOL_LIMIT, SYMBOL_LIMIT)
+    return tables, np.where(outside, anywhere, symbols).astype(np.int32)

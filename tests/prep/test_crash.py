@@ -1,0 +1,179 @@
+"""Killed, cut off and starved runs of the real command, from another working directory."""
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, str(ROOT / "prep" / "make_shards.py"))
+
+
+def arguments(coco: Path, out: Path, workers: int = 2) -> list[str]:
+    flags = ("--size", "96", "--samples_per_shard", "3", "--workers", str(workers), "--max_bad", "0.1")
+    return [*COMMAND, "--coco_dir", str(coco), "--out_dir", str(out), *flags]
+
+
+def start(coco: Path, out: Path, **options) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        arguments(coco, out), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(coco: Path, out: Path, workers: int = 2) -> None:
+    done = subprocess.run(arguments(coco, out, workers), cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
+        ]
+    return []
+
+
+@pytest.fixture
+def big_coco(make_coco) -> Path:
+    """Enough work for two seconds."""
+    coco = make_coco(train=60, val=6, width=640, height=480)
+    (coco / "train2017" / "000000000007.jpg").write_bytes(b"bad")
+    return coco
+
+
+def kill_and_rerun(coco: Path, out: Path, seconds: float, workers: int) -> None:
+    process = start(coco, out)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.kill()
+    process.communicate()
+    finish(coco, out, workers)
+
+
+def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(big_coco, tmp_path: Path, digests) -> None:
+    finish(big_coco, tmp_path / "whole", workers=1)
+    expected = digests(tmp_path / "whole")
+    rng = random.Random(time.time_ns())
+    for attempt, workers in enumerate((1, 2, 3)):
+        seconds = rng.uniform(0.8, 2.5)
+        kill_and_rerun(big_coco, tmp_path / str(attempt), seconds, workers)
+        assert digests(tmp_path / str(attempt)) == expected, f"killed after {seconds} s"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_twenty_moments(big_coco, tmp_path: Path, digests) -> None:
+    finish(big_coco, tmp_path / "whole", workers=1)
+    expected = digests(tmp_path / "whole")
+    rng = random.Random(time.time_ns())
+    for attempt in range(20):
+        seconds = rng.uniform(0.5, 4)
+        kill_and_rerun(big_coco, tmp_path / str(attempt), seconds, 1 + attempt % 3)
+        assert digests(tmp_path / str(attempt)) == expected, f"killed after {seconds} s"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_two_seconds_and_leaves_a_folder_to_go_on_with(
+    big_coco, tmp_path: Path, digests, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out"
+    process = start(big_coco, out, start_new_session=True)
+    wait_for(lambda: list(out.glob("train-*.tar")))
+    workers = workers_of(process)
+    began = time.monotonic()
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: the workers get it too
+    _, error = process.communicate(timeout=10)
+    assert time.monotonic() - began < 2
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert not any(worker.is_running() for worker in workers)
+    assert not list(out.glob("*.json")) or not (out / "train.json").exists()
+    finish(big_coco, out)
+    finish(big_coco, tmp_path / "whole")
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_a_killed_worker_is_replaced(big_coco, tmp_path: Path, digests) -> None:
+    out = tmp_path / "out"
+    process = start(big_coco, out)
+    wait_for(lambda: list(out.glob("train-*.tar")))
+    wait_for(lambda: workers_of(process))
+    workers_of(process)[0].kill()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 0, error
+    finish(big_coco, tmp_path / "whole")
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco, tmp_path: Path) -> None:
+    process = start(big_coco, tmp_path / "out")
+    deadline = time.monotonic() + 30
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        for worker in workers_of(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        time.sleep(0.02)
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert "died twice" in error
+    assert "SIGKILL" in error
+    assert ".jpg" in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(big_coco, tmp_path: Path, digests) -> None:
+    out = tmp_path / "out"
+    limit = 3 * 96 * 96 * 2  # bytes a file: two of three crops
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(big_coco, out, preexec_fn=small_files)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "error:" in error
+    assert "too large" in error
+    assert "Traceback" not in error
+    assert not list(out.glob("*.tmp"))
+    assert not list(out.glob("*.tar"))
+    finish(big_coco, out)
+    finish(big_coco, tmp_path / "whole")
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_prep_never_imports_torch() -> None:
+    modules = " ".join(f"prep.{path.stem}" for path in (ROOT / "prep").glob("*.py") if path.stem != "__init__")
+    code = f"import sys, importlib; [importlib.import_module(m) for m in '{modules}'.split()]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["make_shards", "verify_shards"])
+def test_help_answers_at_once(name: str) -> None:
+    command = [sys.executable, str(ROOT / "prep" / f"{name}.py"), "--help"]
+    subprocess.run(command, check=True, capture_output=True)  # compiled by now
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
+        took.append(time.monotonic() - began)
+    assert min(took) < 1
+    assert ("--coco_dir" if name == "make_shards" else "--shards") in done.stdout
