@@ -7,6 +7,7 @@ stored inverted, with or without Adobe's marker, as browsers do.
 
 import io
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
 from prep.colour import ProfileError, conversion_to_srgb, profile_space
 from prep.cropping import Size
@@ -27,6 +28,8 @@ MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 512 << 20
 _FAST_MIN_FACTOR = 2
 _HARMLESS = ("extraneous bytes before marker 0xd9", "Invalid SOS parameters", "JFIF revision", "Adobe color transform")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of an object in memory, in some of Pillow's messages: it differs from run to run."""
 _SWAPS_SIDES = (5, 6, 7, 8)
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,12 +87,21 @@ def decode(data: bytes, least_size: LeastSize | None = None) -> Decoded:
         raise
     except ProfileError as error:
         raise Rejected(str(error)) from error
+    except UnidentifiedImageError as error:
+        raise Rejected(_what_is_missing(data) or "not an image that Pillow can identify") from error
     except Exception as error:  # decoders fail on hostile bytes in every way there is; none may end the run
         raise Rejected(_reason(error)) from error
 
 
+def _what_is_missing(data: bytes) -> str:
+    """Names the library this Pillow was built without, where that is why a file is not identified."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and not features.check("webp"):
+        return "WebP image: this Pillow was built without WebP (libwebp-dev)"
+    return ""
+
+
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = _ADDRESS.sub("", " ".join(str(error).split()))
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}"
 
 

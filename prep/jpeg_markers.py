@@ -1,6 +1,7 @@
 """What a JPEG's header says besides the pixels: components, EXIF, ICC profile (ITU-T T.81 annex B, ICC.1 annex B.4)."""
 
 import struct
+import warnings
 from typing import NamedTuple
 
 from PIL import Image
@@ -68,8 +69,10 @@ def exif_orientation(exif: bytes) -> int:
     """Orientation 1-8 of an EXIF block; 1 where it has none or cannot be understood."""
     table = Image.Exif()
     try:
-        table.load(exif)
-        value = table.get(_ORIENTATION_TAG, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table.load(exif)
+            value = table.get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block, in any way that Pillow's parser stumbles on, says nothing of the pixels
         return 1
     return value if value in range(1, 9) else 1

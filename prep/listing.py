@@ -38,10 +38,20 @@ def _scan(folder: str, prefix: str) -> Iterator[Source]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     yield from _scan(entry.path, f"{prefix}{entry.name}/")
-                elif os.path.splitext(entry.name)[1].lower() in ENDINGS and not entry.is_dir():
+                elif _ending(entry.name) in ENDINGS and not entry.is_dir():
                     yield Source(prefix + entry.name, _size(entry))
     except OSError as error:
         raise InputError(f"{folder}: cannot list this folder ({error.strerror})") from error
+
+
+def _ending(name: str) -> str:
+    """`.jpg` of `A.JPG`; empty for a name that is nothing but an ending."""
+    stem, dot, ending = name.rpartition(".")
+    return dot + ending.lower() if stem else ""
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]
 
 
 def _size(entry: "os.DirEntry[str]") -> int:
@@ -67,9 +77,11 @@ def unique_keys(sources: Sequence[Source], *, reserved_length: int = 0) -> list[
     depend on the listing alone.
     """
     room = MAX_KEY_LENGTH - reserved_length
-    stems = [_OUTSIDE_KEY.sub("_", Path(source.path).stem)[:room] for source in sources]
-    shared = {stem for stem, count in Counter(stems).items() if count > 1}
+    stems = [_OUTSIDE_KEY.sub("_", _stem(source.path))[:room] for source in sources]
     taken = set(stems)
+    if len(taken) == len(stems):
+        return stems
+    shared = {stem for stem, count in Counter(stems).items() if count > 1}
     seen: Counter[str] = Counter()
     keys = []
     for stem in stems:

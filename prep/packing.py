@@ -71,9 +71,13 @@ def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary
     folder.begin(plan.packing)
     records = {task.shard: folder.finished_shard(task.shard) for task in plan.tasks}
     todo = [task for task in plan.tasks if records[task.shard] is None]
-    with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
-        for shard, record in results:
-            records[shard] = record
+    try:
+        with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
+            for shard, record in results:
+                records[shard] = record
+    except BaseException:
+        folder.remove_unfinished()
+        raise
     finished = [record for _, record in sorted(records.items()) if record is not None]
     assert len(finished) == len(plan.tasks)
     rejected = [entry for record in finished for entry in record.rejected]

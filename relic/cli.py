@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from relic.errors import InputError
@@ -87,13 +88,20 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML file of these flags; the command line overrides it.")
     hints = typing.get_type_hints(config_class)
     lists = [name for name, hint in hints.items() if _is_list(hint)]
+    docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config_class).params}
     parser.add_class_arguments(config_class, as_group=False, skip=set(lists))
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         if field.name in lists:
             required = field.default is dataclasses.MISSING
             default = None if required else field.default
             parser.add_argument(
-                f"--{field.name}", type=hints[field.name], nargs="+", default=default, required=required
+                f"--{field.name}",
+                type=_element_of(hints[field.name]),
+                nargs="+",
+                metavar=field.name.upper(),
+                default=default,
+                required=required,
+                help=docs.get(field.name),
             )
     booleans = {f"--{name}" for name, hint in hints.items() if hint is bool}
     namespace = parser.parse_args(_spell_out(arguments, booleans))
@@ -106,6 +114,12 @@ def parse(
 
 def _is_list(hint: Any) -> bool:
     return any(typing.get_origin(part) is list for part in (hint, *typing.get_args(hint)))
+
+
+def _element_of(hint: Any) -> Any:
+    """`str` of `list[str]` and of `list[str] | None`."""
+    found = next(part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is list)
+    return typing.get_args(found)[0]
 
 
 def _spell_out(arguments: list[str], booleans: set[str]) -> list[str]:

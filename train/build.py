@@ -16,11 +16,11 @@ from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands
 from relic.codec.pretrained import load_codec, swap
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
+from relic.distributed import World, wait_for_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from train.config import TrainConfig
-from train.distributed import World, wait_for_all
 from train.guard import Guard
 from train.schedule import Schedule
 from train.step import Stepper

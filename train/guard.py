@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from train.distributed import World, max_over_ranks
+from relic.distributed import World, max_over_ranks
 
 
 class DivergedError(RuntimeError):

@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when done or stopped by a signal after saving, 1 when the run failed."""
     config = parse(TrainConfig, argv, prog=PROG, gone=GONE)
 
+    from relic.distributed import join_world
     from train.build import build_trainer
-    from train.distributed import join_world
     from train.guard import DivergedError
 
     with join_world(config.device) as world, ExitStack() as stack:

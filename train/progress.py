@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from relic.distributed import World
 from relic.loader.loader import LoaderTimes
-from train.distributed import World
 from train.step import StepValues
 
 log = logging.getLogger(__name__)

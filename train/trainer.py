@@ -15,11 +15,11 @@ from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.pixels import to_float
 from relic.codec.quantiles import refresh_tables
+from relic.distributed import World, gather_to_all, wait_for_all
 from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.config import TrainConfig
-from train.distributed import World, gather_to_all, wait_for_all
 from train.guard import Guard, StopRequested
 from train.progress import Progress, StatusLine
 from train.reconstructions import write_reconstructions

@@ -8,10 +8,10 @@ from compressai.models import FactorizedPrior
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float
+from relic.distributed import World, gather_to_all
 from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from train.distributed import World, gather_to_all
 
 
 class Validation(NamedTuple):

@@ -191,7 +191,8 @@ def _package_folders() -> list[str]:
 
 def _load_extension(path: Path) -> ModuleType:
     # pybind11 registers a module's classes once in a process: under any other name, a later `import compressai`
-    # would load the file again and abort. Under its own name, and listed, that import takes this module.
+    # would load the file again and abort. Under its own name, and listed, that import takes this module (only the
+    # package's attribute `ans` stays unset, which CompressAI does not use).
     loader = importlib.machinery.ExtensionFileLoader(_MODULE, str(path))
     spec = importlib.util.spec_from_file_location(_MODULE, path, loader=loader)
     assert spec is not None

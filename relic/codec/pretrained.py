@@ -1,19 +1,17 @@
 """Where a run's weights come from: CompressAI's zoo, the codec that ships with relic, nothing, or a file."""
 
 import urllib.error
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from compressai import zoo
 from compressai.models import FactorizedPrior
 from compressai.zoo.pretrained import load_pretrained
-from torch import Tensor
 
 from relic.codec.checkpoint import FORMAT, load_checkpoint, load_strictly, read_tensors
 from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu, zoo_channels
 from relic.errors import InputError
 
+_TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
 EMBEDDED = Path(__file__).parent / "embedded" / "codec.pt"
 
 
@@ -43,21 +41,17 @@ def load_file(path: Path, *, flag: str) -> tuple[FactorizedPrior, Architecture]:
     if content.get("format") == FORMAT:
         checkpoint = load_checkpoint(path, flag=flag)
         return checkpoint.build(), checkpoint.architecture
-    state: Mapping[str, Any] = content.get("state_dict", content)
+    # CompressAI's renaming takes DataParallel's prefix away and knows the released files' names.
+    state = load_pretrained(content.get("state_dict", content))
     try:
         architecture = architecture_of(state)
     except InputError as error:
         raise InputError(f"{flag} {path}: {error}") from None
     model = build_model(architecture)
-    load_strictly(model, current_key_names(state, model), f"{flag} {path}")
+    # Tables that a file lacks stay empty: they are made fresh whenever they are needed.
+    tables = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(_TABLES)}
+    load_strictly(model, tables | state, f"{flag} {path}")
     return model, architecture
-
-
-def current_key_names(state: Mapping[str, Tensor], model: FactorizedPrior) -> dict[str, Tensor]:
-    """CompressAI's renaming of old keys; tables a file lacks are taken empty from `model` (they are made fresh)."""
-    renamed = load_pretrained(dict(state))
-    tables = {f"entropy_bottleneck.{name}" for name in ("_offset", "_quantized_cdf", "_cdf_length")}
-    return {name: tensor for name, tensor in model.state_dict().items() if name in tables} | renamed
 
 
 def swap(model: FactorizedPrior, architecture: Architecture, parts: Parts) -> Architecture:

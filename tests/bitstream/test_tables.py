@@ -78,7 +78,7 @@ def test_tables_cannot_change_under_their_digest() -> None:
     assert tables.digest == digest
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables=tables_of_any_kind())
 def test_a_saved_file_gives_the_same_tables(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("tables")
@@ -96,8 +96,8 @@ def test_a_damaged_file_is_refused_or_gives_the_same_tables(tmp_path: Path) -> N
     tables = photo_like(channels=2, values=5)
     tables.save(path)
     data = path.read_bytes()
-    damaged = [data[:size] for size in range(0, len(data), 37)]
-    damaged += [data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :] for place in range(len(data))]
+    damaged = [data[:size] for size in range(0, len(data), 97)]
+    damaged += [data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :] for place in range(0, len(data), 7)]
     refused = 0
     for content in damaged:
         path.write_bytes(content)
@@ -137,7 +137,7 @@ def test_rounding_is_half_to_even_about_the_median() -> None:
     assert quantize(np.zeros((2, 1, 3, 4), np.float32), tables).shape == (2, 1, 3, 4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tables=tables_of_any_kind(), seed=st.integers(0, 2**32))
 def test_quantizing_what_was_dequantized_changes_nothing(tables: Tables, seed: int) -> None:
     shape = (tables.num_channels, 3, 4)

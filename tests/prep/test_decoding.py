@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from prep.cropping import Size
 from prep.decoding import MAX_PIXELS, Rejected, decode, read_source
@@ -200,7 +200,7 @@ def cut(kind: str, mode: str = "RGB") -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"not an image", "cannot identify"),
+        (b"not an image", "not an image that"),
         (b"\xff\xd8\xff", "JPEG ends"),
         (b"\xff\xd8\xff\xd9", "frame"),
         (b"\xff\xd8\xff\xe0\0\1", "impossible length"),
@@ -222,6 +222,16 @@ def test_what_cannot_be_read_is_rejected_with_a_reason(data: bytes, reason: str)
         decode(data)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_without_webp(file: io.BytesIO) -> None:
+        raise UnidentifiedImageError("cannot identify image file <_io.BytesIO object at 0x7f00>")
+
+    monkeypatch.setattr(features, "check", lambda name: False)
+    monkeypatch.setattr(Image, "open", open_without_webp)
+    with pytest.raises(Rejected, match="libwebp"):
+        decode(b"RIFF\x20\0\0\0WEBPVP8 " + bytes(20))
 
 
 def test_every_cut_of_a_jpeg_is_rejected() -> None:

@@ -16,7 +16,7 @@ RECORDS = [
 def test_records_come_back(tmp_path: Path) -> None:
     write_index(tmp_path / "x.index", RECORDS, tar_bytes=99)
     table = read_records(tmp_path / "x.index")
-    assert [IndexRecord(*(row.item()[:3]), row["key"].decode()) for row in table] == RECORDS
+    assert [(*row.item()[:3], row["key"].decode()) for row in table] == RECORDS
     header = read_header(tmp_path / "x.index")
     assert (tmp_path / "x.index").stat().st_size == 64 + 3 * header.record_bytes
     mapped = np.memmap(tmp_path / "x.index", table.dtype, "r", offset=64)

@@ -1,0 +1,93 @@
+"""The images to judge on: a split of shards or a folder, each image once over all ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from evaluate.folder import list_images, read_image
+from relic.loader.loader import ShardLoader
+from relic.loader.order import eval_batches
+from relic.shards.shard_set import ShardSet, open_shard_set
+
+
+class Picture(NamedTuple):
+    """One image; its pixels are valid until the next is asked for."""
+
+    number: int
+    """Place in the source."""
+    name: str
+    """Key in the shards, or path relative to the folder."""
+    image_BHWC: Tensor
+    """uint8 (1, H, W, 3) on the CPU."""
+
+
+class ImageSource(Protocol):
+    """Something with images in a fixed order."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    def describe(self) -> dict[str, str]:
+        """What the images are, as a report names it."""
+        ...
+
+    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
+        """This rank's images, in order; over all ranks every image exactly once."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """A split of packed crops."""
+
+    shards: ShardSet
+
+    @property
+    def num_images(self) -> int:
+        return self.shards.num_samples
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "shards": str(self.shards.folder),
+            "split": self.shards.split,
+            "fingerprint": self.shards.fingerprint,
+        }
+
+    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
+        plan = eval_batches(self.num_images, 1, rank, world_size)
+        with ShardLoader(self.shards, batch_size=1) as loader:
+            for (number,), batch in zip(plan, loader.batches(plan), strict=True):
+                yield Picture(int(number), batch.keys[0], batch.images)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files of any sizes."""
+
+    folder: Path
+    names: tuple[str, ...]
+    """Paths relative to the folder."""
+
+    @property
+    def num_images(self) -> int:
+        return len(self.names)
+
+    def describe(self) -> dict[str, str]:
+        return {"images": str(self.folder)}
+
+    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
+        for (number,) in eval_batches(self.num_images, 1, rank, world_size):
+            name = self.names[number]
+            yield Picture(int(number), name, torch.from_numpy(read_image(self.folder / name))[None])
+
+
+def open_source(shards: Path | None, split: str, images: Path | None) -> ImageSource:
+    """The split of `shards` if there is one, else the folder `images`."""
+    if shards is not None:
+        return ShardSource(open_shard_set(shards, split))
+    assert images is not None
+    return FolderSource(images, tuple(list_images(images)))

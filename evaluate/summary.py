@@ -1,0 +1,73 @@
+"""What the images say together: means, and whether real and estimated rate agree."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from evaluate.evaluator import ImageResult
+
+_GAP_TOLERANCE = 0.01
+_GAP_TOLERANCE_BYTES = 8
+
+
+class Summary(NamedTuple):
+    """Means of per-image values; None where no image has one.
+
+    Decibels are infinite where a reconstruction is exact: such images are left out of the means in decibels.
+    """
+
+    psnr_db: float | None
+    ms_ssim: float | None
+    ms_ssim_db: float | None
+    bpp_estimated: float
+    bpp_real: float | None
+    file_bytes: float | None
+    encode_ms: float | None
+    decode_ms: float | None
+    num_images: int
+    num_without_ms_ssim: int
+    """Images with a side of 160 pixels or less."""
+    num_exact: int
+    """Images whose reconstruction is exact, and so their PSNR infinite."""
+
+
+class RateGap(NamedTuple):
+    """Mean bytes an image."""
+
+    real: float
+    estimated: float
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether they differ by more than 1 % + 8 bytes."""
+        return abs(self.real - self.estimated) > _GAP_TOLERANCE * self.estimated + _GAP_TOLERANCE_BYTES
+
+
+def summarise(results: Sequence[ImageResult]) -> Summary:
+    """Means over one or more images."""
+    return Summary(
+        psnr_db=_mean(r.psnr_db for r in results if math.isfinite(r.psnr_db)),
+        ms_ssim=_mean(r.ms_ssim for r in results),
+        ms_ssim_db=_mean(r.ms_ssim_db for r in results if r.ms_ssim_db != math.inf),
+        bpp_estimated=math.fsum(r.bpp_estimated for r in results) / len(results),
+        bpp_real=_mean(r.bpp_real for r in results),
+        file_bytes=_mean(r.file_bytes for r in results),
+        encode_ms=_mean(r.encode_ms for r in results),
+        decode_ms=_mean(r.decode_ms for r in results),
+        num_images=len(results),
+        num_without_ms_ssim=sum(r.ms_ssim is None for r in results),
+        num_exact=sum(r.psnr_db == math.inf for r in results),
+    )
+
+
+def rate_gap(results: Sequence[ImageResult]) -> RateGap | None:
+    """Real against estimated bytes, or None where nothing was coded."""
+    real = _mean(None if r.bpp_real is None else r.bpp_real * r.width * r.height / 8 for r in results)
+    estimated = _mean(r.bpp_estimated * r.width * r.height / 8 for r in results)
+    return None if real is None or estimated is None else RateGap(real, estimated)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    # fsum rounds once, so the mean does not depend on the number of ranks.
+    return math.fsum(present) / len(present) if present else None

@@ -1,0 +1,14 @@
+"""What an export folder holds: the names that the exporter writes and the device codec reads. Imports nothing."""
+
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+TABLES = "tables.npz"
+MANIFEST = "export.json"
+
+TABLES_KEY = "relic.tables"
+"""Key of a part's ONNX metadata: the digest of the tables it was exported with."""
+
+
+def onnx_name(part: str) -> str:
+    """The file of a part (`encoder`, `decoder` or `full`) in an export folder."""
+    return f"{part}.onnx"

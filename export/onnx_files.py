@@ -1,0 +1,102 @@
+"""From a part to a checked ONNX model with its shapes, its opset and what it says about itself."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+from torch import nn
+
+from export.layout import TABLES_KEY, onnx_name
+from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
+from export.source import Source
+from relic.codec.limits import STRIDE
+from relic.errors import InputError
+
+_HOST_OPERATORS = {"Round", "Softplus", "Sigmoid", "Tanh", "MatMul"}
+"""Rounding and the entropy model: never in what a device runs."""
+
+
+class Geometry(NamedTuple):
+    """What size a file is exported for."""
+
+    batch: int
+    height: int
+    width: int
+    dynamic: bool
+    """Batch, height and width are open; those above are what it is traced with."""
+
+
+def export_part(part: Part, source: Source, geometry: Geometry, opset: int) -> onnx.ModelProto:
+    """Trace, check and infer the shapes of one part.
+
+    Raises InputError when torch cannot write this opset: a file of another one is never returned.
+    """
+    channels = source.architecture.channels[1] if part == "decoder" else 3
+    scale = STRIDE if part == "decoder" else 1
+    example = torch.zeros(geometry.batch, channels, geometry.height // scale, geometry.width // scale)
+    model = _trace(part, build_part(part, source.model), example, geometry.dynamic, opset)
+    written = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if written != [opset] or len(model.opset_import) != 1:
+        raise InputError(f"--opset {opset}: torch {torch.__version__} wrote {model.opset_import}; choose another")
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    assert part == "full" or not _HOST_OPERATORS & operators(model).keys()
+    assert geometry.dynamic or all(isinstance(size, int) for name in "io" for size in shape_of(model, name))
+    return model
+
+
+def _trace(part: Part, module: nn.Module, example: torch.Tensor, dynamic: bool, opset: int) -> onnx.ModelProto:
+    names = INPUT_NAMES[part], OUTPUT_NAMES[part]
+    image, latent = ({0: "batch", 2: f"{prefix}height", 3: f"{prefix}width"} for prefix in ("", "latent_"))
+    axes = {name: latent if name.startswith("y") else image for name in names}
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.inference_mode():
+        path = Path(folder) / onnx_name(part)
+        warnings.simplefilter("ignore")
+        exporter.setLevel(logging.ERROR)
+        try:
+            # torch's newer exporter writes opset 18 or more, whatever it is asked for.
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_axes=axes if dynamic else None,
+            )
+        finally:
+            exporter.setLevel(level)
+        return onnx.load(path)
+
+
+def operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs; constants are no work and are left out."""
+    counts = Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
+    return dict(sorted(counts.items()))
+
+
+def shape_of(model: onnx.ModelProto, side: str) -> list[int | str]:
+    """The shape of the input (`i`) or output (`o`); an open size is its name."""
+    value = model.graph.input[0] if side == "i" else model.graph.output[0]
+    return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+
+
+def describe(model: onnx.ModelProto, part: Part, source: Source, values: dict[str, Any]) -> None:
+    """Write into the file what it is: a file that lies alone on a device still says so. `values` are plain."""
+    metadata = {
+        "relic.part": part,
+        "relic.architecture": json.dumps(source.architecture._asdict()),
+        TABLES_KEY: source.tables.digest,
+        **{f"relic.{name}": json.dumps(value) for name, value in values.items()},
+    }
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)

@@ -1,0 +1,35 @@
+"""Write a codec's parts as checked ONNX files: `python export/onnx_parts.py --ckpt F --part all --out D`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: same import root as `python -m export.onnx_parts`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from export.config import ExportConfig
+from relic.cli import command, parse
+
+PROG = "export/onnx_parts.py"
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written."""
+    config = parse(ExportConfig, argv, prog=PROG)
+
+    from export.exporter import export_all, table
+    from export.source import describe_source, load_source
+
+    source = load_source(config.ckpt, config.replace_parts)
+    sizes = f"{config.batch}x3x{config.image_height}x{config.image_width}"
+    print(f"export: {describe_source(source)}", flush=True)
+    print(f"opset {config.opset}, {'any size, traced at' if config.dynamic else 'fixed size'} {sizes}", flush=True)
+    exported = export_all(config, source)
+    print(table(exported))
+    print(f"wrote {config.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Does onnxruntime compute from a file what torch computes from the model?
+
+Differences are counted in units of the output's size: |onnx - torch| / max(1, max |torch|). For images in [0, 1] that
+is the plain difference; float32 latents of +-1000 could not agree to 1e-4 between any two implementations.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from compressai.models import FactorizedPrior
+
+from export.parts import INPUT_NAMES, Part
+from export.probes import Floats, Probes
+from export.source import Source
+from relic.bitstream.tables import dequantize
+from relic.codec.coding import analyse
+from relic.errors import InputError
+
+TOLERANCE = 1e-4
+
+
+class Parity(NamedTuple):
+    """How far a part is from torch at worst, and what went through it."""
+
+    error: float
+    max_abs_diff: float
+    batches: int
+    input_range: tuple[float, float]
+    output_range: tuple[float, float]
+    """Of the torch model."""
+    changed_symbols: int = 0
+    """Latents of `full` that lay on the edge between two integers, within the tolerance, and fell the other way."""
+
+
+class _Comparison(NamedTuple):
+    """One batch."""
+
+    fed: Floats
+    expected: Floats
+    error: float
+    max_abs_diff: float
+    changed_symbols: int = 0
+
+
+def check_parity(part: Part, model: onnx.ModelProto, source: Source, probes: Probes) -> Parity:
+    """Run the part on every probe in onnxruntime and compare with the model it came from (not with our rewrite of it).
+
+    The decoder gets the images' own rounded latents and the drawn ones. Raises InputError above TOLERANCE.
+    """
+    if part == "encoder":
+        compared = _compare(part, model, source.model.g_a, probes.images)
+    elif part == "decoder":
+        latents = [dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in probes.images]
+        compared = _compare(part, model, _synthesis(source.model), latents + probes.latents)
+    else:
+        compared = _compare_full(model, source, probes.images)
+    parity = Parity(
+        error=float(np.max([one.error for one in compared])),
+        max_abs_diff=float(np.max([one.max_abs_diff for one in compared])),
+        batches=len(compared),
+        input_range=_range_of([one.fed for one in compared]),
+        output_range=_range_of([one.expected for one in compared]),
+        changed_symbols=sum(one.changed_symbols for one in compared),
+    )
+    if not parity.error <= TOLERANCE:  # written so that NaN fails
+        raise InputError(
+            f"{part}: onnxruntime {onnxruntime.__version__} differs from torch by {parity.error:.2g} (tolerance "
+            f"{TOLERANCE:g}), so nothing was written; try another --opset or onnxruntime"
+        )
+    return parity
+
+
+@torch.inference_mode()
+def _compare(
+    part: Part, model: onnx.ModelProto, reference: Callable[[torch.Tensor], torch.Tensor], inputs: list[Floats]
+) -> list[_Comparison]:
+    session = open_session(model)
+    compared = []
+    for fed in inputs:
+        expected = reference(torch.from_numpy(fed)).numpy()
+        (found,) = session.run(None, {INPUT_NAMES[part]: fed})
+        compared.append(_Comparison(fed, expected, _scaled(found - expected, expected), _largest(found - expected)))
+    return compared
+
+
+@torch.inference_mode()
+def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) -> list[_Comparison]:
+    """x_hat against torch's synthesis of the file's own y_hat, and y_hat against torch's y.
+
+    A latent on the edge between two integers may round either way without anybody being wrong, and then the pixels
+    around it differ by far more than any tolerance. So both halves are compared, and a symbol that changed counts
+    with its distance from the edge.
+    """
+    session, looking_inside = open_session(model), open_session(_with_y_hat(model))
+    compared = []
+    for fed in inputs:
+        (found,) = session.run(None, {"x": fed})
+        y_hat = looking_inside.run(None, {"x": fed})[1]
+        expected = _synthesis(source.model)(torch.from_numpy(y_hat)).numpy()
+        y = source.model.g_a(torch.from_numpy(fed)).numpy()
+        # Where y_hat is the nearest level to y this is under a half, and what is above it is how far y was moved.
+        moved = np.maximum(np.abs(y - y_hat) - 0.5, 0)
+        error = float(np.max([_scaled(found - expected, expected), _scaled(moved, y)]))
+        symbols = np.rint(y_hat - source.tables.medians[:, None, None])
+        changed = int((symbols != analyse(source.model, torch.from_numpy(fed))).sum())
+        compared.append(_Comparison(fed, expected, error, _largest(found - expected), changed))
+    return compared
+
+
+def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """The file as it would be run on a CPU, without onnxruntime's own chatter."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _synthesis(model: FactorizedPrior) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda y_hat: model.g_s(y_hat).clamp(0, 1)
+
+
+def _with_y_hat(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`full` with y_hat, the sum of rounded latents and medians, as a second output."""
+    (rounded,) = (node.output[0] for node in model.graph.node if node.op_type == "Round")
+    (y_hat,) = (node.output[0] for node in model.graph.node if rounded in node.input)
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    extended.graph.output.append(next(value for value in model.graph.value_info if value.name == y_hat))
+    return extended
+
+
+def _largest(values: Floats) -> float:
+    return float(np.abs(values).max())
+
+
+def _scaled(difference: Floats, expected: Floats) -> float:
+    return _largest(difference) / max(1.0, _largest(expected))
+
+
+def _range_of(arrays: list[Floats]) -> tuple[float, float]:
+    return float(np.min([array.min() for array in arrays])), float(np.max([array.max() for array in arrays]))

@@ -1,0 +1,82 @@
+"""The graphs that are exported: what a device runs, and nothing of what stays on the host.
+
+Shapes: x_BCHW and x_hat_BCHW float32 in [0, 1]; y_BMhw, y_hat_BMhw float32 with h = H / 16, w = W / 16.
+The entropy model is in none of them, and rounding only in `Full`: NPUs lack both.
+"""
+
+from typing import Literal
+
+import torch
+from compressai.layers import GDN
+from compressai.models import FactorizedPrior
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Part = Literal["encoder", "decoder", "full"]
+INPUT_NAMES: dict[Part, str] = {"encoder": "x", "decoder": "y_hat", "full": "x"}
+OUTPUT_NAMES: dict[Part, str] = {"encoder": "y", "decoder": "x_hat", "full": "x_hat"}
+
+
+class Encoder(nn.Module):
+    """x -> y, not rounded."""
+
+    def __init__(self, model: FactorizedPrior) -> None:
+        super().__init__()
+        self.g_a = fold_gdn(model.g_a)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.g_a(x_BCHW)
+
+
+class Decoder(nn.Module):
+    """y_hat -> x_hat, clipped."""
+
+    def __init__(self, model: FactorizedPrior) -> None:
+        super().__init__()
+        self.g_s = fold_gdn(model.g_s)
+
+    def forward(self, y_hat_BMhw: Tensor) -> Tensor:
+        return self.g_s(y_hat_BMhw).clamp(0, 1)
+
+
+class Full(nn.Module):
+    """x -> x_hat: encoder, rounding about the medians, decoder."""
+
+    def __init__(self, model: FactorizedPrior) -> None:
+        super().__init__()
+        self.g_a = fold_gdn(model.g_a)
+        self.g_s = fold_gdn(model.g_s)
+        self.medians: Tensor
+        self.register_buffer("medians", model.entropy_bottleneck._get_medians().detach().clone().view(1, -1, 1, 1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_hat_BMhw = torch.round(self.g_a(x_BCHW) - self.medians) + self.medians
+        return self.g_s(y_hat_BMhw).clamp(0, 1)
+
+
+class FoldedGDN(nn.Module):
+    """GDN with beta and gamma computed once: their reparametrisation is for training and has no ONNX operator."""
+
+    def __init__(self, gdn: GDN) -> None:
+        super().__init__()
+        self.inverse = gdn.inverse
+        self.beta: Tensor
+        self.gamma: Tensor
+        with torch.no_grad():
+            self.register_buffer("beta", gdn.beta_reparam(gdn.beta).clone())
+            self.register_buffer("gamma", gdn.gamma_reparam(gdn.gamma)[:, :, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.sqrt(F.conv2d(x * x, self.gamma, self.beta))
+        # Not rsqrt: exporters may write it as Reciprocal, which some NPUs lack.
+        return x * norm if self.inverse else x / norm
+
+
+def fold_gdn(transform: nn.Sequential) -> nn.Sequential:
+    """The same layers under the same names, each GDN folded; `transform` stays as it is."""
+    return nn.Sequential(*(FoldedGDN(layer) if isinstance(layer, GDN) else layer for layer in transform))
+
+
+def build_part(part: Part, model: FactorizedPrior) -> nn.Module:
+    """The module of `part`, in eval mode."""
+    return {"encoder": Encoder, "decoder": Decoder, "full": Full}[part](model).eval()

@@ -1,0 +1,88 @@
+"""Inputs that the exported parts are checked on: real crops where there are some, else seeded pictures.
+
+Shapes: x_BCHW float32 in [0, 1]; y_hat_BMhw float32.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from export.onnx_files import Geometry
+from relic.bitstream.tables import Tables, dequantize
+from relic.codec.limits import STRIDE
+from relic.loader.loader import ShardLoader
+from relic.shards.shard_set import ShardSet
+
+Floats = npt.NDArray[np.float32]
+_SEED = 0
+
+
+class Probes(NamedTuple):
+    """Batches of images for the encoder, and latents drawn from the entropy model for the decoder."""
+
+    images: list[Floats]
+    latents: list[Floats]
+    description: str
+
+
+def make_probes(geometry: Geometry, tables: Tables, shards: ShardSet | None) -> Probes:
+    """Three batches of the geometry's size; a dynamic one gets two more of other sizes."""
+    sizes = [(geometry.batch, geometry.height, geometry.width)] * 3
+    if geometry.dynamic:
+        sizes += [(geometry.batch + 1, geometry.height + STRIDE, geometry.width + 2 * STRIDE), (1, STRIDE, 3 * STRIDE)]
+    rng = np.random.default_rng(_SEED)
+    if shards is None:
+        images = [_pictures(number, size, rng) for number, size in enumerate(sizes)]
+        source = "seeded pictures"
+    else:
+        crops = _read_crops(shards, sum(size[0] for size in sizes))
+        starts = np.cumsum([0, *(size[0] for size in sizes)])
+        images = [
+            np.stack([_fit(crop, *size[1:]) for crop in crops[first : first + size[0]]])
+            for first, size in zip(starts.tolist(), sizes, strict=False)
+        ]
+        source = f"{shards.split} crops"
+    latents = [draw_latents(tables, (batch, h // STRIDE, w // STRIDE), rng) for batch, h, w in sizes]
+    return Probes(images, latents, f"{sum(map(len, images))} {source}")
+
+
+def draw_latents(tables: Tables, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
+    """y_hat (B, M, h, w) with every channel distributed as its coding table says, escapes left out."""
+    batch, height, width = size
+    levels = rng.integers(0, 1 << 16, (tables.num_channels, batch * height * width))
+    symbols = [
+        np.minimum(np.searchsorted(cdf, level, "right") - 1, len(cdf) - 3) + offset
+        for cdf, level, offset in zip(tables.rows, levels, tables.offsets, strict=True)
+    ]
+    shaped = np.stack(symbols).astype(np.int32).reshape(tables.num_channels, batch, height, width)
+    return dequantize(shaped.transpose(1, 0, 2, 3), tables)
+
+
+def _pictures(number: int, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
+    """Smooth colours with texture; the second batch is noise, the hardest input there is."""
+    batch, height, width = size
+    if number == 1:
+        return rng.random((batch, 3, height, width), dtype=np.float32)
+    small = torch.from_numpy(rng.random((batch, 3, 7, 9), dtype=np.float32))
+    smooth = F.interpolate(small, (height, width), mode="bicubic", align_corners=False).numpy()
+    texture = rng.normal(0, 0.03, (batch, 1, height, width))
+    return np.clip(smooth + texture, 0, 1).astype(np.float32)
+
+
+def _read_crops(shards: ShardSet, count: int) -> npt.NDArray[np.uint8]:
+    """`count` crops spread evenly over the split; they repeat where it is smaller."""
+    samples = np.linspace(0, shards.num_samples - 1, count).round().astype(np.int64)
+    with ShardLoader(shards, batch_size=count) as loader:
+        (batch,) = loader.batches([samples])
+        return batch.images.numpy().copy()
+
+
+def _fit(crop_HWC: npt.NDArray[np.uint8], height: int, width: int) -> Floats:
+    """The centre of a crop, mirrored outwards where it is too small, as (3, height, width)."""
+    missing = [max(0, wanted - have) for wanted, have in zip((height, width), crop_HWC.shape, strict=False)]
+    padded = np.pad(crop_HWC, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
+    top, left = ((have - wanted) // 2 for wanted, have in zip((height, width), padded.shape, strict=False))
+    return (padded[top : top + height, left : left + width].transpose(2, 0, 1) / np.float32(255)).astype(np.float32)

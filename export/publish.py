@@ -1,0 +1,36 @@
+"""Files that appear in their folder all together, complete, or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.config import nearest_existing
+from relic.errors import InputError
+from relic.files import sync_folder
+
+
+@contextmanager
+def published(folder: Path, *, last: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder; when the block ends without an error its files are renamed into `folder`.
+
+    It lies on the same file system, in `folder` or the nearest parent that exists. `last` names the file that says the
+    others are complete: an old one is removed first, the new one comes last. On an error inside the block, everything
+    that was there stays as it was. Raises InputError where the folder cannot be written to.
+    """
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".relic-export-", dir=nearest_existing(folder)))
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written to: {error.strerror}") from None
+    try:
+        yield staging
+        folder.mkdir(parents=True, exist_ok=True)
+        if last is not None:
+            (folder / last).unlink(missing_ok=True)
+        for file in sorted(staging.iterdir(), key=lambda path: path.name == last):
+            os.replace(file, folder / file.name)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

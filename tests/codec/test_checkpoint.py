@@ -1,0 +1,155 @@
+"""Checkpoints and pretrained files: strict, safe, and in CompressAI's names."""
+
+import os
+import pickle
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressai.models import FactorizedPrior, FactorizedPriorReLU
+
+from relic.codec import pretrained
+from relic.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.pretrained import load_codec, load_file
+from relic.codec.quantiles import refresh_tables
+from relic.errors import InputError
+
+
+def saved(path: Path, replaced: Parts = "all") -> Checkpoint:
+    model = build_model(Architecture((4, 6), replaced))
+    refresh_tables(model, solve=True)
+    checkpoint = Checkpoint(Architecture((4, 6), replaced), model.state_dict(), metrics={"psnr_db": 1.5})
+    save_checkpoint(path, checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("replaced", ["none", "encoder", "decoder", "all"])
+def test_a_checkpoint_knows_itself(tmp_path: Path, replaced: Parts) -> None:
+    checkpoint = saved(tmp_path / "a.pt", replaced)
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert loaded.architecture == checkpoint.architecture and loaded.metrics == {"psnr_db": 1.5}
+    x = torch.rand(1, 3, 32, 32)
+    before = build_model(checkpoint.architecture).eval()
+    before.load_state_dict(checkpoint.model)
+    assert torch.equal(loaded.build()(x)["x_hat"], before(x)["x_hat"])
+    theirs = {"none": FactorizedPrior, "all": FactorizedPriorReLU}.get(replaced)
+    if theirs:
+        content = torch.load(tmp_path / "a.pt", weights_only=True)
+        theirs(4, 6).load_state_dict(content["model"], strict=True)
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, as_zip: bool) -> None:
+    path, trace = tmp_path / "evil.pt", tmp_path / "was-run"
+    if as_zip:
+        torch.save({"model": Harmful(trace)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"model": Harmful(trace)}))
+    with pytest.raises(InputError, match=r"--checkpoint .*evil\.pt"):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    saved(tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:3000])
+    for name in ("text.pt", "empty.pt", "other.pt", "cut.pt", "missing.pt"):
+        with pytest.raises(InputError, match=f"--checkpoint .*{name}: ") as caught:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_versions_and_missing_tensors_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    torch.save({**content, "version": 99}, tmp_path / "new.pt")
+    with pytest.raises(InputError, match="checkpoint version 99, this relic reads 1"):
+        load_checkpoint(tmp_path / "new.pt")
+    del content["model"]["g_a.2.bias"]
+    torch.save(content, tmp_path / "less.pt")
+    with pytest.raises(InputError, match=r"g_a\.2\.bias"):
+        load_checkpoint(tmp_path / "less.pt").build()
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "a.pt")
+    before = (tmp_path / "a.pt").read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("relic.files.os.fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        saved(tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The key names of CompressAI's released files, DataParallel's prefix included."""
+    renamed = {}
+    for name, tensor in state.items():
+        for new, old in (("matrices.", "_matrices."), ("biases.", "_biases."), ("factors.", "_factors.")):
+            name = name.replace(f"entropy_bottleneck.{new}", f"entropy_bottleneck.{old}")
+        renamed[f"module.{name}"] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_compressai_files_load_under_old_and_new_names(tmp_path: Path, wrapped: bool) -> None:
+    theirs = FactorizedPriorReLU(4, 6).eval()
+    theirs.update()
+    x = torch.rand(1, 3, 32, 32)
+    for number, state in enumerate((theirs.state_dict(), old_names(theirs.state_dict()))):
+        path = tmp_path / f"{number}.pth.tar"
+        torch.save({"state_dict": state, "epoch": 3} if wrapped else state, path)
+        model, architecture = load_file(path, flag="--pretrained")
+        assert architecture == Architecture((4, 6), "all")
+        assert torch.equal(model.eval()(x)["x_hat"], theirs(x)["x_hat"])
+
+
+def test_the_zoo_is_compressais_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = FactorizedPrior(128, 192)
+    theirs.update()
+    asked = []
+
+    def local(url: str, **_: Any) -> dict[str, torch.Tensor]:
+        asked.append(url)
+        return {name.removeprefix("module."): tensor for name, tensor in old_names(theirs.state_dict()).items()}
+
+    monkeypatch.setattr("compressai.zoo.image.load_state_dict_from_url", local)
+    model, architecture = load_codec("zoo", quality=3, channels=None)
+    assert "bmshj2018-factorized-prior-3" in asked[0]
+    assert architecture == Architecture((128, 192), "none")
+    assert torch.equal(model.g_a[0].weight, theirs.g_a[0].weight)
+
+
+def test_without_a_network_the_zoo_names_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("compressai.zoo.image.load_state_dict_from_url", offline)
+    with pytest.raises(InputError, match="--pretrained embedded, --pretrained FILE or --pretrained none"):
+        load_codec("zoo", quality=1, channels=None)
+
+
+@pytest.mark.skipif(not pretrained.EMBEDDED.exists(), reason="the embedded codec's weights are not there")
+def test_the_embedded_codec_is_small_and_loads() -> None:
+    assert pretrained.EMBEDDED.stat().st_size < 2_000_000
+    model, architecture = load_codec("embedded", quality=8, channels=None)
+    assert architecture.replaced == "none"
+    assert sum(parameter.numel() for parameter in model.parameters()) > 100_000

@@ -1,0 +1,96 @@
+"""Quantiles, tables and fp32 islands."""
+
+import pytest
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.layers import GDN
+from torch import nn
+
+from relic.codec.coding import analyse, pad_to_stride, synthesise, tables_of
+from relic.codec.model import Architecture, build_model
+from relic.codec.precision import fp32_modules, install_fp32_islands
+from relic.codec.quantiles import refresh_tables, solve_quantiles
+from relic.errors import InputError
+
+
+def shifted_bottleneck(seed: int = 0) -> EntropyBottleneck:
+    torch.manual_seed(seed)
+    bottleneck = EntropyBottleneck(6)
+    with torch.no_grad():
+        for parameter in (*bottleneck.matrices, *bottleneck.biases):
+            parameter += 0.3 * torch.randn_like(parameter)
+    return bottleneck
+
+
+def test_quantiles_are_where_the_density_says() -> None:
+    bottleneck = shifted_bottleneck()
+    solve_quantiles(bottleneck)
+    with torch.no_grad():
+        mass = torch.sigmoid(bottleneck._logits_cumulative(bottleneck.quantiles, stop_gradient=True)).double()
+    assert torch.allclose(mass[:, 0, 1], torch.full((6,), 0.5, dtype=torch.float64), atol=1e-3)
+    assert (mass[:, 0, 0] < 1e-8).all() and (1 - mass[:, 0, 2] < 1e-6).all()
+
+
+def test_a_diverged_density_is_an_error_not_an_endless_search() -> None:
+    bottleneck = shifted_bottleneck()
+    bottleneck.biases[1].data[2] = float("nan")
+    with pytest.raises(InputError, match=r"entropy_bottleneck\.biases\.1 is not finite"):
+        solve_quantiles(bottleneck)
+
+
+def test_tables_follow_the_density_and_a_frozen_one_keeps_its_quantiles() -> None:
+    model = build_model(Architecture((4, 6), "all"))
+    refresh_tables(model, solve=True)
+    before, quantiles = model.entropy_bottleneck._quantized_cdf.clone(), model.entropy_bottleneck.quantiles.clone()
+    with torch.no_grad():
+        model.entropy_bottleneck.matrices[0] += 0.5
+    assert not model.update()  # CompressAI's own call leaves them stale
+    refresh_tables(model, solve=False)
+    assert torch.equal(model.entropy_bottleneck.quantiles, quantiles)
+    kept = model.entropy_bottleneck._quantized_cdf
+    assert kept.shape != before.shape or not torch.equal(kept, before)
+    refresh_tables(model, solve=True)
+    assert not torch.equal(model.entropy_bottleneck.quantiles, quantiles)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (48, 64)])
+def test_symbols_and_back_is_the_models_own_forward(size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    model = build_model(Architecture((4, 6), "encoder")).eval()
+    refresh_tables(model, solve=True)
+    x = torch.rand(1, 3, *size)
+    x_hat = synthesise(model, analyse(model, x), *size)
+    with torch.no_grad():
+        own = model(pad_to_stride(x))["x_hat"][:, :, : size[0], : size[1]]
+    assert torch.allclose(x_hat, own, atol=1e-6)
+    assert tables_of(model).stride == 16
+
+
+def test_policies_are_nested_supersets() -> None:
+    model = build_model(Architecture((4, 6), "encoder"))
+    model.extra = nn.Sequential(nn.BatchNorm2d(2), nn.Softmax(1))
+    covered = [
+        {id(inner) for module in fp32_modules(model, policy).values() for inner in module.modules()}
+        for policy in ("none", "entropy", "entropy+decoder", "all_normexp")
+    ]
+    for smaller, larger in zip(covered, covered[1:], strict=False):
+        assert smaller <= larger
+    names = set(fp32_modules(model, "all_normexp"))
+    assert {"entropy_bottleneck", "g_s", "extra.0", "extra.1"} <= names
+    assert all(id(module) in covered[3] for module in model.modules() if isinstance(module, GDN))
+    custom = fp32_modules(model, "custom", ["Conv2d"])
+    assert {"g_a.0", "g_a.6", "entropy_bottleneck"} <= set(custom)
+    with pytest.raises(InputError, match="--local_fp32_custom Nothing: matches no module; classes here: .*GDN"):
+        fp32_modules(model, "custom", ["Conv2d", "Nothing"])
+
+
+@pytest.mark.parametrize("policy", ["none", "entropy", "entropy+decoder", "all_normexp"])
+def test_likelihoods_are_fp32_under_autocast_and_no_key_changes(policy: str) -> None:
+    model = build_model(Architecture((4, 6), "encoder"))
+    names = list(model.state_dict())
+    install_fp32_islands(model, policy)  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(torch.rand(1, 3, 32, 32))
+    assert output["likelihoods"]["y"].dtype == torch.float32
+    assert (output["x_hat"].dtype == torch.float32) == (policy in ("entropy+decoder", "all_normexp"))
+    assert list(model.state_dict()) == names

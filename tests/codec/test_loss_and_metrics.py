@@ -1,0 +1,94 @@
+"""Losses and metrics against closed forms, numpy, pytorch_msssim and finite differences of hard inputs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pytorch_msssim import ms_ssim
+from skimage.metrics import peak_signal_noise_ratio
+
+from relic.codec.loss import LossConfig, compute_loss, differentiable_ms_ssim
+from relic.codec.metrics import score_images
+from relic.codec.pixels import round_to_8bit, to_float, to_uint8
+
+SIDE = 176
+
+
+def pictures(count: int = 2, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    coarse = torch.rand(count, 3, 11, 11)
+    return torch.nn.functional.interpolate(coarse, size=SIDE, mode="bicubic").clamp(0, 1)
+
+
+def test_pixels_survive_the_way_there_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).repeat_interleave(3).view(1, 16, 16, 3)
+    x = to_float(levels)
+    assert x.shape == (1, 3, 16, 16) and x.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(to_uint8(x), levels)
+    assert torch.equal(round_to_8bit(x + 0.0019), x) and torch.equal(round_to_8bit(x - 0.0019), x)
+    assert to_uint8(torch.tensor([-0.3, 1.7, 0.5]).view(1, 3, 1, 1)).flatten().tolist() == [0, 255, 128]
+
+
+def test_loss_is_the_formula() -> None:
+    x, likelihoods = pictures(), torch.rand(2, 5, 11, 11).clamp(min=1e-3)
+    x_hat = x + 0.05 * torch.randn_like(x)  # leaves [0, 1]: L1 sees that, MS-SSIM does not
+    bits = sum(-math.log2(p) for p in likelihoods.flatten().tolist())
+    bpp = bits / (2 * SIDE * SIDE)
+    similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0).item()
+    l1 = np.abs(x_hat.numpy() - x.numpy()).mean()
+    expected = 0.3 * l1 + 0.7 * (1 - similarity)
+    recon = compute_loss(x, x_hat, likelihoods, LossConfig("recon", "l1_msssim", 0.3, 0.5))
+    rd = compute_loss(x, x_hat, likelihoods, LossConfig("rd", "l1_msssim", 0.3, 0.5))
+    mse = compute_loss(x, x_hat, likelihoods, LossConfig("rd", "mse", 0.3, 0.5))
+    assert recon.total.item() == pytest.approx(expected, rel=1e-5)
+    assert rd.total.item() == pytest.approx(expected + 0.5 * bpp, rel=1e-5)
+    assert mse.total.item() == pytest.approx(np.square(x_hat.numpy() - x.numpy()).mean() + 0.5 * bpp, rel=1e-5)
+    assert rd.bpp.item() == pytest.approx(bpp, rel=1e-5)
+    assert recon.ms_ssim.item() == pytest.approx(similarity, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
+def test_differentiable_ms_ssim_is_ms_ssim(noise: float) -> None:
+    x = pictures(3)
+    y = (x + noise * torch.randn_like(x)).clamp(0, 1)
+    assert torch.allclose(
+        differentiable_ms_ssim(x, y), ms_ssim(x, y, data_range=1.0, size_average=False), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["inverse", "constant", "noise", "equal", "far out of range"])
+def test_loss_and_gradient_are_finite_and_something_is_left_to_learn_from(name: str) -> None:
+    x = pictures()
+    x_hat = {
+        "inverse": 1 - x,
+        "constant": torch.full_like(x, 0.5),
+        "noise": torch.rand_like(x),
+        "equal": x.clone(),
+        "far out of range": x * 20 - 10,
+    }[name].requires_grad_()
+    loss = compute_loss(x, x_hat, torch.ones(2, 1, 1, 1), LossConfig("recon", "l1_msssim", 0.4, 0.0)).total
+    loss.backward()
+    assert torch.isfinite(loss) and x_hat.grad is not None and torch.isfinite(x_hat.grad).all()
+    if name != "equal":
+        assert (x_hat.grad != 0).float().mean() > 0.9
+
+
+def test_scores_are_what_other_libraries_say_of_8_bit_pixels() -> None:
+    x = to_float(to_uint8(pictures(3)))
+    x_hat = x + 0.03 * torch.randn_like(x)
+    likelihoods = torch.rand(3, 4, 11, 11).clamp(min=1e-3)
+    scores = score_images(x, x_hat, likelihoods)
+    for i in range(3):
+        ours, theirs = (to_uint8(image[i : i + 1])[0].numpy() for image in (x, x_hat))
+        assert scores.psnr_db[i].item() == pytest.approx(peak_signal_noise_ratio(ours, theirs), abs=1e-4)
+        as_float = [to_float(torch.from_numpy(image)[None]) * 255 for image in (ours, theirs)]
+        assert scores.ms_ssim[i].item() == pytest.approx(ms_ssim(*as_float, data_range=255).item(), abs=1e-6)
+        bits = -np.log2(likelihoods[i].double().numpy()).sum()
+        assert scores.bpp[i].item() == pytest.approx(bits / SIDE**2, rel=1e-5)
+
+
+def test_small_images_have_no_ms_ssim() -> None:
+    x = round_to_8bit(torch.rand(2, 3, 160, 400))
+    scores = score_images(x, x, torch.ones(2, 1, 1, 1))
+    assert scores.ms_ssim.isnan().all() and scores.psnr_db.isinf().all()

@@ -1,0 +1,68 @@
+"""Small shard sets of random crops, written by the project's own writer."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from relic.shards.manifest import MEMBER_SUFFIX, Encoding, Manifest, Packing, write_manifest
+from relic.shards.writer import ShardWriter
+
+ShardFactory = Callable[..., dict[str, np.ndarray]]
+
+
+def encode(pixels: np.ndarray, encoding: Encoding) -> bytes:
+    """A member's payload."""
+    buffer = io.BytesIO()
+    if encoding == "raw":
+        np.save(buffer, pixels)
+    elif encoding == "png":
+        Image.fromarray(pixels).save(buffer, "PNG")
+    else:
+        return simplejpeg.encode_jpeg(pixels, quality=95)
+    return buffer.getvalue()
+
+
+def write_shards(
+    folder: Path,
+    split: str = "train",
+    counts: tuple[int, ...] = (5, 3),
+    side: int = 176,
+    encoding: Encoding = "raw",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Write a split of random smooth crops; return key -> pixels as packed, in order."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    packed, infos = {}, []
+    for number, count in enumerate(counts):
+        with ShardWriter(folder / f"{split}-{number:06d}.tar") as writer:
+            for _ in range(count):
+                key = f"{split}{len(packed):05d}"
+                coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+                pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+                writer.add(key, MEMBER_SUFFIX[encoding], encode(pixels, encoding), {"source": f"{key}.jpg"})
+                packed[key] = pixels
+        assert writer.info is not None
+        infos.append(writer.info)
+    packing = Packing(split, side, side, "center", 1, encoding, 95, "exact", 1000, 0, "0" * 64, {})
+    write_manifest(folder, Manifest(packing, tuple(infos), len(packed), 0))
+    return packed
+
+
+@pytest.fixture
+def make_shards() -> ShardFactory:
+    return write_shards
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 12 train and 4 val crops of 176x176."""
+    folder = tmp_path_factory.mktemp("crops")
+    write_shards(folder, "train", (7, 5), seed=1)
+    write_shards(folder, "val", (3, 1), seed=2)
+    return folder

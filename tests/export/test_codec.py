@@ -1,0 +1,215 @@
+"""Pictures through the exported parts without torch, against torch's own coding."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from export.codec import main
+from export.onnx_parts import main as export_main
+from export.pictures import read_picture
+from relic.bitstream.container import pack, read_stream
+from relic.bitstream.tables import Tables
+from relic.codec.checkpoint import load_checkpoint
+from relic.codec.coding import analyse, pad_to_stride
+from relic.codec.pixels import to_float
+from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, picture
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER_BYTES, CRC_BYTES = 36, 4
+
+
+def save_picture(path: Path, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    """Write a picture; return x (1, 3, H, W)."""
+    pixels = picture(height, width, seed=5)
+    Image.fromarray(pixels).save(path)
+    return to_float(torch.from_numpy(pixels[None]))
+
+
+def run_elsewhere(folder: Path, *arguments: str) -> set[str]:
+    """Run the CLI file in another folder, and return the modules it imported."""
+    program = [sys.executable, "-X", "importtime", str(ROOT / "export" / "codec.py"), *arguments]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+
+
+@pytest.mark.parametrize("replaced", ["all", "none"])
+def test_two_machines_without_torch_agree_with_torch(
+    replaced: str, tmp_path: Path, make_export: MakeExport, make_checkpoint: MakeCheckpoint
+) -> None:
+    folder, model = make_export(replaced), load_checkpoint(make_checkpoint(replaced)).build()
+    for machine, part in (("camera", "encoder.onnx"), ("viewer", "decoder.onnx")):
+        (tmp_path / machine).mkdir()
+        for name in (part, "tables.npz"):
+            shutil.copy(folder / name, tmp_path / machine)
+    x = save_picture(tmp_path / "in.png")
+    encoding = run_elsewhere(tmp_path, "encode", "in.png", "out.relic", "--export", "camera")
+    decoding = run_elsewhere(tmp_path, "decode", "out.relic", "out.png", "--export", "viewer")
+    for imported in (encoding, decoding):
+        assert "onnxruntime" in imported
+        assert not {"torch", "torchvision", "compressai", "onnx", "jsonargparse", "scipy"} & imported
+
+    payload = (tmp_path / "out.relic").read_bytes()[HEADER_BYTES:-CRC_BYTES]
+    latent_size = HEIGHT // 16, WIDTH // 16
+    with torch.inference_mode():
+        expected = model.decompress([[payload]], latent_size)["x_hat"][0].permute(1, 2, 0).numpy()
+    found = np.asarray(Image.open(tmp_path / "out.png")) / 255
+    assert np.abs(found - expected).max() <= 1 / 255
+    assert found.std() > 0.05, "a picture of one colour would prove nothing"
+    assert payload == model.compress(x)["strings"][0][0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(HEIGHT, WIDTH), (33, 17), (1, 1), (128, 144)])
+def test_torch_symbols_give_the_same_bytes(
+    height: int, width: int, tmp_path: Path, make_export: MakeExport, make_checkpoint: MakeCheckpoint
+) -> None:
+    folder, model = make_export("all", dynamic=True), load_checkpoint(make_checkpoint("all")).build()
+    tables = Tables.load(folder / "tables.npz")
+    x = save_picture(tmp_path / "in.png", height, width)
+    assert main(["encode", str(tmp_path / "in.png"), str(tmp_path / "out.relic"), "--export", str(folder)]) == 0
+    stream = read_stream(tmp_path / "out.relic", tables)
+    symbols = analyse(model, x)[0]
+    assert len(np.unique(symbols)) > 3
+    assert np.array_equal(stream.symbols, symbols)
+    assert (tmp_path / "out.relic").read_bytes() == pack(symbols, width, height, tables)
+
+    assert main(["decode", str(tmp_path / "out.relic"), str(tmp_path / "out.png"), "--export", str(folder)]) == 0
+    decoded = np.asarray(Image.open(tmp_path / "out.png"))
+    assert decoded.shape == (height, width, 3)
+    with torch.inference_mode():
+        expected = model(pad_to_stride(x))["x_hat"][0, :, :height, :width].clamp(0, 1).permute(1, 2, 0).numpy()
+    assert np.abs(decoded / 255 - expected).max() <= 1 / 255
+
+
+def test_a_fixed_export_takes_what_its_padding_makes_fit(tmp_path: Path, make_export: MakeExport) -> None:
+    save_picture(tmp_path / "in.png", HEIGHT - 15, WIDTH - 1)
+    folder = str(make_export("all"))
+    assert main(["encode", str(tmp_path / "in.png"), str(tmp_path / "out.relic"), "--export", folder]) == 0
+    assert main(["decode", str(tmp_path / "out.relic"), str(tmp_path / "out.JPG"), "--export", folder]) == 0
+    with Image.open(tmp_path / "out.JPG") as decoded:
+        assert (decoded.format, decoded.size) == ("JPEG", (WIDTH - 1, HEIGHT - 15))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, make_export: MakeExport) -> Path:
+    """A folder with a picture, its stream, an export and another codec's export, all ready to be harmed."""
+    shutil.copytree(make_export("all"), tmp_path / "export")
+    shutil.copytree(make_export("none"), tmp_path / "other")
+    save_picture(tmp_path / "in.png")
+    save_picture(tmp_path / "large.png", 100, 200)
+    encode = ["encode", str(tmp_path / "in.png"), str(tmp_path / "in.relic"), "--export", str(tmp_path / "export")]
+    assert main(encode) == 0
+    return tmp_path
+
+
+def _solved_tables(folder: Path) -> None:
+    tables = Tables.load(folder / "export" / "tables.npz")
+    Tables(tables.cdf, tables.cdf_length, tables.offset, tables.medians + 0.25, 16).save(
+        folder / "export" / "tables.npz"
+    )
+
+
+def _cut(name: str, num_bytes: int = -9) -> None:
+    path = Path(name)
+    path.write_bytes(path.read_bytes()[:num_bytes])
+
+
+ENCODE, DECODE = ["encode", "in.png", "out.relic"], ["decode", "in.relic", "out.png"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "arguments", "message", "code"),
+    [
+        (None, ["encode", "large.png", "out.relic"], "--width 208 --height 112", 1),
+        (_solved_tables, ENCODE, "encoder.onnx: was not exported with the tables.npz", 1),
+        (_solved_tables, DECODE, "other tables", 1),
+        (lambda _: shutil.copy("other/tables.npz", "export"), ENCODE, "was not exported with", 1),
+        (lambda _: _cut("export/encoder.onnx"), ENCODE, "encoder.onnx", 1),
+        (lambda _: _cut("export/decoder.onnx", 100), DECODE, "decoder.onnx", 1),
+        (lambda _: _cut("export/tables.npz"), ENCODE, "tables.npz", 1),
+        (lambda _: _cut("in.relic"), DECODE, "in.relic", 1),
+        (lambda _: _cut("in.png", 60), ENCODE, "in.png", 1),
+        (None, ["encode", "in.relic", "out.relic"], "in.relic", 1),
+        (None, ["decode", "in.png", "out.png"], "in.png", 1),
+        (lambda _: Path("export/decoder.onnx").unlink(), DECODE, "holds no decoder.onnx", 2),
+        (None, ["encode", "no.png", "out.relic"], "no.png: no such file", 2),
+        (None, ["encode", "in.png", "out.png"], "*.relic", 2),
+        (None, ["decode", "in.relic", "out.bmp"], "*.png", 2),
+        (None, ["encode", "in.png", "no/out.relic"], "no: no such folder", 2),
+        (None, ["compress", "in.png", "out.relic"], "compress", 2),
+        (None, ["encode", "in.png"], "OUT.relic", 2),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    harm: object,
+    arguments: list[str],
+    message: str,
+    code: int,
+    bench: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(bench)
+    if callable(harm):
+        harm(bench)
+    before = {path: path.stat().st_mtime_ns for path in bench.rglob("*")}
+    capfd.readouterr()
+    try:
+        found = main([*arguments, "--export", "export"])
+    except SystemExit as exit_:
+        found = int(str(exit_.code))
+    error = capfd.readouterr().err
+    assert (found, error.count("\n")) == (code, 1), error
+    assert error.startswith("export/codec.py: error: ")
+    assert message in error
+    assert {path: path.stat().st_mtime_ns for path in bench.rglob("*")} == before
+
+
+def test_a_decoder_of_another_size_says_how_to_export(
+    bench: Path, make_export: MakeExport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = str(bench / "large.relic")
+    assert main(["encode", str(bench / "large.png"), stream, "--export", str(make_export("all", dynamic=True))]) == 0
+    assert main(["decode", stream, str(bench / "out.png"), "--export", str(bench / "export")]) == 1
+    assert "--width 208 --height 112" in capsys.readouterr().err
+
+
+def test_an_export_for_batches_is_refused(
+    bench: Path, make_checkpoint: MakeCheckpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = bench / "pairs"
+    flags = ["--ckpt", str(make_checkpoint("all")), "--out", str(out), "--part", "all", "--batch", "2"]
+    assert export_main([*flags, "--input_size", "32"]) == 0
+    assert json.loads((out / "export.json").read_text())["batch"] == 2
+    assert main(["encode", str(bench / "in.png"), str(bench / "out.relic"), "--export", str(out)]) == 1
+    assert "--batch 1" in capsys.readouterr().err
+
+
+def test_pictures_come_upright_and_in_rgb(tmp_path: Path) -> None:
+    pixels = picture(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "turned.png"), pixels)
+
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
+    assert np.array_equal(read_picture(tmp_path / "grey.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(read_picture(tmp_path / "deep.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+
+    alpha = np.dstack([pixels, np.zeros((20, 30), np.uint8)])
+    Image.fromarray(alpha).save(tmp_path / "glass.png")
+    assert (read_picture(tmp_path / "glass.png") == 255).all()
+
+
+def test_the_header_holds_the_true_size(bench: Path) -> None:
+    assert struct.unpack_from("<II", (bench / "in.relic").read_bytes(), 8) == (WIDTH, HEIGHT)

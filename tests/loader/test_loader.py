@@ -1,0 +1,155 @@
+"""The loader against tarfile and the codecs themselves, and against damage."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from relic.errors import InputError
+from relic.loader.feed import feed_device
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order, eval_batches, train_batches
+from relic.shards.index import index_path, read_records
+from relic.shards.shard_set import open_shard_set
+from tests.conftest import ShardFactory
+
+
+def read_all(folder: Path, threads: int = 2, batch_size: int = 3, epoch: int | None = None) -> list[tuple[str, bytes]]:
+    shards = open_shard_set(folder, "train")
+    plan = eval_batches(shards.num_samples, batch_size, 0, 1)
+    if epoch is not None:
+        plan = list(train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1))
+    with ShardLoader(shards, batch_size=batch_size, threads=threads) as loader:
+        return [
+            (key, image.numpy().tobytes())
+            for batch in loader.batches(plan)
+            for key, image in zip(batch.keys, batch.images, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
+def test_pixels_and_keys_are_what_tar_holds(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
+    packed = make_shards(tmp_path, counts=(4, 0, 7), side=48, encoding=encoding)
+    expected = []
+    for tar in sorted(tmp_path.glob("*.tar")):
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                stored = archive.extractfile(member)
+                assert stored is not None
+                key, payload = member.name.split(".")[0], stored.read()
+                pixels = simplejpeg.decode_jpeg(payload, "RGB") if encoding == "jpg" else packed[key]
+                expected.append((key, pixels.tobytes()))
+    assert read_all(tmp_path) == expected
+
+
+def test_order_does_not_depend_on_threads(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(31, 20), side=32)
+    one, four = (read_all(tmp_path, threads, batch_size=4, epoch=2) for threads in (1, 4))
+    assert one == four
+    assert one != read_all(tmp_path, 1, batch_size=4, epoch=3)
+
+
+def test_a_batch_and_the_one_before_stay_intact(tmp_path: Path, make_shards: ShardFactory) -> None:
+    packed = make_shards(tmp_path, counts=(40,), side=32)
+    shards = open_shard_set(tmp_path, "train")
+    before = None
+    with ShardLoader(shards, batch_size=2, threads=3) as loader:
+        for batch in loader.batches(eval_batches(40, 2, 0, 1)):
+            for held in filter(None, (before, batch)):
+                for key, image in zip(held.keys, held.images, strict=True):
+                    assert np.array_equal(image.numpy(), packed[key])
+            before = batch
+
+
+def test_memory_is_a_ring_of_reused_buffers(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(60,), side=32)
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
+        addresses = {batch.images.data_ptr() for batch in loader.batches(eval_batches(60, 2, 0, 1))}
+    assert len(addresses) == 5
+
+
+def test_an_iterator_dropped_early_leaves_the_loader_usable(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(20,), side=32)
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
+        first = loader.batches(eval_batches(20, 2, 0, 1))
+        next(first)
+        first.close()  # type: ignore[attr-defined]
+        keys = [key for batch in loader.batches(eval_batches(20, 2, 0, 1)) for key in batch.keys]
+    assert keys == [f"train{number:05d}" for number in range(20)]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
+def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
+    make_shards(tmp_path, counts=(3, 6), side=48, encoding=encoding)
+    tar = tmp_path / "train-000001.tar"
+    record = read_records(index_path(tar))[4]
+    data = bytearray(tar.read_bytes())
+    data[int(record["offset"]) + int(record["size"]) - 5] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(InputError, match=r"train-000001\.tar: sample train00007: its bytes changed"):
+        read_all(tmp_path)
+
+
+def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(4,), side=48)
+    tar = tmp_path / "train-000000.tar"
+    shards = open_shard_set(tmp_path, "train")
+    offset = int(read_records(index_path(tar))[2]["offset"]) + 200
+    with (
+        ShardLoader(shards, batch_size=4, verify="first") as first,
+        ShardLoader(shards, batch_size=4, verify="off") as off,
+        ShardLoader(shards, batch_size=4, verify="always") as always,
+    ):
+        plan = eval_batches(4, 4, 0, 1)
+        for loader in (first, always):
+            assert len(list(loader.batches(plan))) == 1
+        with tar.open("r+b") as file:
+            file.seek(offset)
+            flipped = file.read(1)[0] ^ 1
+            file.seek(offset)
+            file.write(bytes([flipped]))
+        assert len(list(first.batches(plan))) == 1
+        assert len(list(off.batches(plan))) == 1
+        with pytest.raises(InputError, match="train00002"):
+            list(always.batches(plan))
+
+
+def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(64,), side=48)
+    tar = tmp_path / "train-000000.tar"
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
+        batches = loader.batches(eval_batches(64, 2, 0, 1))
+        next(batches)
+        with tar.open("r+b") as file:
+            file.truncate(2000)
+        with pytest.raises(InputError, match=r"train-000000\.tar: sample train\d+: .* the shard was cut"):
+            list(batches)
+
+
+def test_a_shard_cut_or_missing_at_the_start_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(4, 4), side=48)
+    tar = tmp_path / "train-000001.tar"
+    with tar.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(InputError, match=r"train-000001\.tar: cut or changed"):
+        open_shard_set(tmp_path, "train")
+    tar.unlink()
+    with pytest.raises(InputError, match=r"train-000001\.tar: the shard is missing"):
+        open_shard_set(tmp_path, "train")
+
+
+def test_feed_makes_floats_on_the_device(tmp_path: Path, make_shards: ShardFactory) -> None:
+    packed = make_shards(tmp_path, counts=(5,), side=32)
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2) as loader:
+        batches = loader.batches(eval_batches(5, 2, 0, 1))
+        fed = [
+            (batch.keys, batch.images.clone())
+            for batch in feed_device(batches, torch.device("cpu"), lambda images: images.float() / 255)
+        ]
+    assert [len(keys) for keys, _ in fed] == [2, 2, 1]
+    for keys, images in fed:
+        for key, image in zip(keys, images, strict=True):
+            assert np.array_equal(np.rint(image.numpy() * 255), packed[key])
