@@ -84,11 +84,16 @@ def unique_labels(paths: Sequence[Path]) -> list[str]:
 
     `a/last.pt` and `b/last.pt` become `a-last` and `b-last`; if all else fails they are numbered.
     """
-    for depth in (1, 2, 3):
-        labels = ["-".join((*path.parts[-depth:-1], path.stem)) for path in paths]
+    for num_folders in range(4):
+        labels = ["-".join((*_last_folders(path, num_folders), path.stem)) for path in paths]
         if len({*labels, ORIGINALS}) == len(paths) + 1:
             return labels
     return [f"{number}-{path.stem}" for number, path in enumerate(paths, start=1)]
+
+
+def _last_folders(path: Path, count: int) -> tuple[str, ...]:
+    folders = path.parts[1:-1]  # without the root
+    return folders[max(0, len(folders) - count) :]
 
 
 def _refuse_twice(checkpoints: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ def export_part(part: Part, source: Source, geometry: Geometry, opset: int) -> o
     scale = STRIDE if part == "decoder" else 1
     example = torch.zeros(geometry.batch, channels, geometry.height // scale, geometry.width // scale)
     model = _trace(part, build_part(part, source.model), example, geometry.dynamic, opset)
+    _settle_constants(model)
     written = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if written != [opset] or len(model.opset_import) != 1:
         raise InputError(f"--opset {opset}: torch {torch.__version__} wrote {model.opset_import}; choose another")
@@ -78,10 +79,25 @@ def _trace(part: Part, module: nn.Module, example: torch.Tensor, dynamic: bool, 
         return onnx.load(path)
 
 
+def _settle_constants(model: onnx.ModelProto) -> None:
+    """Turn what torch writes as nodes without being work into initializers: constants, and copies of equal tensors."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Constant":
+            tensor = node.attribute[0].t
+        elif node.op_type == "Identity" and node.input[0] in tensors:
+            tensor = tensors[node.input[0]]
+        else:
+            continue
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
+
+
 def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs; constants are no work and are left out."""
-    counts = Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
-    return dict(sorted(counts.items()))
+    """How often each operator occurs."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
 def shape_of(model: onnx.ModelProto, side: str) -> list[int | str]:

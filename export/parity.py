@@ -89,7 +89,7 @@ def _compare(
 
 @torch.inference_mode()
 def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) -> list[_Comparison]:
-    """x_hat against torch's synthesis of the file's own y_hat, and y_hat against torch's y.
+    """x_hat against torch's synthesis of the file's own symbols, and these against torch's y.
 
     A latent on the edge between two integers may round either way without anybody being wrong, and then the pixels
     around it differ by far more than any tolerance. So both halves are compared, and a symbol that changed counts
@@ -99,13 +99,15 @@ def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) 
     compared = []
     for fed in inputs:
         (found,) = session.run(None, {"x": fed})
-        y_hat = looking_inside.run(None, {"x": fed})[1]
+        own_y_hat = looking_inside.run(None, {"x": fed})[1]
+        symbols = np.rint(own_y_hat - source.tables.medians[:, None, None]).astype(np.int32)
+        y_hat = dequantize(symbols, source.tables)
         expected = _synthesis(source.model)(torch.from_numpy(y_hat)).numpy()
         y = source.model.g_a(torch.from_numpy(fed)).numpy()
-        # Where y_hat is the nearest level to y this is under a half, and what is above it is how far y was moved.
+        # A level is within a half of the y rounded to it; what is above that is how far this y was from torch's.
         moved = np.maximum(np.abs(y - y_hat) - 0.5, 0)
-        error = float(np.max([_scaled(found - expected, expected), _scaled(moved, y)]))
-        symbols = np.rint(y_hat - source.tables.medians[:, None, None])
+        off_level = own_y_hat - y_hat
+        error = float(np.max([_scaled(found - expected, expected), _scaled(moved, y), _scaled(off_level, y)]))
         changed = int((symbols != analyse(source.model, torch.from_numpy(fed))).sum())
         compared.append(_Comparison(fed, expected, error, _largest(found - expected), changed))
     return compared

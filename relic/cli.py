@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import docstring_parser
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from relic.errors import InputError
 
@@ -48,14 +48,7 @@ def _one_line(message: str) -> str:
         if choices:
             return f"--{found['key']}{given}: choose from {choices['choices'].replace(chr(39), '')}"
         if value and expected:
-            names = {
-                "int": "a whole number",
-                "float": "a number",
-                "bool": "true or false",
-                "str": "text",
-                "list": "a list",
-            }
-            wanted = " or ".join(names.get(name, name) for name in expected if name != "NoneType")
+            wanted = " or ".join(_TYPE_NAMES.get(name, name) for name in expected if name != "NoneType")
             return f"--{found['key']}{given}: expected {wanted}"
         return f"--{found['key']}: {' '.join(rest.split())}"
     required = re.search(r"arguments are required: (?P<names>.*)", message)
@@ -80,30 +73,25 @@ def parse(
     true. `gone` maps removed flags to what to use instead. Exits with code 2 and one line on a wrong command line.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(prog=prog, description=config_class.__doc__, formatter_class=DefaultHelpFormatter)
     for flag, advice in (gone or {}).items():
         if any(argument.split("=")[0] == f"--{flag}" for argument in arguments):
             parser.error(f"--{flag} is gone: {advice}")
     parser.add_argument("--config", action="config", help="YAML file of these flags; the command line overrides it.")
     hints = typing.get_type_hints(config_class)
-    lists = [name for name, hint in hints.items() if _is_list(hint)]
     docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config_class).params}
-    parser.add_class_arguments(config_class, as_group=False, skip=set(lists))
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        if field.name in lists:
-            required = field.default is dataclasses.MISSING
-            default = None if required else field.default
-            parser.add_argument(
-                f"--{field.name}",
-                type=_element_of(hints[field.name]),
-                nargs="+",
-                metavar=field.name.upper(),
-                default=default,
-                required=required,
-                help=docs.get(field.name),
-            )
-    booleans = {f"--{name}" for name, hint in hints.items() if hint is bool}
+        required = field.default is dataclasses.MISSING
+        several = {"nargs": "+", "metavar": field.name.upper()} if _is_list(hints[field.name]) else {}
+        parser.add_argument(
+            f"--{field.name}",
+            type=_element_of(hints[field.name]) if several else hints[field.name],
+            required=required,
+            default=None if required else field.default,
+            help=docs[field.name],
+            **several,
+        )
+    booleans = {f"--{name}" for name, hint in hints.items() if bool in (hint, *typing.get_args(hint))}
     namespace = parser.parse_args(_spell_out(arguments, booleans))
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     try:

@@ -52,9 +52,7 @@ def test_loss_is_the_formula() -> None:
 def test_differentiable_ms_ssim_is_ms_ssim(noise: float) -> None:
     x = pictures(3)
     y = (x + noise * torch.randn_like(x)).clamp(0, 1)
-    assert torch.allclose(
-        differentiable_ms_ssim(x, y), ms_ssim(x, y, data_range=1.0, size_average=False), atol=1e-6
-    )
+    assert torch.allclose(differentiable_ms_ssim(x, y), ms_ssim(x, y, data_range=1.0, size_average=False), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["inverse", "constant", "noise", "equal", "far out of range"])

@@ -1,0 +1,96 @@
+"""Build COCO-like folders from Debian's photographic wallpapers: `python samples/wallpapers.py --out DIR` (as root)."""
+
+import dataclasses
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: same import root as `python -m samples.wallpapers`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from relic.cli import command, parse
+from relic.errors import InputError
+
+_PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
+_NOT_PHOTOGRAPHS = (
+    "screenshot", "Flow", "Honeywave", "PastelHills", "Shell", "Volna", "string", "rhythm", "Painting-Colors",
+    "summer_1am", "Kite", "Grey", "seeding_by", "Patak", "Altai", "MilkyWay",
+)  # fmt: skip
+_SIZES = [(640, 480)] * 6 + [(480, 640)] * 3 + [(640, 427)] * 4 + [(427, 640), (500, 375), (640, 640), (612, 612)]
+
+
+@dataclasses.dataclass(frozen=True)
+class WallpapersConfig:
+    """Cut OUT/train2017 and OUT/val2017 from 28 photographs in Debian packages; needs apt-get and root."""
+
+    out: Path
+    """Folder to make."""
+    train: int = 2000
+    """Images in train2017."""
+    val: int = 200
+    """Images in val2017, cut from other photographs."""
+    seed: int = 1
+    """Seed of the split and the windows."""
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and any(self.out.iterdir()):
+            raise InputError(f"--out {self.out}: is not empty; choose a new folder")
+        for flag, value in (("--train", self.train), ("--val", self.val)):
+            if value < 1:
+                raise InputError(f"{flag} {value}: must be 1 or more")
+
+
+@command("samples/wallpapers.py")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Download, unpack, cut. The same arguments give the same images."""
+    config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = _download(Path(folder))
+        random.Random(config.seed).shuffle(photographs)
+        held_back = max(3, len(photographs) // 6)
+        _cut(photographs[held_back:], config.out / "train2017", config.train, random.Random(config.seed + 1))
+        _cut(photographs[:held_back], config.out / "val2017", config.val, random.Random(config.seed + 2))
+        print(f"{config.out}: {config.train} train and {config.val} val images from {len(photographs)} photographs")
+    return 0
+
+
+def _download(folder: Path) -> list[Path]:
+    """Fetch and unpack the packages; return their photographs, sorted by name."""
+    try:
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "download", "-qq", *_PACKAGES], cwd=folder, check=True)
+        for package in sorted(folder.glob("*.deb")):
+            subprocess.run(["dpkg", "-x", package.name, "unpacked"], cwd=folder, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise InputError(f"Debian's wallpapers could not be had ({error}); run as root on Debian or Ubuntu") from error
+    found = [path for path in (folder / "unpacked").rglob("*.jpg") if not path.is_symlink()]
+    return sorted((path for path in found if not any(word in str(path) for word in _NOT_PHOTOGRAPHS)), key=str)
+
+
+def _cut(photographs: list[Path], out: Path, count: int, rng: random.Random) -> None:
+    """Write `count` windows, the same number from each photograph, with JPEG qualities and subsampling as on COCO."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # wallpapers are large on purpose
+    out.mkdir(parents=True)
+    per_photograph, written = -(-count // len(photographs)), 0
+    for path in photographs:
+        with Image.open(path) as source:
+            photograph = source.convert("RGB")
+        for _ in range(min(per_photograph, count - written)):
+            width, height = rng.choice(_SIZES)
+            largest = min(photograph.width / width, photograph.height / height)
+            scale = rng.uniform(1, largest) if largest > 1 else largest
+            w, h = int(width * scale), int(height * scale)
+            x, y = rng.randint(0, photograph.width - w), rng.randint(0, photograph.height - h)
+            window = photograph.resize((width, height), Image.Resampling.LANCZOS, box=(x, y, x + w, y + h))
+            quality, subsampling = rng.choice([90, 92, 95, 96]), rng.choice([2, 2, 2, 0])
+            window.save(out / f"{written:012d}.jpg", quality=quality, subsampling=subsampling)
+            written += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

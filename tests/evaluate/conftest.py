@@ -1,0 +1,125 @@
+"""Small codecs, pictures and shards to judge, and how to run the command in process."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from compressai.models import FactorizedPrior
+from PIL import Image
+
+from relic.codec.checkpoint import Checkpoint, save_checkpoint
+from relic.codec.model import Architecture, Parts, build_model
+from relic.shards.manifest import Manifest, Packing, write_manifest
+from relic.shards.npy import npy_header
+from relic.shards.writer import ShardWriter
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Outcome(NamedTuple):
+    """What a run of the command left."""
+
+    code: int
+    stdout: str
+    out: Path
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is no JSON")
+
+        return json.loads((self.out / "metrics.json").read_text(), parse_constant=refuse)["summary"]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        with (self.out / "per_image.csv").open() as file:
+            return list(csv.DictReader(file))
+
+
+def picture(width: int, height: int, seed: int) -> Pixels:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return np.clip(smooth + rng.integers(-6, 7, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+def codec(replaced: Parts = "none", gain: float = 8.0, seed: int = 0) -> FactorizedPrior:
+    """A random codec of 8 and 12 channels; `gain` widens its latents, which its density still covers at 8."""
+    torch.manual_seed(seed)
+    model = build_model(Architecture((8, 12), replaced)).eval()
+    with torch.no_grad():
+        model.g_a[6].weight.mul_(gain)
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> Callable[..., Pixels]:
+    return picture
+
+
+@pytest.fixture(scope="session")
+def make_codec() -> Callable[..., FactorizedPrior]:
+    return codec
+
+
+@pytest.fixture
+def save_codec(tmp_path: Path) -> Callable[..., Path]:
+    """A function that saves a model (by default a random one) as one of our checkpoints."""
+
+    def save(name: str = "codec.pt", replaced: Parts = "none", model: FactorizedPrior | None = None, **fields: Any):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = (model or codec(replaced)).state_dict()
+        save_checkpoint(path, Checkpoint(Architecture((8, 12), replaced), state, **fields))
+        return path
+
+    return save
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four pictures of all kinds of sizes, one in a folder of its own, and files that are no pictures."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, (name, width, height) in enumerate(
+        (("b.PNG", 33, 17), ("a.png", 1, 1), ("more/c.png", 300, 200), ("d.bmp", 176, 176))
+    ):
+        Image.fromarray(picture(width, height, number)).save(folder / name)
+    (folder / "README.md").write_text("pictures")
+    return folder
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A val split of five crops of 176 x 176 in two shards."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    infos = []
+    for shard, keys in enumerate((("one", "two", "three"), ("four", "five"))):
+        with ShardWriter(folder / f"val-{shard:06d}.tar") as writer:
+            for key in keys:
+                pixels = picture(176, 176, seed=len(key) + shard)
+                writer.add(key, ".npy", npy_header(176, 176) + pixels.tobytes(), {"source": f"{key}.jpg"})
+        assert writer.info is not None
+        infos.append(writer.info)
+    packing = Packing("val", 176, 176, "center", 1, "raw", 95, "exact", 3, 0, "", {})
+    write_manifest(folder, Manifest(packing, tuple(infos), accepted=5, rejected=0))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """A function that runs `evaluate/run.py` in this process on the CPU."""
+    from evaluate.run import main
+
+    def run_command(*argv: str | Path, out: str = "out") -> Outcome:
+        code = main([*map(str, argv), "--out", str(tmp_path / out), "--device", "cpu"])
+        return Outcome(code, capsys.readouterr().out, tmp_path / out)
+
+    return run_command

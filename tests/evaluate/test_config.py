@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evaluate.config import unique_labels
+from evaluate.run import main
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Command lines are judged before the file is read."""
+    path = tmp_path / "codec.pt"
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--images {folder}", "missing --checkpoint"),
+        ("--checkpoint {folder}/nope.pt --images {folder}", "nope.pt: no such file"),
+        ("--checkpoint {checkpoint}", "--shards, --images: give one of the two, neither is given"),
+        ("--checkpoint {checkpoint} --shards {shards} --images {folder}", "give one of the two, both are given"),
+        ("--checkpoint {checkpoint} --images {folder}/nope", "--images {folder}/nope: no such folder"),
+        ("--checkpoint {checkpoint} --images {empty}", "--images {empty}: no image in it"),
+        ("--checkpoint {checkpoint} --shards {empty}", "--shards {empty}: no val.json here"),
+        ("--checkpoint {checkpoint} --shards {shards} --split train", "--shards {shards}: no train.json here"),
+        ("--checkpoint {checkpoint} --shards {shards} --split test", "--split test: choose from val, train"),
+        ("--checkpoint {checkpoint} embedded {checkpoint} --images {folder}", "{checkpoint}: given twice"),
+        ("--checkpoint {checkpoint} --images {folder} --recon_count -1", "--recon_count -1: must be 0 or more"),
+        ("--checkpoint {checkpoint} --images {folder} --strict --bitstream false", "--strict: "),
+        ("--checkpoint {checkpoint} --images {folder} --out {checkpoint}", "--out {checkpoint}: is a file"),
+        ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "lies inside --images"),
+        ("--checkpoint {checkpoint} --coco_dir {folder}", "--coco_dir is gone: "),
+        ("--checkpoint {checkpoint} --use_prepared true", "--use_prepared is gone: "),
+        ("--checkpoint {checkpoint} --images {folder} --num_workers 4", "--num_workers is gone: "),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(
+    words: str,
+    said: str,
+    checkpoint: Path,
+    folder: Path,
+    shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"checkpoint": checkpoint, "folder": folder, "shards": shards, "empty": tmp_path / "empty"}
+    with pytest.raises(SystemExit) as exit_:
+        main([word.format(**places) for word in words.split()])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert said.format(**places) in printed.err
+    assert printed.err.startswith("evaluate/run.py: error: ") and printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_it_is_answered_before_torch_is_imported() -> None:
+    script = Path(__file__).parents[2] / "evaluate" / "run.py"
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(script)!r}, '--checkpoint', 'nope.pt', '--images', '.']\n"
+        "try:\n"
+        f"    runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit as exit_:\n"
+        "    print(exit_.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr.count("\n")) == ("2 False", 1)
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["/x/a.pt"], ["a"]),
+        (["/x/last.pt", "/y/last.pt"], ["x-last", "y-last"]),
+        (["/x/1/last.pt", "/y/1/last.pt", "/y/best.pt"], ["x-1-last", "y-1-last", "y-best"]),
+        (["/x/a.pt", "/x/a.pth"], ["1-a", "2-a"]),
+        (["/x/origin.pt"], ["x-origin"]),
+    ],
+)
+def test_labels_are_unique(paths: list[str], labels: list[str]) -> None:
+    assert unique_labels([Path(path) for path in paths]) == labels
+
+
+def test_two_checkpoints_of_one_name_and_a_list_in_a_yaml_file(
+    save_codec: Callable[..., Path], shards: Path, run: Callable, tmp_path: Path
+) -> None:
+    first, second = save_codec("a/last.pt"), save_codec("b/last.pt", replaced="all")
+    config = tmp_path / "run.yaml"
+    config.write_text(f"checkpoint: [{first}, {second}]\nshards: {shards}\nrecon_count: 1\nbitstream: false\n")
+    outcome = run("--config", config)
+    assert outcome.code == 0
+    assert [(entry["label"], entry["checkpoint"]) for entry in outcome.summary] == [
+        ("a-last", str(first)),
+        ("b-last", str(second)),
+    ]
+    for name in ("origin", "a-last", "b-last"):
+        assert [path.name for path in (outcome.out / name).iterdir()] == ["000.png"]

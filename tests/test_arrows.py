@@ -1,0 +1,94 @@
+"""The house's arrows: who may import whom, read from the code."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = {"relic.errors", "relic.files"}
+STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks"}
+# Room -> what of this project, and which packages, it may import besides the standard library.
+ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "relic/shards": (SHARED | {"relic.shards"}, {"numpy", "xxhash"}),
+    "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
+    "relic/loader": (
+        SHARED | {"relic.shards", "relic.loader"},
+        {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "xxhash"},
+    ),
+    "relic/codec": (
+        SHARED | {"relic.bitstream", "relic.codec"},
+        {"torch", "numpy", "compressai", "pytorch_msssim"},
+    ),
+    "relic": (SHARED, {"jsonargparse", "docstring_parser", "torch"}),
+    "prep": (
+        SHARED | {"relic.shards", "relic.cli", "prep"},
+        {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
+    ),
+    "train": (
+        {"relic", "train"},
+        {"torch", "numpy", "compressai", "PIL", "tqdm", "yaml", "wandb"},
+    ),
+    "evaluate": (
+        {"relic", "evaluate"},
+        {"torch", "numpy", "compressai", "PIL", "tqdm"},
+    ),
+    "export": (
+        {"relic", "export"},
+        {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
+    ),
+    "samples": ({"relic.cli", "relic.errors", "relic.files", "samples"}, {"PIL", "skimage", "numpy", "matplotlib"}),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add(node.module or "")
+    return found
+
+
+def covered(name: str, allowed: set[str]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in allowed)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    ours, packages = ROOMS[room]
+    files = list((ROOT / room).glob("*.py") if room == "relic" else (ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imports(path):
+            top = name.split(".")[0]
+            if top in STAGES | {"relic", "tests"}:
+                assert covered(name, ours), f"{path.relative_to(ROOT)} imports {name}"
+            elif top not in sys.stdlib_module_names:
+                assert top in packages, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_command_lines_touch_the_import_path() -> None:
+    touching = {
+        str(path.relative_to(ROOT))
+        for room in (*STAGES, "relic")
+        for path in (ROOT / room).rglob("*.py")
+        if "sys.path" in path.read_text()
+    }
+    commands = {path for path in touching if "__main__" in (ROOT / path).read_text()}
+    assert touching - commands <= {"relic/bitstream/coder.py"}  # which looks for CompressAI's compiled coder there
+
+
+@pytest.mark.parametrize("module", ["prep.make_shards", "prep.verify_shards", "export.codec", "train.config"])
+def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_rooms_packages_are_empty() -> None:
+    for room in ("relic", "relic/shards", "relic/bitstream", "relic/loader", "relic/codec"):
+        assert (ROOT / room / "__init__.py").read_text() == ""

@@ -1,0 +1,158 @@
+"""What a newcomer gets wrong: one clear line that names the flag or path, the right exit code, nothing touched."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import evaluate.run
+import export.onnx_parts
+import prep.make_shards
+import train.main
+from tests.conftest import write_shards
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
+        "export/codec.py", "samples/build.py"]  # fmt: skip
+
+
+def outcome(main: Callable[..., int], *argv: str) -> int:
+    try:
+        return main(list(argv))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if ": error: " in line]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+@pytest.fixture
+def small_crops(tmp_path: Path) -> Path:
+    for split in ("train", "val"):
+        write_shards(tmp_path / "small", split, (6,), side=128)
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--quality", "0"], "--quality 0: must be 1 to 8"),
+        (["--quality", "x"], "--quality x: expected a whole number"),
+        (["--batch_size", "0"], "--batch_size 0: must be 1 or more"),
+        (["--batch_size", "99"], "--batch_size 99: .* holds only 12 train samples"),
+        (["--replace_parts", "foo"], "--replace_parts foo: choose from encoder, decoder, all, none"),
+        (["--replace_parts", "none"], "--train_scope replaced.hyper: --replace_parts none goes with --train_scope all"),
+        (["--amp_warmup_steps", "5"], "--amp_warmup_steps is gone: use --lr_warmup_steps"),
+        (["--use_prepared", "true"], "--use_prepared is gone: .*--shards"),
+        (["--coco_dir", "x"], "--coco_dir is gone: .*make_shards"),
+        (["--num_workers=3"], "--num_workers is gone: .*--decode_threads"),
+        (["--nonsense", "5"], "unknown argument --nonsense"),
+        (["--alpha_l1", "1.5"], "--alpha_l1 1.5: must be 0 to 1"),
+        (["--lr", "0"], "--lr 0.0: must be over 0"),
+        (["--channels", "8"], "--channels 8: expected two whole numbers"),
+        (["--channels", "8,12"], "--channels: goes with --pretrained none"),
+        (["--sched", "onecycle", "--lr_warmup_steps", "3"], "--lr_warmup_steps: onecycle has its own"),
+        (["--pretrained", "missing.pt"], "--pretrained missing.pt: no such file"),
+        (["--resume", "missing.pt"], "--resume missing.pt: no such file"),
+        (["--val_shards", "missing"], "--val_shards missing: no such folder"),
+        (["--local_fp32", "custom"], "--local_fp32 custom: name classes with --local_fp32_custom"),
+        (["--config", "missing.yaml"], "--config.*missing.yaml"),
+    ],
+)
+def test_training_flags(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    began = time.perf_counter()
+    code = outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path / "out"), *flags)
+    assert (code, time.perf_counter() - began < 3) == (2, True)
+    line = one_line(capsys)
+    assert re.search(said, line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_folders(small_crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("missing", "missing: no such folder"),
+        ("empty", "no train.json here"),
+        ("small", "128x128; MS-SSIM needs sides over 160"),
+    ):
+        assert outcome(train.main.main, "--shards", str(tmp_path / folder)) == 2
+        assert said in one_line(capsys)
+    assert outcome(train.main.main) == 2
+    assert "missing --shards" in one_line(capsys)
+
+
+def test_a_batch_that_the_ranks_do_not_divide(
+    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
+    assert outcome(train.main.main, "--shards", str(crops), "--batch_size", "4") == 2
+    assert "--batch_size 4: not divisible by the 3 processes" in one_line(capsys)
+
+
+def test_a_folder_with_a_run_in_it_is_not_overwritten(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
+    assert "holds a run; --resume auto goes on with it, --overwrite begins anew" in one_line(capsys)
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        (prep.make_shards.main, ["--coco_dir", "missing"]),
+        (evaluate.run.main, ["--checkpoint", "missing.pt", "--images", "."]),
+        (export.onnx_parts.main, ["--ckpt", "missing.pt", "--part", "all", "--out", "x"]),
+    ],
+)
+def test_missing_paths_are_named(
+    capsys: pytest.CaptureFixture[str], main: Callable[..., int], flags: list[str]
+) -> None:
+    assert outcome(main, *flags) in (1, 2)
+    assert "missing" in one_line(capsys)
+
+
+def children_seconds() -> float:
+    """Processor time of finished child processes: what a busy machine does not stretch."""
+    return os.times().children_user + os.times().children_system
+
+
+@pytest.mark.parametrize("cli", CLIS)
+def test_help_answers_within_a_second_from_anywhere(tmp_path: Path, cli: str) -> None:
+    spent = []
+    for _ in range(3):  # the machine may be busy: the fastest of three
+        before = children_seconds()
+        done = subprocess.run([sys.executable, ROOT / cli, "--help"], cwd=tmp_path, capture_output=True, check=False)
+        spent.append(children_seconds() - before)
+        assert done.returncode == 0 and b"usage" in done.stdout
+    assert min(spent) < 1
+
+
+def test_the_same_as_a_module(tmp_path: Path) -> None:
+    for module in ("prep.make_shards", "train.main", "evaluate.run", "export.onnx_parts", "export.codec"):
+        done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, module
+
+
+def test_print_config_gives_a_config_back(crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--shards", str(crops), "--lr", "0.003", "--amp", "--deterministic", "--seed", "4"]
+    assert outcome(train.main.main, *flags, "--print_config") == 0
+    printed = capsys.readouterr().out
+    assert "lr: 0.003" in printed and "deterministic: true" in printed and "amp: true" in printed
+    (tmp_path / "run.yaml").write_text(printed)
+    assert outcome(train.main.main, "--config", str(tmp_path / "run.yaml"), "--seed", "5", "--print_config") == 0
+    assert capsys.readouterr().out == printed.replace("seed: 4", "seed: 5")
