@@ -44,7 +44,7 @@ def open_codec(checkpoint: str, label: str) -> Codec:
         model, architecture = load_file(path, flag=_FLAG)
     model = model.float().eval()
     _refuse_not_finite(model, path)
-    refresh_tables(model, solve=False)
+    refresh_tables(model, solve=solve)
     return Codec(checkpoint, label, architecture, model)
 
 

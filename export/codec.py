@@ -57,7 +57,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace, parser: _Parser) -> None:
     """Refuse what cannot work before onnxruntime is loaded."""
-    suffixes = [".relic"] if arguments.action == "encode" else [".png", ".jpg", ".jpeg"]
+    from export.pictures import FORMATS
+
+    suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
     if arguments.target.suffix.lower() not in suffixes:
         parser.error(f"{arguments.target}: name the output *{', *'.join(suffixes)}")
     if not arguments.source.is_file():

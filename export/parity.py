@@ -87,6 +87,7 @@ def _compare(
     return compared
 
 
+@np.errstate(invalid="ignore")  # what is not finite fails the check, and needs no warning
 @torch.inference_mode()
 def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) -> list[_Comparison]:
     """x_hat against torch's synthesis of the file's own symbols, and these against torch's y.

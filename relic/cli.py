@@ -82,7 +82,7 @@ def parse(
     docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config_class).params}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         required = field.default is dataclasses.MISSING
-        several = {"nargs": "+", "metavar": field.name.upper()} if _is_list(hints[field.name]) else {}
+        several: dict[str, Any] = {"nargs": "+", "metavar": field.name.upper()} if _is_list(hints[field.name]) else {}
         parser.add_argument(
             f"--{field.name}",
             type=_element_of(hints[field.name]) if several else hints[field.name],

@@ -38,7 +38,8 @@ def write_shards(
     """Write a split of random smooth crops; return key -> pixels as packed, in order."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    packed, infos = {}, []
+    packed: dict[str, np.ndarray] = {}
+    infos = []
     for number, count in enumerate(counts):
         with ShardWriter(folder / f"{split}-{number:06d}.tar") as writer:
             for _ in range(count):

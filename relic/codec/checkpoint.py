@@ -35,6 +35,11 @@ class Checkpoint:
     training: dict[str, Any] | None = None
     """Optimizer, schedule, scaler, random state, bests and progress; None where a run cannot go on from this file."""
 
+    @property
+    def entropy_trained(self) -> bool:
+        """Whether the run trained the entropy bottleneck: its quantiles then follow from the density it learnt."""
+        return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
+
     def build(self) -> FactorizedPrior:
         """The model with these weights, on the CPU, in eval mode."""
         model = build_model(self.architecture)
@@ -57,15 +62,18 @@ def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
         raise InputError(
             f"{flag} {path}: not a checkpoint of relic's (no `format` in it); --pretrained takes CompressAI's"
         )
-    if content["version"] != VERSION:
-        raise InputError(f"{flag} {path}: checkpoint version {content['version']}, this relic reads {VERSION}")
+    if content.get("version") != VERSION:
+        raise InputError(f"{flag} {path}: checkpoint version {content.get('version')}, this relic reads {VERSION}")
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     values = {name: value for name, value in content.items() if name in names}
-    described = values.pop("architecture")
-    if described["name"] != NAME:
-        raise InputError(f"{flag} {path}: holds a {described['name']}, this relic builds {NAME}")
-    architecture = Architecture(tuple(described["channels"]), described["replaced"])
-    return Checkpoint(architecture=architecture, **values)
+    try:
+        described = Architecture(**values.pop("architecture"))
+        checkpoint = Checkpoint(architecture=described._replace(channels=tuple(described.channels)), **values)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{flag} {path}: not a whole checkpoint ({error})") from error
+    if described.name != NAME:
+        raise InputError(f"{flag} {path}: holds a {described.name}, this relic builds {NAME}")
+    return checkpoint
 
 
 def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{flag} {path}: not a checkpoint") from error
         raise InputError(f"{flag} {path}: refused, it holds more than tensors and plain values") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{flag} {path}: not a checkpoint, or a damaged one") from error
     if not isinstance(content, dict):
         raise InputError(f"{flag} {path}: not a checkpoint")
@@ -90,7 +98,13 @@ def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source
     try:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError) as error:
-        raise InputError(f"{source}: its tensors do not fit the model: {error}") from error
+        wanted = model.state_dict()
+        odd = [f"{name} is missing" for name in wanted if name not in state]
+        odd += [f"{name} is unknown" for name in state if name not in wanted]
+        odd += [
+            f"{name} has another shape" for name in state if name in wanted and state[name].shape != wanted[name].shape
+        ]
+        raise InputError(f"{source}: its tensors do not fit the model: {odd[0] if odd else error}") from error
 
 
 def random_state() -> dict[str, Any]:

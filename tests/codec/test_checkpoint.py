@@ -66,8 +66,11 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
     saved(tmp_path / "cut.pt")
-    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:3000])
-    for name in ("text.pt", "empty.pt", "other.pt", "cut.pt", "missing.pt"):
+    whole = (tmp_path / "cut.pt").read_bytes()
+    for length in (10, 700, 3000, len(whole) - 40):
+        (tmp_path / f"cut{length}.pt").write_bytes(whole[:length])
+    cut = [path.name for path in tmp_path.glob("cut?*.pt")]
+    for name in ("text.pt", "empty.pt", "other.pt", "missing.pt", *cut):
         with pytest.raises(InputError, match=f"--checkpoint .*{name}: ") as caught:
             load_checkpoint(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -79,6 +82,10 @@ def test_other_versions_and_missing_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({**content, "version": 99}, tmp_path / "new.pt")
     with pytest.raises(InputError, match="checkpoint version 99, this relic reads 1"):
         load_checkpoint(tmp_path / "new.pt")
+    for name in ("version", "architecture", "model"):
+        torch.save({key: value for key, value in content.items() if key != name}, tmp_path / "partial.pt")
+        with pytest.raises(InputError, match=r"--checkpoint .*partial\.pt: "):
+            load_checkpoint(tmp_path / "partial.pt")
     del content["model"]["g_a.2.bias"]
     torch.save(content, tmp_path / "less.pt")
     with pytest.raises(InputError, match=r"g_a\.2\.bias"):

@@ -1,5 +1,7 @@
 """Quantiles, tables and fp32 islands."""
 
+import itertools
+
 import pytest
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -73,14 +75,14 @@ def test_policies_are_nested_supersets() -> None:
         {id(inner) for module in fp32_modules(model, policy).values() for inner in module.modules()}
         for policy in ("none", "entropy", "entropy+decoder", "all_normexp")
     ]
-    for smaller, larger in zip(covered, covered[1:], strict=False):
+    for smaller, larger in itertools.pairwise(covered):
         assert smaller <= larger
     names = set(fp32_modules(model, "all_normexp"))
     assert {"entropy_bottleneck", "g_s", "extra.0", "extra.1"} <= names
     assert all(id(module) in covered[3] for module in model.modules() if isinstance(module, GDN))
     custom = fp32_modules(model, "custom", ["Conv2d"])
     assert {"g_a.0", "g_a.6", "entropy_bottleneck"} <= set(custom)
-    with pytest.raises(InputError, match="--local_fp32_custom Nothing: matches no module; classes here: .*GDN"):
+    with pytest.raises(InputError, match=r"--local_fp32_custom Nothing: matches no module; classes here: .*GDN"):
         fp32_modules(model, "custom", ["Conv2d", "Nothing"])
 
 

@@ -187,12 +187,20 @@ def test_latents_outside_the_density_are_pointed_out(
     assert "latents have left the density" in caplog.text and "--train_scope replaced+hyper" in caplog.text
 
 
-@pytest.mark.parametrize("tampered", ["unpack", "synthesise", "code_length_bits", "pack"])
+@pytest.mark.parametrize(
+    ("tampered", "said"),
+    [
+        ("unpack", "decoding gave other symbols"),
+        ("synthesise", "not the model's own reconstruction"),
+        ("code_length_bits", "under the stored tables"),
+        ("pack", "the stream just written cannot be read"),
+    ],
+)
 def test_an_inexact_codec_ends_the_run_naming_the_image(
     tampered: str,
+    said: str,
     save_codec: Callable[..., Path],
     folder: Path,
-    run: Callable,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -213,9 +221,10 @@ def test_an_inexact_codec_ends_the_run_naming_the_image(
     monkeypatch.setattr(evaluator, tampered, wrongly[tampered])
     from evaluate.run import main
 
-    assert main(["--checkpoint", str(save_codec()), "--images", str(folder), "--out", str(tmp_path / "out")]) == 1
+    argv = ["--checkpoint", str(save_codec()), "--images", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--device", "cpu"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("evaluate/run.py: error: codec, a.png: ")
+    assert error.startswith("evaluate/run.py: error: codec, a.png: ") and said in error
     assert not (tmp_path / "out").exists()
 
 
@@ -225,7 +234,6 @@ def test_a_users_mistake_is_one_line_and_code_1(
     make_codec: Callable[..., FactorizedPrior],
     save_codec: Callable[..., Path],
     folder: Path,
-    run: Callable,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -244,7 +252,8 @@ def test_a_users_mistake_is_one_line_and_code_1(
         named = "c.jpg"
     from evaluate.run import main
 
-    assert main(["--checkpoint", str(checkpoint), "--images", str(folder), "--out", str(tmp_path / "out")]) == 1
+    argv = ["--checkpoint", str(checkpoint), "--images", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--device", "cpu"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("evaluate/run.py: error: ") and named in lines[-1]
     assert not (tmp_path / "out").exists()

@@ -72,9 +72,9 @@ def test_global_batches_do_not_depend_on_the_world(per_rank: int, world: int, ex
 
 
 def test_batches_that_cannot_be_are_refused() -> None:
-    with pytest.raises(InputError, match="--batch_size 5.*2 processes"):
+    with pytest.raises(InputError, match=r"--batch_size 5.*2 processes"):
         train_batches(np.arange(20), 5, 0, 2)
-    with pytest.raises(InputError, match="--batch_size 21.*20 samples"):
+    with pytest.raises(InputError, match=r"--batch_size 21.*20 samples"):
         train_batches(np.arange(20), 21, 0, 1)
 
 
