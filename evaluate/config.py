@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from evaluate.folder import list_images
+from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.shards.shard_set import open_shard_set
 
-EMBEDDED = "embedded"
-"""Stands for the codec that ships with relic, where a checkpoint is asked for."""
 ORIGINALS = "origin"
 """Folder of the original pictures, beside one of reconstructions for each checkpoint."""
 

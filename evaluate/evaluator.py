@@ -22,7 +22,7 @@ from evaluate.sources import ImageSource, Picture
 from relic.bitstream.container import OVERHEAD_BYTES, pack, unpack
 from relic.bitstream.tables import code_length_bits
 from relic.codec.coding import analyse, pad_to_stride, synthesise, tables_of
-from relic.codec.limits import STRIDE
+from relic.codec.constants import STRIDE
 from relic.codec.loss import without_tf32
 from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float, to_uint8

@@ -8,7 +8,7 @@ from typing import Any
 from evaluate.config import ORIGINALS
 from evaluate.evaluator import Evaluation, ImageResult
 from evaluate.summary import RateGap, Summary, rate_gap, summarise
-from relic.codec.limits import MIN_MS_SSIM_SIDE
+from relic.codec.constants import MIN_MS_SSIM_SIDE
 from relic.files import atomic_write, write_json
 
 _HEADINGS = (

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; 0 when done, 1 when a number cannot be trusted (or, with --strict, real and estimated rates differ)."""
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
 
-    from evaluate.codecs import open_codec
+    from evaluate.codecs import open_labelled
     from evaluate.evaluator import InexactError, evaluate
     from evaluate.report import format_table, wide_gaps, write_report
     from evaluate.sources import open_source
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with join_world(config.device) as world:
         # All are opened before the first is judged: a wrong file among them is known at once.
         codecs = [
-            open_codec(checkpoint, label) for checkpoint, label in zip(config.checkpoint, config.labels, strict=True)
+            open_labelled(checkpoint, label) for checkpoint, label in zip(config.checkpoint, config.labels, strict=True)
         ]
         source = open_source(config.shards, config.split, config.images)
         try:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relic.codec.limits import STRIDE
+from relic.codec.constants import EMBEDDED, STRIDE
 from relic.errors import InputError
 from relic.shards.shard_set import open_shard_set
 
-EMBEDDED = "embedded"
 OLDEST_OPSET = 11
 NEWEST_OPSET = 20
 """The newest that torch's TorchScript exporter writes; its other exporter may write another one than asked for."""

@@ -15,7 +15,7 @@ from torch import nn
 from export.layout import TABLES_KEY, onnx_name
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
 from export.source import Source
-from relic.codec.limits import STRIDE
+from relic.codec.constants import STRIDE
 from relic.errors import InputError
 
 _HOST_OPERATORS = {"Round", "Softplus", "Sigmoid", "Tanh", "MatMul"}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from export.onnx_files import Geometry
 from relic.bitstream.tables import Tables, dequantize
-from relic.codec.limits import STRIDE
+from relic.codec.constants import STRIDE
 from relic.loader.loader import ShardLoader
 from relic.shards.shard_set import ShardSet
 

@@ -1,19 +1,16 @@
 """The model to export: its weights, what it is, and fresh coding tables."""
 
 import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from compressai.models import FactorizedPrior
 
-from export.config import EMBEDDED
 from relic.bitstream.tables import Tables
-from relic.codec import pretrained
-from relic.codec.checkpoint import FORMAT, Checkpoint, load_checkpoint, read_tensors
+from relic.codec.checkpoint import Checkpoint
 from relic.codec.coding import tables_of
 from relic.codec.model import Architecture
-from relic.codec.quantiles import refresh_tables
+from relic.codec.pretrained import open_codec
 from relic.errors import InputError
 
 _FLAG = "--ckpt"
@@ -30,38 +27,15 @@ class Source(NamedTuple):
 
 
 def load_source(ckpt: str, replace_parts: str | None) -> Source:
-    """Read a checkpoint of ours or CompressAI's; InputError names the file and what is wrong with it.
-
-    The quantiles are solved where the run trained the entropy model: a checkpoint from inside an epoch holds those of
-    the epoch before. Any other keeps its own.
-    """
-    path = pretrained.EMBEDDED if ckpt == EMBEDDED else Path(ckpt)
-    content = read_tensors(path, flag=_FLAG)
-    origin: dict[str, Any] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    solve = False
-    if content.get("format") == FORMAT:
-        checkpoint = load_checkpoint(path, flag=_FLAG)
-        model, architecture = _build(checkpoint, path), checkpoint.architecture
-        solve = checkpoint.loss_type == "rd" and checkpoint.train_scope in ("replaced+hyper", "all")
-        origin |= _described(checkpoint)
-    else:
-        model, architecture = pretrained.load_file(path, flag=_FLAG)
-    if replace_parts is not None and replace_parts != architecture.replaced:
-        raise InputError(
-            f"--replace_parts {replace_parts}: {_FLAG} {path} is {architecture.replaced}; leave --replace_parts out"
-        )
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{_FLAG} {path}: {name} holds numbers that are not finite; take an earlier checkpoint")
-    refresh_tables(model, solve=solve)
-    return Source(model.eval(), architecture, tables_of(model), origin)
-
-
-def _build(checkpoint: Checkpoint, path: Path) -> FactorizedPrior:
-    try:
-        return checkpoint.build()
-    except InputError as error:
-        raise InputError(f"{_FLAG} {path}: {error}") from None
+    """Read a checkpoint of ours or CompressAI's; InputError names the file and what is wrong with it."""
+    opened = open_codec(ckpt, flag=_FLAG)
+    found = opened.architecture.replaced
+    if replace_parts is not None and replace_parts != found:
+        raise InputError(f"--replace_parts {replace_parts}: {opened.path} is {found}; leave it out")
+    origin: dict[str, Any] = {"file": opened.path.name, "sha256": hashlib.sha256(opened.path.read_bytes()).hexdigest()}
+    if opened.checkpoint is not None:
+        origin |= _described(opened.checkpoint)
+    return Source(opened.model, opened.architecture, tables_of(opened.model), origin)
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

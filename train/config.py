@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relic.codec.limits import MIN_MS_SSIM_SIDE, STRIDE
+from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
 from relic.shards.shard_set import ShardSet, open_shard_set
 
@@ -141,7 +141,7 @@ class TrainConfig:
         _ = self.channel_pair
         if self.channels and self.pretrained not in ("none",):
             raise InputError("--channels: goes with --pretrained none; pretrained weights have their own")
-        if self.pretrained not in ("zoo", "embedded", "none") and not Path(self.pretrained).is_file():
+        if self.pretrained not in ("zoo", EMBEDDED, "none") and not Path(self.pretrained).is_file():
             raise InputError(f"--pretrained {self.pretrained}: no such file; or use zoo, embedded or none")
         if self.resume not in (None, "auto") and not Path(self.resume or "").is_file():
             raise InputError(f"--resume {self.resume}: no such file; --resume auto takes the newest of --save_dir")

@@ -67,9 +67,11 @@ def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     values = {name: value for name, value in content.items() if name in names}
     try:
-        described = Architecture(**values.pop("architecture"))
-        checkpoint = Checkpoint(architecture=described._replace(channels=tuple(described.channels)), **values)
-    except (KeyError, TypeError) as error:
+        architecture = values.pop("architecture")
+        inner, latent = architecture.pop("channels")
+        described = Architecture(channels=(inner, latent), **architecture)
+        checkpoint = Checkpoint(architecture=described, **values)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{flag} {path}: not a whole checkpoint ({error})") from error
     if described.name != NAME:
         raise InputError(f"{flag} {path}: holds a {described.name}, this relic builds {NAME}")

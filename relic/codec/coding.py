@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic.bitstream.tables import Tables
-from relic.codec.limits import STRIDE
+from relic.codec.constants import STRIDE
 
 
 def tables_of(model: FactorizedPrior) -> Tables:

@@ -6,7 +6,7 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
-from relic.codec.limits import MIN_MS_SSIM_SIDE
+from relic.codec.constants import MIN_MS_SSIM_SIDE
 from relic.codec.loss import bits_per_pixel, without_tf32
 from relic.codec.pixels import round_to_8bit
 

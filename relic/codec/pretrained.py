@@ -2,17 +2,21 @@
 
 import urllib.error
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from compressai import zoo
 from compressai.models import FactorizedPrior
 from compressai.zoo.pretrained import load_pretrained
 
-from relic.codec.checkpoint import FORMAT, load_checkpoint, load_strictly, read_tensors
+from relic.codec.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_strictly, read_tensors
+from relic.codec.constants import EMBEDDED
 from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu, zoo_channels
+from relic.codec.quantiles import refresh_tables
 from relic.errors import InputError
 
 _TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
-EMBEDDED = Path(__file__).parent / "embedded" / "codec.pt"
+EMBEDDED_FILE = Path(__file__).parent / "embedded" / "codec.pt"
 
 
 def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -> tuple[FactorizedPrior, Architecture]:
@@ -27,7 +31,7 @@ def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -
     if source == "zoo":
         model, architecture = _download(quality), Architecture(zoo_channels(quality), "none")
     else:
-        path = EMBEDDED if source == "embedded" else Path(source)
+        path = EMBEDDED_FILE if source == EMBEDDED else Path(source)
         model, architecture = load_file(path, flag="--pretrained")
     if channels and channels != architecture.channels:
         wanted, found = (",".join(map(str, pair)) for pair in (channels, architecture.channels))
@@ -35,12 +39,44 @@ def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -
     return model, architecture
 
 
+class OpenedCodec(NamedTuple):
+    """A finished codec, to be judged or exported."""
+
+    path: Path
+    model: FactorizedPrior
+    """On the CPU, fp32, in eval mode; its CDF tables were made from its density just now."""
+    architecture: Architecture
+    checkpoint: Checkpoint | None
+    """What a file of ours says of itself; None for CompressAI's."""
+
+
+def open_codec(name: str, *, flag: str) -> OpenedCodec:
+    """Open `embedded` or a file of ours or CompressAI's. Raises InputError naming `flag` and the file.
+
+    The quantiles are solved where the run trained the entropy model: a checkpoint from inside an epoch holds those of
+    the epoch before. Any other keeps its own.
+    """
+    path = EMBEDDED_FILE if name == EMBEDDED else Path(name)
+    checkpoint = None
+    if read_tensors(path, flag=flag).get("format") == FORMAT:
+        checkpoint = load_checkpoint(path, flag=flag)
+    model, architecture = load_file(path, flag=flag)
+    for tensor_name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{flag} {path}: {tensor_name} is not finite: its training diverged; take an earlier one")
+    model = model.float().eval()
+    refresh_tables(model, solve=checkpoint is not None and checkpoint.entropy_trained)
+    return OpenedCodec(path, model, architecture, checkpoint)
+
+
 def load_file(path: Path, *, flag: str) -> tuple[FactorizedPrior, Architecture]:
     """A checkpoint of ours, or a state dict of CompressAI's under its old or new key names."""
     content = read_tensors(path, flag=flag)
     if content.get("format") == FORMAT:
         checkpoint = load_checkpoint(path, flag=flag)
-        return checkpoint.build(), checkpoint.architecture
+        model = build_model(checkpoint.architecture)
+        load_strictly(model, checkpoint.model, f"{flag} {path}")
+        return model, checkpoint.architecture
     # CompressAI's renaming takes DataParallel's prefix away and knows the released files' names.
     state = load_pretrained(content.get("state_dict", content))
     try:

@@ -154,9 +154,9 @@ def test_without_a_network_the_zoo_names_the_other_ways(monkeypatch: pytest.Monk
         load_codec("zoo", quality=1, channels=None)
 
 
-@pytest.mark.skipif(not pretrained.EMBEDDED.exists(), reason="the embedded codec's weights are not there")
+@pytest.mark.skipif(not pretrained.EMBEDDED_FILE.exists(), reason="the embedded codec's weights are not there")
 def test_the_embedded_codec_is_small_and_loads() -> None:
-    assert pretrained.EMBEDDED.stat().st_size < 2_000_000
+    assert pretrained.EMBEDDED_FILE.stat().st_size < 2_000_000
     model, architecture = load_codec("embedded", quality=8, channels=None)
     assert architecture.replaced == "none"
     assert sum(parameter.numel() for parameter in model.parameters()) > 100_000
