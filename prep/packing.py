@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -92,7 +92,7 @@ def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary
     return _summary(plan, manifest, rejected, packed_images=packed, seconds=time.monotonic() - began, already=False)
 
 
-def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[None]":
+def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[Any]":
     left = sum(len(task.sources) for task in todo)
     tqdm.monitor_interval = 0
     return tqdm(
@@ -106,7 +106,7 @@ def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[None]":
 
 
 def _results(
-    plan: SplitPlan, todo: list[ShardTask], workers: int, bar: "tqdm[None]"
+    plan: SplitPlan, todo: list[ShardTask], workers: int, bar: "tqdm[Any]"
 ) -> Generator[tuple[int, ShardRecord], None, None]:
     """The records of the unfinished shards as they come, with the bar kept at the images done."""
     done = bar.n
