@@ -31,10 +31,11 @@ settle_pillow() {
     if CC=$compiler .venv/bin/pip install --quiet --no-deps --force-reinstall pillow-simd==12.1.1.post0; then
         .venv/bin/python -c '
 from PIL import __version__, features
-missing = [name for name, what in (("WebP", "webp"), ("ICC profiles", "littlecms2"), ("TIFF", "libtiff")) if not features.check(what)]
+formats = {"webp": "WebP", "littlecms2": "ICC profiles by LittleCMS", "libtiff": "compressed TIFF"}
+missing = ", ".join(name for feature, name in formats.items() if not features.check(feature))
 print(f"setup: pillow-simd {__version__} in place")
 if missing:
-    print(f"setup: it reads no {chr(44).join(missing)}: apt-get install libwebp-dev liblcms2-dev libtiff-dev and remove .venv to have them")'
+    print(f"setup: without {missing}; to have them: apt-get install libwebp-dev liblcms2-dev libtiff-dev, rm -r .venv")'
     else
         .venv/bin/pip install --quiet --no-deps --force-reinstall "$(grep -o '^pillow==[^ ]*' requirements.txt)"
         echo "setup: pillow-simd could not be built, stock Pillow stays"

@@ -26,7 +26,7 @@ class DemoConfig:
 
     out: Path = ROOT / "demo"
     """Folder of everything the demo makes; what an earlier demo left there is removed."""
-    epochs: int = 8
+    epochs: int = 12
     """Passes over the 480 crops."""
     train: int = 120
     """Photographs to train on."""
