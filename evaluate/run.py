@@ -9,7 +9,7 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
-from relic.cli import command, parse
+from relic.cli import command, parse, print_error
 
 PROG = "evaluate/run.py"
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for codec in codecs
             ]
         except InexactError as error:
-            print(f"{PROG}: error: {error}", file=sys.stderr)
+            print_error(PROG, str(error))
             return 1
     gaps = wide_gaps(evaluations)
     if world.is_main:

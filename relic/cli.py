@@ -4,15 +4,19 @@ Flags are the dataclass's fields, their help the fields' docstrings, their check
 `InputError`). Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
 """
 
+import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import os
 import re
 import sys
+import time
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import docstring_parser
@@ -26,14 +30,19 @@ _TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or fa
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        _say(self.prog, _one_line(message))
+        if os.environ.get("RANK", "0") == "0":  # every rank reads the same command line
+            print_error(self.prog, _one_line(message))
         sys.exit(2)
 
 
-def _say(prog: str, message: str) -> None:
-    """One line on standard error, from rank 0 alone when `torchrun` started several of us."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{prog}: error: {message}", file=sys.stderr)
+def print_error(prog: str, message: str) -> None:
+    """One line on standard error; under `torchrun` also what its closing report says of this process."""
+    line = " ".join(message.split())
+    print(f"{prog}: error: {line}", file=sys.stderr)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            details = {"py_callstack": line, "timestamp": int(time.time())}
+            Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}))
 
 
 def _one_line(message: str) -> str:
@@ -142,7 +151,7 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             except (InputError, OSError) as error:
                 if os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                print_error(prog, str(error))
                 return 1
             except KeyboardInterrupt:
                 print(f"{prog}: interrupted", file=sys.stderr)

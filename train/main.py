@@ -8,7 +8,7 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m train.main`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
+from relic.cli import command, parse, print_error
 from train.config import GONE, TrainConfig
 
 PROG = "train/main.py"
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             result = trainer.run(tracker, values)
         except DivergedError as error:
-            print(f"{PROG}: error: {error}", file=sys.stderr)
+            print_error(PROG, str(error))
             return 1
     if result is not None and world.is_main:
         print(f"done: {config.save_dir / 'last.pt'}")

@@ -54,12 +54,16 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def big_coco(make_photograph, tmp_path_factory) -> Path:
-    """Enough work for a second or two, with one bad image."""
+    """Enough work for a second or two, even with pillow-simd, and one bad image."""
     coco: Path = tmp_path_factory.mktemp("coco")
-    for split, count in (("train2017", 36), ("val2017", 4)):
+    for split, count, distinct in (("train2017", 300, 30), ("val2017", 4, 4)):
         (coco / split).mkdir()
         for number in range(count):
-            Image.fromarray(make_photograph(480, 360, number)).save(coco / split / f"{number:012d}.jpg", quality=92)
+            path = coco / split / f"{number:012d}.jpg"
+            if number < distinct:
+                Image.fromarray(make_photograph(480, 360, number)).save(path, quality=92)
+            else:
+                path.write_bytes((coco / split / f"{number % distinct:012d}.jpg").read_bytes())
     (coco / "train2017" / "000000000007.jpg").write_bytes(b"bad")
     return coco
 
