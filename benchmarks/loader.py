@@ -50,7 +50,7 @@ def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> d
     if config.plot is not None:
         from benchmarks.plot import plot_comparison
 
-        what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, {cores()} cores"
+        what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, cores: {cores()}"
         plot_comparison(config.plot, figures, what)
     by_epoch = {name: [one.images_per_second for one in made] for name, made in passes.items()}
     settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.peers import Peer
+from prep.encoding import pillow_name
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.shard_set import ShardSet
@@ -23,7 +24,7 @@ RATIOS = (
     ("relic_jpg", "webdataset_jpg"),
     ("relic_jpg", "torch_folder"),
 )
-_PACKAGES = ("numpy", "torch", "webdataset", "simplejpeg", "Pillow")
+_PACKAGES = ("numpy", "torch", "webdataset", "simplejpeg")
 
 
 class Pass(NamedTuple):
@@ -117,9 +118,11 @@ def machine() -> dict[str, str | int]:
     """What the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    facts: dict[str, str | int] = {
+    return {
         "cores": cores(),
         "cpu": next(names, platform.processor()),
         "os": platform.platform(),
+        "python": platform.python_version(),
+        "pillow": pillow_name(),
+        **{package: version(package) for package in _PACKAGES},
     }
-    return facts | {"python": platform.python_version()} | {package.lower(): version(package) for package in _PACKAGES}
