@@ -1,0 +1,91 @@
+"""What the machine can do at most: copying raw crops, and decoding JPEGs, with nothing of a loader around it."""
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from relic.shards.index import index_path, read_records
+from relic.shards.npy import HEADER_BYTES
+from relic.shards.shard_set import ShardSet
+
+Rows = npt.NDArray[np.uint8]
+_BATCHES_AHEAD = 4
+_ROWS_A_TASK = 16
+
+
+def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[Rows]]:
+    """One thread copying the pixels of raw shards, memory-mapped and in shuffled order, into reused batch buffers."""
+    members = _members(shards)
+    ring = _ring(shards, batch_size)
+    crop_bytes = shards.height * shards.width * 3
+
+    def epoch(number: int) -> Iterator[Rows]:
+        for step, chosen in enumerate(_batches(len(members), batch_size, number)):
+            batch = ring[step % len(ring)][: len(chosen)]
+            for row, sample in zip(batch.reshape(len(chosen), crop_bytes), chosen, strict=True):
+                row[:] = np.frombuffer(members[sample], np.uint8, crop_bytes, HEADER_BYTES)
+            yield batch
+
+    return epoch
+
+
+def decode_ceiling(shards: ShardSet, batch_size: int, cores: int, stack: ExitStack) -> Callable[[int], Iterator[Rows]]:
+    """As many threads as cores decoding memory-mapped JPEGs, in shuffled order, into reused batch buffers."""
+    members = _members(shards)
+    ring = _ring(shards, batch_size)
+    pool = stack.enter_context(ThreadPoolExecutor(cores))
+
+    def decode(rows: Rows, chosen: list[int]) -> None:
+        for row, sample in zip(rows, chosen, strict=True):
+            simplejpeg.decode_jpeg(members[sample], "RGB", buffer=row)
+
+    def epoch(number: int) -> Iterator[Rows]:
+        pending: deque[tuple[Rows, list[Future[None]]]] = deque()
+        for step, chosen in enumerate(_batches(len(members), batch_size, number)):
+            batch = ring[step % len(ring)][: len(chosen)]
+            starts = range(0, len(chosen), _ROWS_A_TASK)
+            parts = [slice(start, start + _ROWS_A_TASK) for start in starts]
+            pending.append((batch, [pool.submit(decode, batch[part], chosen[part]) for part in parts]))
+            if len(pending) == _BATCHES_AHEAD:
+                yield _finished(*pending.popleft())
+        while pending:
+            yield _finished(*pending.popleft())
+
+    return epoch
+
+
+def _finished(batch: Rows, parts: list["Future[None]"]) -> Rows:
+    for part in parts:
+        part.result()
+    return batch
+
+
+def _members(shards: ShardSet) -> list[memoryview]:
+    """Each sample's payload inside a memory-mapped shard; a mapping goes with its last view."""
+    members: list[memoryview] = []
+    for tar in shards.tars:
+        descriptor = os.open(tar, os.O_RDONLY)
+        try:
+            view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        finally:
+            os.close(descriptor)
+        members += [view[offset : offset + size] for offset, size, *_ in read_records(index_path(tar)).tolist()]
+    return members
+
+
+def _ring(shards: ShardSet, batch_size: int) -> list[Rows]:
+    """Fresh memory for every batch would cost page faults, and be no ceiling."""
+    return [np.zeros((batch_size, shards.height, shards.width, 3), np.uint8) for _ in range(_BATCHES_AHEAD + 1)]
+
+
+def _batches(samples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    order = np.random.default_rng(seed).permutation(samples).tolist()
+    for start in range(0, samples, batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,98 @@
+"""The crops every loader is measured on: packed by prep in each encoding, and as loose JPEGs of the same bytes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import prep.make_shards
+import samples.build
+from prep.listing import list_sources
+from relic.errors import InputError
+from relic.shards.index import index_path, read_records
+from relic.shards.manifest import Encoding
+from relic.shards.shard_set import ShardSet, open_shard_set
+
+_SAMPLE_IMAGES = 120
+_CROPS_A_SHARD = 500
+_MAX_CROPS_AN_IMAGE = 1000
+_ENCODINGS: tuple[Encoding, ...] = ("raw", "jpg", "png")
+
+
+class Crops(NamedTuple):
+    """The same crops four times."""
+
+    raw: ShardSet
+    jpg: ShardSet
+    png: ShardSet
+    loose: Path
+    """Folder of the JPEGs that stand in `jpg`."""
+
+
+def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Crops:
+    """Pack at least `crops` random crops of 224x224 into `folder`; what an earlier run left there is used again.
+
+    `images`: a folder of images, or of COCO's layout; None builds photographs from installed packages. There is a shard
+    for each of the `cores` at least, so that loaders that share out whole shards can use them all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    coco_dir, crops_per_image = _sources(folder, images, crops)
+    shards = -(-crops // (_CROPS_A_SHARD * cores)) * cores
+    samples_per_shard = max(crops_per_image, crops // shards)
+    packed = {
+        encoding: _pack(coco_dir, folder / encoding, encoding, crops_per_image, samples_per_shard)
+        for encoding in _ENCODINGS
+    }
+    return Crops(**packed, loose=_write_loose(packed["jpg"], folder / "loose"))
+
+
+def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
+    """A folder of COCO's layout with links to at most `crops` images, and how many crops to cut from each."""
+    if images is None:
+        images = folder / "photographs"
+        if samples.build.main(["--out", str(images), "--train", str(min(_SAMPLE_IMAGES, crops)), "--val", "1"]):
+            raise InputError("the sample photographs could not be built; the line above says why, or give --images")
+    if not images.is_dir():
+        raise InputError(f"--images {images}: no such folder")
+    listed = images / "train2017" if (images / "train2017").is_dir() else images
+    found = list_sources(listed)
+    if not found:
+        raise InputError(f"--images {images}: holds no image")
+    count = min(len(found), crops)
+    if crops > count * _MAX_CROPS_AN_IMAGE:
+        raise InputError(f"--images {images}: {len(found)} images give at most {count * _MAX_CROPS_AN_IMAGE} crops")
+    chosen = folder / "coco" / "train2017"
+    chosen.mkdir(parents=True, exist_ok=True)
+    for link in chosen.iterdir():
+        link.unlink()
+    for number in range(count):
+        source = found[number * len(found) // count].path
+        (chosen / f"{number:06d}{Path(source).suffix}").symlink_to((listed / source).resolve())
+    return chosen.parent, -(-crops // count)
+
+
+def _pack(coco_dir: Path, out: Path, encoding: Encoding, crops_per_image: int, samples_per_shard: int) -> ShardSet:
+    flags = {
+        "coco_dir": coco_dir,
+        "out_dir": out,
+        "include_val": "false",
+        "crop": "random",
+        "crops_per_image": crops_per_image,
+        "encoding": encoding,
+        "jpeg_quality": 95,
+        "samples_per_shard": samples_per_shard,
+    }
+    if prep.make_shards.main([text for flag, value in flags.items() for text in (f"--{flag}", str(value))]):
+        raise InputError(f"packing {out} failed; the line above says why (a new --work_dir begins afresh)")
+    return open_shard_set(out, "train")
+
+
+def _write_loose(shards: ShardSet, folder: Path) -> Path:
+    """Each member of `shards` as a file of its own."""
+    folder.mkdir(exist_ok=True)
+    for tar in shards.tars:
+        with tar.open("rb") as file:
+            for offset, size, _, key in read_records(index_path(tar)).tolist():
+                path = folder / f"{key.decode()}.jpg"
+                if not path.exists() or path.stat().st_size != size:
+                    file.seek(offset)
+                    path.write_bytes(file.read(size))
+    return folder

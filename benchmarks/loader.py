@@ -1,0 +1,89 @@
+"""Measure the loader beside others, on crops packed here or on your own: `python benchmarks/loader.py`."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+if not __package__:  # run as a file: same import root as `python -m benchmarks.loader`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.config import LoaderBenchmarkConfig
+from relic.cli import command, parse
+from relic.files import write_json
+
+PROG = "benchmarks/loader.py"
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write the figures where asked."""
+    config = parse(LoaderBenchmarkConfig, argv, prog=PROG)
+    with ExitStack() as stack:
+        if config.shards is not None:
+            results = _own_set(config, config.shards)
+        else:
+            folder = config.work_dir or Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-")))
+            results = _wait(config, folder) if config.wait else _compare(config, folder, stack)
+    if config.json is not None:
+        from benchmarks.measure import machine
+
+        write_json(config.json, results | {"machine": machine()})
+    return 0
+
+
+def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> dict[str, Any]:
+    from benchmarks.crops import prepare_crops
+    from benchmarks.measure import cores, ratios, steady_rate, take_turns, time_shares
+    from benchmarks.peers import all_peers
+    from benchmarks.tables import comparison_table
+
+    crops = prepare_crops(folder, config.images, config.crops, cores())
+    peers = all_peers(crops, config.batch_size, cores(), stack)
+    passes = take_turns(peers, config.epochs)
+    figures = {name: steady_rate(made) for name, made in passes.items()}
+    quotients = ratios(figures)
+    shares = {peer.name: time_shares(passes[peer.name][1:], cores()) for peer in peers if peer.times}
+    print(comparison_table(figures, passes, quotients, shares), flush=True)
+    if config.plot is not None:
+        from benchmarks.plot import plot_comparison
+
+        what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, cores: {cores()}"
+        plot_comparison(config.plot, figures, what)
+    by_epoch = {name: [one.images_per_second for one in made] for name, made in passes.items()}
+    settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}
+    shares_by_name = {name: one._asdict() for name, one in shares.items()}
+    return {**figures, "ratios": quotients, "by_epoch": by_epoch, "shares": shares_by_name, "settings": settings}
+
+
+def _own_set(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    from benchmarks.own_set import measure_own_set
+    from benchmarks.tables import own_set_table
+    from relic.shards.shard_set import open_shard_set
+
+    shards = open_shard_set(folder, config.split)
+    measured = measure_own_set(shards, config.batch_size, config.epochs)
+    print(own_set_table(shards, measured, config.gpu_images_per_second), flush=True)
+    gpus = measured.images_per_second / config.gpu_images_per_second if config.gpu_images_per_second else None
+    return measured._asdict() | {"shares": measured.shares._asdict(), "gpus": gpus}
+
+
+def _wait(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    from benchmarks.crops import prepare_crops
+    from benchmarks.measure import consumer_wait, cores
+    from benchmarks.tables import wait_table
+
+    crops = prepare_crops(folder, config.images, config.crops, cores())
+    waits = {}
+    for name, shards, usual_ms in (("relic_raw", crops.raw, 20.0), ("relic_jpg", crops.jpg, 30.0)):
+        pace_ms = usual_ms if config.consumer_ms is None else config.consumer_ms
+        waits[name] = pace_ms, consumer_wait(shards, config.batch_size, pace_ms / 1000, config.wait_batches)
+    print(wait_table(waits, config.wait_batches), flush=True)
+    shares = {f"{name}_wait": share for name, (_, share) in waits.items()}
+    return shares | {f"{name}_consumer_ms": pace_ms for name, (pace_ms, _) in waits.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

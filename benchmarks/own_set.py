@@ -1,0 +1,53 @@
+"""What a user's own shards and machine give."""
+
+import os
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from benchmarks.measure import Pass, Shares, cores, steady_rate, take_turns, time_shares
+from benchmarks.peers import relic_peer
+from relic.shards.shard_set import ShardSet
+
+_MEMORY_BYTES_PER_SECOND = 1e9
+"""A thread that reads raw crops faster than this copies them from the page cache; slower, it waits for storage."""
+
+
+class OwnSet(NamedTuple):
+    """Images per second of a shard set, and what holds it back: read (storage), decode or copy (memory)."""
+
+    first_images_per_second: float
+    first_bound_by: str
+    images_per_second: float
+    bound_by: str
+    shares: Shares
+
+
+def measure_own_set(shards: ShardSet, batch_size: int, epochs: int) -> OwnSet:
+    """`epochs` epochs; the first with none of the shards in the page cache, where the system lets us."""
+    for tar in shards.tars:
+        _forget(os.fspath(tar))
+    with ExitStack() as stack:
+        passes = take_turns([relic_peer("relic", shards, batch_size, stack)], epochs)["relic"]
+    return OwnSet(
+        first_images_per_second=passes[0].images_per_second,
+        first_bound_by=_bound_by(passes[:1], shards),
+        images_per_second=steady_rate(passes),
+        bound_by=_bound_by(passes[1:], shards),
+        shares=time_shares(passes[1:], cores()),
+    )
+
+
+def _forget(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _bound_by(passes: list[Pass], shards: ShardSet) -> str:
+    read, decode = sum(one.read for one in passes), sum(one.decode for one in passes)
+    if decode > read:
+        return "decode"
+    pixels = sum(one.images for one in passes) * shards.height * shards.width * 3
+    return "copy" if shards.encoding == "raw" and pixels > read * _MEMORY_BYTES_PER_SECOND else "read"
