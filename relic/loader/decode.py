@@ -1,8 +1,9 @@
-"""Read one sample into its row of a batch: raw straight from the file, JPEG by simplejpeg, PNG by Pillow."""
+"""Read samples into rows of a batch: raw straight from the file, JPEG by simplejpeg, PNG by Pillow."""
 
 import io
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,19 +12,28 @@ import simplejpeg
 import xxhash
 from PIL import Image
 
-from relic.errors import InputError
 from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.shards.npy import HEADER_BYTES, npy_header
 from relic.shards.shard_set import ShardSet
 
 Verify = Literal["first", "always", "off"]
+Rows = npt.NDArray[np.uint8]
 
 
 class Seconds(NamedTuple):
     """Thread time spent by stage."""
 
     read: float
+    """Reading and hashing."""
     decode: float
+
+
+class _Sample(NamedTuple):
+    """Where a sample lies, and whether its hash is to be checked."""
+
+    shard: OpenShard
+    place: int
+    check: bool
 
 
 class SampleDecoder:
@@ -36,85 +46,76 @@ class SampleDecoder:
         self._files = ShardFiles(shards.tars)
         self._starts = np.cumsum([0, *shards.samples])
         self._shape = (shards.height, shards.width, 3)
-        self._decode_into = {"raw": self._raw, "jpg": self._jpg, "png": self._png}[shards.encoding]
+        self._encoding = shards.encoding
         self._npy_header = npy_header(shards.height, shards.width)
         self._verify = verify
-        self._verified = np.zeros(shards.num_samples, bool)
+        self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
         self._scratch = threading.local()
 
-    def fill(self, rows: npt.NDArray[np.uint8], samples: npt.NDArray[np.int64]) -> tuple[list[str], Seconds]:
-        """Decode `samples` (n,) into `rows` (n, H, W, 3); return their keys and the seconds taken.
+    def fill(self, rows: Rows, samples: npt.NDArray[np.int64]) -> tuple[list[str], Seconds]:
+        """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous; return their keys and the seconds taken.
 
         Raises InputError naming shard and sample for a cut shard, a wrong hash or an undecodable image.
         """
-        shard_numbers = np.searchsorted(self._starts, samples, "right") - 1
-        places = samples - self._starts[shard_numbers]
-        keys, reading, decoding = [], 0.0, 0.0
-        for row, sample, number, place in zip(
-            rows, samples.tolist(), shard_numbers.tolist(), places.tolist(), strict=True
-        ):
-            shard = self._files[number]
-            offset, size, digest, key = shard.record(place)
-            expected = digest if self._verify == "always" or not self._verified[sample] else None
-            read, decoded = self._decode_into(
-                shard, offset, size, expected if self._verify != "off" else None, key, row
-            )
-            self._verified[sample] = True
-            keys.append(key)
-            reading += read
-            decoding += decoded
-        return keys, Seconds(reading, decoding)
+        located = self._locate(samples)
+        if self._encoding == "raw":
+            seconds = self._fill_raw(rows, located)
+        else:
+            seconds = self._fill_decoded(rows, located, _jpg if self._encoding == "jpg" else _png)
+        if self._verify == "first":
+            self._verified[samples] = True
+        return [shard.keys[place] for shard, place, _ in located], seconds
 
-    def _raw(
-        self, shard: OpenShard, offset: int, size: int, digest: int | None, key: str, row: npt.NDArray[np.uint8]
-    ) -> tuple[float, float]:
+    def _locate(self, samples: npt.NDArray[np.int64]) -> list[_Sample]:
+        numbers = np.searchsorted(self._starts, samples, "right") - 1
+        places = (samples - self._starts[numbers]).tolist()
+        checks = [self._verify == "always"] * len(places)
+        if self._verify == "first":
+            checks = (~self._verified[samples]).tolist()
+        shards = self._files.open(set(numbers.tolist()))
+        return [
+            _Sample(shards[n], place, check) for n, place, check in zip(numbers.tolist(), places, checks, strict=True)
+        ]
+
+    def _fill_raw(self, rows: Rows, located: Iterable[_Sample]) -> Seconds:
+        """The file's bytes go straight into the rows; only the 128 bytes before them go elsewhere."""
         began = time.perf_counter()
-        header = self._buffer(HEADER_BYTES)
-        if size != HEADER_BYTES + row.nbytes:
-            raise InputError(f"{shard.tar}: sample {key}: not a uint8 array of shape {self._shape}")
-        pixels = row.data.cast("B")
-        shard.read_into([header, pixels], offset, size, key)
-        if digest is not None:
-            state = xxhash.xxh3_64(header)
-            state.update(pixels)
-            _check(state.intdigest(), digest, shard, key)
-        if header != self._npy_header:
-            raise InputError(f"{shard.tar}: sample {key}: not a uint8 array of shape {self._shape}")
-        return time.perf_counter() - began, 0.0
+        header, row_bytes = bytearray(HEADER_BYTES), rows[0].nbytes
+        pixels, start = rows.data.cast("B"), 0
+        for shard, place, check in located:
+            if shard.sizes[place] != HEADER_BYTES + row_bytes:
+                raise shard.fault(place, f"not a uint8 array of shape {self._shape}")
+            row = pixels[start : start + row_bytes]
+            start += row_bytes
+            shard.read_into((header, row), place)
+            if check:
+                digest = xxhash.xxh3_64(header)
+                digest.update(row)
+                _compare(digest.intdigest(), shard, place)
+            if header != self._npy_header:
+                raise shard.fault(place, f"not a uint8 array of shape {self._shape}")
+        return Seconds(time.perf_counter() - began, 0.0)
 
-    def _jpg(
-        self, shard: OpenShard, offset: int, size: int, digest: int | None, key: str, row: npt.NDArray[np.uint8]
-    ) -> tuple[float, float]:
-        began = time.perf_counter()
-        data = self._payload(shard, offset, size, digest, key)
-        read = time.perf_counter()
-        try:
-            decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=row)
-        except ValueError as error:
-            raise InputError(f"{shard.tar}: sample {key}: {error}") from error
-        if decoded.shape != self._shape:
-            raise InputError(f"{shard.tar}: sample {key}: is {decoded.shape}, the set's crops are {self._shape}")
-        return read - began, time.perf_counter() - read
-
-    def _png(
-        self, shard: OpenShard, offset: int, size: int, digest: int | None, key: str, row: npt.NDArray[np.uint8]
-    ) -> tuple[float, float]:
-        began = time.perf_counter()
-        data = self._payload(shard, offset, size, digest, key)
-        read = time.perf_counter()
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                row[:] = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{shard.tar}: sample {key}: {error}") from error
-        return read - began, time.perf_counter() - read
-
-    def _payload(self, shard: OpenShard, offset: int, size: int, digest: int | None, key: str) -> memoryview:
-        data = self._buffer(size)
-        shard.read_into([data], offset, size, key)
-        if digest is not None:
-            _check(xxhash.xxh3_64_intdigest(data), digest, shard, key)
-        return data
+    def _fill_decoded(
+        self, rows: Rows, located: Iterable[_Sample], decode: Callable[[memoryview, Rows], tuple[int, ...]]
+    ) -> Seconds:
+        reading = decoding = 0.0
+        for row, (shard, place, check) in zip(rows, located, strict=True):
+            began = time.perf_counter()
+            data = self._buffer(shard.sizes[place])
+            shard.read_into((data,), place)
+            if check:
+                _compare(xxhash.xxh3_64_intdigest(data), shard, place)
+            read = time.perf_counter()
+            try:
+                shape = decode(data, row)
+            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNGs
+                raise shard.fault(place, str(error)) from error
+            if shape != self._shape:
+                raise shard.fault(place, f"is of shape {shape}, the set's crops are {self._shape}")
+            reading += read - began
+            decoding += time.perf_counter() - read
+        return Seconds(reading, decoding)
 
     def _buffer(self, size: int) -> memoryview:
         """This thread's reused scratch memory: fresh memory for every sample would cost page faults."""
@@ -124,8 +125,19 @@ class SampleDecoder:
         return memoryview(scratch)[:size]
 
 
-def _check(found: int, expected: int, shard: OpenShard, key: str) -> None:
-    if found != expected:
-        raise InputError(
-            f"{shard.tar}: sample {key}: its bytes changed since it was packed (xxh3); pack the shards again"
-        )
+def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
+    shape: tuple[int, ...] = simplejpeg.decode_jpeg(data, "RGB", buffer=row).shape
+    return shape
+
+
+def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    if pixels.shape == row.shape:
+        row[:] = pixels
+    return pixels.shape
+
+
+def _compare(found: int, shard: OpenShard, place: int) -> None:
+    if found != shard.digests[place]:
+        raise shard.fault(place, "its bytes changed since it was packed (xxh3); pack the shards again")

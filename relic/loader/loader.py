@@ -19,7 +19,8 @@ _PREFETCH = 4
 """Batches being filled ahead of the consumer's."""
 HOLD = 2
 """Batches that stay valid until a further one is asked for: the one just yielded and the one before."""
-_ROWS_A_TASK = 8
+_ROWS_A_TASK = {"raw": 32, "jpg": 8, "png": 4}
+"""Enough work to outweigh handing a task to a thread, little enough to keep all threads busy in one batch."""
 
 
 class Batch(NamedTuple):
@@ -107,10 +108,12 @@ class ShardLoader:
 
     def _start(self, slot: int, samples: Indices) -> _Filling:
         rows = self._ring[slot].numpy()
+        step = _ROWS_A_TASK[self.shards.encoding]
         parts = [
-            self._pool.submit(self._decoder.fill, rows[first : first + _ROWS_A_TASK][: len(part)], part)
-            for first in range(0, len(samples), _ROWS_A_TASK)
-            if len(part := samples[first : first + _ROWS_A_TASK])
+            self._pool.submit(
+                self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
+            )
+            for first in range(0, len(samples), step)
         ]
         return _Filling(slot, len(samples), parts)
 

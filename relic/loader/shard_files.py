@@ -1,26 +1,29 @@
 """Open shards: a descriptor and the index of each, a bounded number at a time."""
 
 import os
-import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from relic.errors import InputError
 from relic.shards.index import index_path, read_header, read_records
 
-_FIXED = struct.Struct("<QQQ")
-
 
 class OpenShard:
-    """A tar with its records. The descriptor closes when the last user drops the object."""
+    """A tar with its records as lists, since one sample at a time is looked up in them.
+
+    The descriptor closes when the last user drops the object.
+    """
 
     def __init__(self, tar: Path) -> None:
         self.tar = tar
         self._descriptor = -1
         records = read_records(index_path(tar))
-        self._bytes = records.tobytes()
-        self._stride = records.dtype.itemsize
+        self.offsets: list[int] = records["offset"].tolist()
+        self.sizes: list[int] = records["size"].tolist()
+        self.digests: list[int] = records["xxh3"].tolist()
+        self.keys: list[str] = [key.decode() for key in records["key"].tolist()]
         try:
             self._descriptor = os.open(tar, os.O_RDONLY)
         except OSError as error:
@@ -28,17 +31,15 @@ class OpenShard:
         if os.fstat(self._descriptor).st_size != read_header(index_path(tar)).tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
-    def record(self, number: int) -> tuple[int, int, int, str]:
-        """Offset, size in bytes, xxh3-64 and key of the shard's sample `number`."""
-        start = number * self._stride
-        key = self._bytes[start + _FIXED.size : start + self._stride].rstrip(b"\0").decode()
-        return (*_FIXED.unpack_from(self._bytes, start), key)
+    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
+        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends before it does."""
+        got = os.preadv(self._descriptor, buffers, self.offsets[place])
+        if got != self.sizes[place]:
+            raise self.fault(place, f"{self.sizes[place]} bytes wanted, {got} there; the shard was cut")
 
-    def read_into(self, buffers: list[memoryview], offset: int, size: int, key: str) -> None:
-        """Fill `buffers` (together `size` bytes) from `offset`. Raises InputError when the file ends before."""
-        got = os.preadv(self._descriptor, buffers, offset)
-        if got != size:
-            raise InputError(f"{self.tar}: sample {key}: {size} bytes wanted, {got} there; the shard was cut")
+    def fault(self, place: int, what: str) -> InputError:
+        """An error that names shard and sample."""
+        return InputError(f"{self.tar}: sample {self.keys[place]}: {what}")
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -54,13 +55,17 @@ class ShardFiles:
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, number: int) -> OpenShard:
+    def open(self, numbers: Iterable[int]) -> dict[int, OpenShard]:
+        """The shards of those numbers, which stay open as long as they are held."""
         with self._lock:
-            shard = self._open.get(number)
-            if shard is None:
-                shard = self._open[number] = OpenShard(self._tars[number])
-                if len(self._open) > self._max_open:
-                    self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(number)
-            return shard
+            return {number: self._opened(number) for number in numbers}
+
+    def _opened(self, number: int) -> OpenShard:
+        shard = self._open.get(number)
+        if shard is None:
+            shard = self._open[number] = OpenShard(self._tars[number])
+            if len(self._open) > self._max_open:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(number)
+        return shard
