@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "decoding without torch": f"export/codec.py decode {stream} {out}/000.png --export {out}/onnx",
     }
     for number, (title, arguments) in enumerate(stages.items(), 1):
-        print(f"\n[{number}/{len(stages)}] {title}\n$ python {arguments}", flush=True)
+        print(f"\n[{number}/{len(stages)}] {title}\n$ python {arguments}".replace(f"{ROOT}/", ""), flush=True)
         if subprocess.run([sys.executable, *shlex.split(arguments)], cwd=ROOT, check=False).returncode:
             raise InputError(f"{title} failed; the lines above say why")
     summary = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
