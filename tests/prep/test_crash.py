@@ -108,7 +108,11 @@ def test_a_signal_stops_within_two_seconds_and_leaves_a_folder_to_go_on_with(
     big_coco, tmp_path: Path, digests, whole, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
-    process = start(big_coco, out, start_new_session=True)
+
+    def hear_signals() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells start what runs in the background deaf to it
+
+    process = start(big_coco, out, start_new_session=True, preexec_fn=hear_signals)
     wait_for(lambda: list(out.glob("train-*.tar")))
     workers = workers_of(process)
     began = time.monotonic()
