@@ -31,11 +31,17 @@ class OpenShard:
         if os.fstat(self._descriptor).st_size != read_header(index_path(tar)).tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
-    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
-        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends before it does."""
+    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> int:
+        """Fill `buffers` with the payload of sample `place`; return its size in bytes.
+
+        `buffers` may be shorter or longer than the payload, and then hold its beginning or bytes that follow it. Raises
+        InputError when the file ends before the payload does.
+        """
+        size = self.sizes[place]
         got = os.preadv(self._descriptor, buffers, self.offsets[place])
-        if got != self.sizes[place]:
-            raise self.fault(place, f"{self.sizes[place]} bytes wanted, {got} there; the shard was cut")
+        if got < size and got < sum(map(len, buffers)):
+            raise self.fault(place, f"{size} bytes wanted, {got} there; the shard was cut")
+        return size
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
