@@ -27,9 +27,11 @@ def epoch_order(samples: Sequence[int], seed: int, epoch: int, window: int = 0) 
         return _shuffled(sum(samples), seed, epoch, 0)
     starts = np.cumsum([0, *samples])
     shards = _shuffled(len(samples), seed, epoch, 0)
-    groups = []
+    groups: list[Indices] = []
     for first in range(0, len(shards), window):
-        members = [np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]]
+        members: list[Indices] = [
+            np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]
+        ]
         group = np.concatenate(members)
         groups.append(group[_shuffled(len(group), seed, epoch, first + 1)])
     return np.concatenate(groups)
@@ -42,7 +44,7 @@ def _shuffled(count: int, seed: int, epoch: int, stream: int) -> Indices:
         return _argsort(words)
     bits = (count // _BUCKET).bit_length()
     highest = words.astype("<u8", copy=False).view("<u2")[3::4] >> (16 - bits)
-    order = np.empty(count, np.int32 if count < 2**31 else np.int64)
+    order: Indices = np.empty(count, np.int32 if count < 2**31 else np.int64)
     filled = 0
     for bucket in range(1 << bits):
         members = np.flatnonzero(highest == bucket)

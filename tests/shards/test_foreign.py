@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -67,7 +68,9 @@ def webdataset_reads(folder: Path) -> list[tuple[str, bytes]]:
 def test_what_webdataset_wrote_is_read_as_it_reads_it(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "%05d.tar"), maxcount=3, verbose=0) as sink:
         for number in range(8):
-            sink.write({"__key__": f"a.b/{number:09d}", "npy": picture(number), "json": {"n": number}, "txt": "é" * 300})
+            sink.write(
+                {"__key__": f"a.b/{number:09d}", "npy": picture(number), "json": {"n": number}, "txt": "é" * 300}
+            )
     assert read_all(tmp_path) == webdataset_reads(tmp_path)
     assert read_all(tmp_path, "val") == read_all(tmp_path)
 
@@ -105,7 +108,7 @@ def test_folders_links_names_without_keys_and_other_arrays_are_passed_over(tmp_p
     assert [key for key, _ in read_all(tmp_path)] == ["0001"]
 
 
-def padded_npy(pixels: np.ndarray, order: str, header_bytes: int) -> bytes:
+def padded_npy(pixels: np.ndarray, order: Literal["C", "F"], header_bytes: int) -> bytes:
     """An .npy as other writers pad it."""
     text = f"{{'descr': '|u1', 'fortran_order': {order == 'F'}, 'shape': {pixels.shape}, }}"
     text = text.ljust(header_bytes - 11) + "\n"
@@ -113,7 +116,7 @@ def padded_npy(pixels: np.ndarray, order: str, header_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize(("order", "header_bytes"), [("C", 80), ("C", 128), ("C", 192), ("F", 80), ("F", 128)])
-def test_arrays_with_other_headers(tmp_path: Path, order: str, header_bytes: int) -> None:
+def test_arrays_with_other_headers(tmp_path: Path, order: Literal["C", "F"], header_bytes: int) -> None:
     pixels = [picture(number) for number in range(3)]
     payloads = [encode(pixels[0], "raw"), *(padded_npy(each, order, header_bytes) for each in pixels[1:])]
     assert all(np.array_equal(np.load(io.BytesIO(p)), each) for p, each in zip(payloads, pixels, strict=True))
