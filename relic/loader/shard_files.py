@@ -53,12 +53,19 @@ class OpenShard:
 
 
 class ShardFiles:
-    """The shards of a set, opened on first use; the least recently used are let go beyond `max_open`."""
+    """The shards of a set, opened on first use; the least recently used are let go.
 
-    def __init__(self, tars: Sequence[Path], indexes: Sequence[Path], max_open: int = 512) -> None:
+    That is beyond `max_open` shards (descriptors are few), and beyond `max_records` samples in them (memory).
+    """
+
+    def __init__(
+        self, tars: Sequence[Path], indexes: Sequence[Path], max_open: int = 512, max_records: int = 2_000_000
+    ) -> None:
         self._tars = tars
         self._indexes = indexes
         self._max_open = max_open
+        self._max_records = max_records
+        self._records = 0
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,8 +78,9 @@ class ShardFiles:
         shard = self._open.get(number)
         if shard is None:
             shard = self._open[number] = OpenShard(self._tars[number], self._indexes[number])
-            if len(self._open) > self._max_open:
-                self._open.popitem(last=False)
+            self._records += len(shard.offsets)
+            while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):
+                self._records -= len(self._open.popitem(last=False)[1].offsets)
         else:
             self._open.move_to_end(number)
         return shard

@@ -65,11 +65,15 @@ def write_index(
     table = np.zeros(len(records), record_dtype(record_bytes))
     for row, record, key in zip(table, records, keys, strict=True):
         row["offset"], row["size"], row["xxh3"], row["key"] = record.offset, record.size, record.xxh3, key
+    with atomic_write(path, tag=tag) as file:
+        file.write(index_bytes(table, tar_bytes, tar_mtime_ns))
+
+
+def index_bytes(table: npt.NDArray[np.void], tar_bytes: int, tar_mtime_ns: int = 0) -> bytes:
+    """The index file of a shard whose records are `table` (of `record_dtype`)."""
     data = table.tobytes()
     digest = xxhash.xxh3_64_intdigest(data)
-    header = _HEADER.pack(_MAGIC, _VERSION, record_bytes, len(records), tar_bytes, digest, tar_mtime_ns)
-    with atomic_write(path, tag=tag) as file:
-        file.write(header + data)
+    return _HEADER.pack(_MAGIC, _VERSION, table.itemsize, len(table), tar_bytes, digest, tar_mtime_ns) + data
 
 
 def read_header(path: Path) -> IndexHeader:

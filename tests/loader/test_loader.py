@@ -82,6 +82,7 @@ def test_an_iterator_dropped_early_leaves_the_loader_usable(tmp_path: Path, make
     assert keys == [f"train{number:05d}" for number in range(20)]
 
 
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
 def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
     make_shards(tmp_path, counts=(3, 6), side=48, encoding=encoding)
@@ -118,6 +119,7 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
             list(always.batches(plan))
 
 
+@pytest.mark.timeout(5)
 def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(64,), side=48)
     tar = tmp_path / "train-000000.tar"
@@ -130,6 +132,7 @@ def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_sha
             list(batches)
 
 
+@pytest.mark.timeout(5)
 def test_a_shard_cut_or_missing_at_the_start_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(4, 4), side=48)
     tar = tmp_path / "train-000001.tar"
