@@ -8,7 +8,7 @@ from typing import Literal
 from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
-from relic.shards.shard_set import open_shard_set
+from relic.loader.remote import resolve_shards
 
 ORIGINALS = "origin"
 """Folder of the original pictures, beside one of reconstructions for each checkpoint."""
@@ -29,8 +29,9 @@ class EvaluateConfig:
 
     checkpoint: list[str]
     """Checkpoints of ours or CompressAI's state dict files, one or more; `embedded` is the small codec we ship."""
-    shards: Path | None = None
-    """Folder that `prep/make_shards.py` wrote; this or --images."""
+    shards: str | None = None
+    """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
+    `.../val-{000000..000004}.tar`; this or --images."""
     split: Literal["val", "train"] = "val"
     """Split of --shards."""
     images: Path | None = None
@@ -62,7 +63,7 @@ class EvaluateConfig:
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"--out {self.out}: is a file, not a folder")
         if self.shards is not None:
-            open_shard_set(self.shards, self.split)
+            resolve_shards(self.shards, self.split)
         if self.images is not None:
             self._check_images(self.images)
 

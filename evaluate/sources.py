@@ -11,7 +11,8 @@ from torch import Tensor
 from evaluate.folder import list_images, read_image
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.loader.remote import resolve_shards
+from relic.shards.shard_set import ShardSet
 
 
 class Picture(NamedTuple):
@@ -85,9 +86,9 @@ class FolderSource:
             yield Picture(int(number), name, torch.from_numpy(read_image(self.folder / name))[None])
 
 
-def open_source(shards: Path | None, split: str, images: Path | None) -> ImageSource:
+def open_source(shards: str | None, split: str, images: Path | None) -> ImageSource:
     """The split of `shards` if there is one, else the folder `images`."""
     if shards is not None:
-        return ShardSource(open_shard_set(shards, split))
+        return ShardSource(resolve_shards(shards, split))
     assert images is not None
     return FolderSource(images, tuple(list_images(images)))

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any]]:
     """Yield a file that becomes `path` when the block ends without an error.
 
-    The bytes go to `path` + ".tmp", are flushed to the disk (fsync) and renamed over `path`, so a reader sees
-    the old file or the new one, never a half. On any error the temporary file is removed and `path` is untouched.
+    The bytes go to `path` + `tag` + ".tmp" (writers that may meet need a tag each), are flushed to the disk (fsync)
+    and renamed over `path`, so a reader sees the old file or the new one, never a half. On any error the temporary
+    file is removed and `path` is untouched.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = path.with_name(path.name + tag + TEMPORARY_SUFFIX)
     try:
         with open(temporary, mode) as file:
             yield file
@@ -28,6 +30,19 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def lock_file(descriptor: int, *, wait: bool = True) -> bool:
+    """Lock an open file against everyone else who locks it; False where another has it and `wait` is False.
+
+    Held until the descriptor is closed; the kernel closes it when the process ends, however it ends. Raises OSError on
+    file systems that cannot lock.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
         SHARED | {"relic.shards", "relic.loader"},
-        {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "xxhash"},
+        {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "braceexpand", "xxhash"},
     ),
     "relic/codec": (
         SHARED | {"relic.bitstream", "relic.codec"},

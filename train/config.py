@@ -7,7 +7,8 @@ from typing import Literal
 
 from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
-from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.loader.remote import resolve_shards
+from relic.shards.shard_set import ShardSet
 
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
@@ -24,10 +25,11 @@ class TrainConfig:
     One process: `python train/main.py ...`; several: `torchrun --nproc_per_node 8 train/main.py ...`.
     """
 
-    shards: Path
-    """Folder that `prep/make_shards.py` wrote."""
-    val_shards: Path | None = None
-    """Folder whose `val` split is validated on; by default that of --shards."""
+    shards: str
+    """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
+    `.../train-{000000..000117}.tar`."""
+    val_shards: str | None = None
+    """Where the `val` split is that is validated on, given as --shards is; by default there."""
     quality: int = 8
     """Quality 1 to 8 of CompressAI's pretrained model; with --pretrained none, its channels."""
     pretrained: str = "zoo"
@@ -152,8 +154,9 @@ class TrainConfig:
             )
 
     def _check_crops(self) -> None:
+        train_set = self.train_set()
         for shards, flag, needs_ms_ssim in (
-            (self.train_set(), "--shards", self.needs_ms_ssim),
+            (train_set, "--shards", self.needs_ms_ssim),
             (self.val_set(), "--val_shards", True),
         ):
             size = f"{flag} {shards.folder}: its {shards.split} crops are {shards.width}x{shards.height}"
@@ -161,19 +164,19 @@ class TrainConfig:
                 raise InputError(f"{size}; MS-SSIM needs sides over {MIN_MS_SSIM_SIDE - 1}, pack with --size 224")
             if shards.width % STRIDE or shards.height % STRIDE:
                 raise InputError(f"{size}; the model needs multiples of {STRIDE}, pack with --size 224")
-        if self.train_set().num_samples < self.batch_size and self.epochs:
-            samples = self.train_set().num_samples
-            raise InputError(f"--batch_size {self.batch_size}: {self.shards} holds only {samples} train samples")
+        samples = train_set.num_samples
+        if samples < self.batch_size and self.epochs:
+            raise InputError(f"--batch_size {self.batch_size}: {train_set.folder} holds only {samples} train samples")
 
     def train_set(self) -> ShardSet:
         """The train split of --shards."""
-        return open_shard_set(self.shards, "train")
+        return resolve_shards(self.shards, "train")
 
     def val_set(self) -> ShardSet:
         """The val split of --val_shards, or of --shards."""
         if self.val_shards is not None:
-            return open_shard_set(self.val_shards, "val", flag="--val_shards")
-        return open_shard_set(self.shards, "val")
+            return resolve_shards(self.val_shards, "val", flag="--val_shards")
+        return resolve_shards(self.shards, "val")
 
     @property
     def needs_ms_ssim(self) -> bool:

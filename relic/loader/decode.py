@@ -12,8 +12,11 @@ import simplejpeg
 import xxhash
 from PIL import Image
 
+from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
-from relic.shards.npy import HEADER_BYTES, npy_header
+from relic.shards.foreign import PACK
+from relic.shards.image_header import Geometry, read_geometry
+from relic.shards.npy import HEADER_BYTES, npy_header, read_picture
 from relic.shards.shard_set import ShardSet
 
 Verify = Literal["first", "always", "off"]
@@ -39,7 +42,7 @@ class SampleDecoder:
     """
 
     def __init__(self, shards: ShardSet, verify: Verify) -> None:
-        self._files = ShardFiles(shards.tars)
+        self._files = ShardFiles(shards.tars, shards.indexes)
         self._starts = np.cumsum([0, *shards.samples])
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding
@@ -48,7 +51,7 @@ class SampleDecoder:
         self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
         self._scratch = threading.local()
 
-    def fill(self, rows: Rows, samples: npt.NDArray[np.int64]) -> tuple[list[str], Seconds]:
+    def fill(self, rows: Rows, samples: Indices) -> tuple[list[str], Seconds]:
         """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous; return their keys and the seconds taken.
 
         Raises InputError naming shard and sample for a cut shard, a wrong hash or an undecodable image.
@@ -60,9 +63,9 @@ class SampleDecoder:
             seconds = self._fill_decoded(rows, located, _jpg if self._encoding == "jpg" else _png)
         if self._verify == "first":
             self._verified[samples] = True
-        return [shard.keys[place] for shard, place, _ in located], seconds
+        return [shard.key(place) for shard, place, _ in located], seconds
 
-    def _locate(self, samples: npt.NDArray[np.int64]) -> list[_Sample]:
+    def _locate(self, samples: Indices) -> list[_Sample]:
         numbers = np.searchsorted(self._starts, samples, "right") - 1
         places = (samples - self._starts[numbers]).tolist()
         checks = [self._verify == "always"] * len(places)
@@ -76,16 +79,19 @@ class SampleDecoder:
         began = time.perf_counter()
         header, expected_header = bytearray(HEADER_BYTES), self._npy_header
         row_bytes, pixels, start = rows[0].nbytes, rows.data.cast("B"), 0
-        for shard, place, check in located:
+        for number, sample in enumerate(located):
+            shard, place, check = sample
             row = pixels[start : start + row_bytes]
             start += row_bytes
-            whole = shard.read_into((header, row), place) == HEADER_BYTES + row_bytes
-            if check:
-                digest = xxhash.xxh3_64(header)
-                digest.update(row)
-                _compare(digest.intdigest(), shard, place)
-            if header != expected_header or not whole:
-                raise shard.fault(place, f"not a uint8 array of shape {self._shape}")
+            if shard.sizes[place] == HEADER_BYTES + row_bytes:
+                shard.read_into((header, row), place)
+                if check:
+                    digest = xxhash.xxh3_64(header)
+                    digest.update(row)
+                    _compare(digest.intdigest(), shard, place)
+                if header == expected_header:
+                    continue
+            self._fill_decoded(rows[number : number + 1], [sample], _npy)
         return Seconds(time.perf_counter() - began, 0.0)
 
     def _fill_decoded(
@@ -102,12 +108,18 @@ class SampleDecoder:
             try:
                 shape = decode(data, row)
             except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNGs
-                raise shard.fault(place, str(error)) from error
+                raise shard.fault(place, self._mismatch(data) or str(error)) from error
             if shape != self._shape:
-                raise shard.fault(place, f"is of shape {shape}, the set's crops are {self._shape}")
+                raise shard.fault(place, self._mismatch(data) or f"is of shape {shape}, the set of {self._shape}")
             reading += read - began
             decoding += time.perf_counter() - read
         return Seconds(reading, decoding)
+
+    def _mismatch(self, data: memoryview) -> str:
+        """How a sample differs from the set's encoding and size, if it does."""
+        found = read_geometry(data)
+        expected = Geometry(self._encoding, *self._shape[:2])
+        return "" if found in (None, expected) else f"is {found}, the set's crops are {expected}; {PACK}"
 
     def _buffer(self, size: int) -> memoryview:
         """This thread's reused scratch memory: fresh memory for every sample would cost page faults."""
@@ -117,6 +129,14 @@ class SampleDecoder:
         return memoryview(scratch)[:size]
 
 
+def _npy(data: memoryview, row: Rows) -> tuple[int, ...]:
+    """An array with a header of another length than ours, or in Fortran's order."""
+    pixels = read_picture(data)
+    if pixels.shape == row.shape:
+        row[:] = pixels
+    return pixels.shape
+
+
 def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
     shape: tuple[int, ...] = simplejpeg.decode_jpeg(data, "RGB", buffer=row).shape
     return shape
@@ -124,6 +144,8 @@ def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
 
 def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
     with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits a sample; {PACK}")
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape == row.shape:
         row[:] = pixels

@@ -5,13 +5,16 @@ stream numpy keeps stable) and are turned into an order by a stable argsort.
 """
 
 from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from relic.errors import InputError
 
-Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.signedinteger[Any]]
+_BUCKET = 1 << 20
+"""Samples sorted at once: memory stays near that of words and result, and the sort in the processor's cache."""
 
 
 def epoch_order(samples: Sequence[int], seed: int, epoch: int, window: int = 0) -> Indices:
@@ -21,19 +24,38 @@ def epoch_order(samples: Sequence[int], seed: int, epoch: int, window: int = 0) 
     global shuffle). With a window the shards are shuffled first and then mixed in groups of `window`.
     """
     if not window or window >= len(samples):
-        return _shuffled(np.arange(sum(samples)), seed, epoch, 0)
+        return _shuffled(sum(samples), seed, epoch, 0)
     starts = np.cumsum([0, *samples])
-    shards = _shuffled(np.arange(len(samples)), seed, epoch, 0)
-    groups = []
+    shards = _shuffled(len(samples), seed, epoch, 0)
+    groups: list[Indices] = []
     for first in range(0, len(shards), window):
-        members = [np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]]
-        groups.append(_shuffled(np.concatenate(members), seed, epoch, first + 1))
+        members: list[Indices] = [
+            np.arange(starts[shard], starts[shard + 1]) for shard in shards[first : first + window]
+        ]
+        group = np.concatenate(members)
+        groups.append(group[_shuffled(len(group), seed, epoch, first + 1)])
     return np.concatenate(groups)
 
 
-def _shuffled(values: Indices, seed: int, epoch: int, stream: int) -> Indices:
-    words = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]).random_raw(len(values))
-    return values[np.argsort(words, kind="stable")]
+def _shuffled(count: int, seed: int, epoch: int, stream: int) -> Indices:
+    """The stable argsort of `count` words, bucket by bucket of their highest bits; int32 where that is enough."""
+    words = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]).random_raw(count)
+    if count <= _BUCKET:
+        return _argsort(words)
+    bits = (count // _BUCKET).bit_length()
+    highest = words.astype("<u8", copy=False).view("<u2")[3::4] >> (16 - bits)
+    order: Indices = np.empty(count, np.int32 if count < 2**31 else np.int64)
+    filled = 0
+    for bucket in range(1 << bits):
+        members = np.flatnonzero(highest == bucket)
+        order[filled : filled + len(members)] = members[_argsort(words[members])]
+        filled += len(members)
+    return order
+
+
+def _argsort(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    order: npt.NDArray[np.int64] = np.argsort(words, kind="stable")
+    return order
 
 
 def train_batches(order: Indices, images_per_step: int, rank: int, world_size: int, start_images: int = 0) -> Indices:
@@ -52,10 +74,34 @@ def train_batches(order: Indices, images_per_step: int, rank: int, world_size: i
     return batches[start_images // images_per_step :, rank * per_rank : (rank + 1) * per_rank]
 
 
-def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[Indices]:
+class EvalBatches(Sequence[Indices]):
+    """Consecutive samples in batches, each array made when it is asked for: a list of ten million would be large."""
+
+    def __init__(self, first: int, stop: int, batch_size: int) -> None:
+        self._samples = range(first, stop)
+        self._starts = range(first, stop, batch_size)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, number: int) -> Indices: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Indices]: ...
+
+    def __getitem__(self, number: int | slice) -> Indices | list[Indices]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        start = self._starts[number]
+        return np.arange(start, min(start + self._starts.step, self._samples.stop))
+
+
+def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> EvalBatches:
     """This rank's batches of every sample exactly once over all ranks, in order; none padded, none dropped.
 
     Ranks differ by at most one sample; with more ranks than samples some get no batch.
     """
-    mine = np.array_split(np.arange(num_samples), world_size)[rank]
-    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    share, extra = divmod(num_samples, world_size)
+    first = rank * share + min(rank, extra)
+    return EvalBatches(first, first + share + (rank < extra), batch_size)

@@ -2,50 +2,50 @@
 
 import os
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from relic.errors import InputError
-from relic.shards.index import index_path, read_header, read_records
+from relic.shards.index import read_header, read_records
 
 
 class OpenShard:
-    """A tar with its records as lists, since one sample at a time is looked up in them.
+    """A tar with its records, kept as compact as they lie in the index: many shards are open at once.
 
     The descriptor closes when the last user drops the object.
     """
 
-    def __init__(self, tar: Path) -> None:
+    def __init__(self, tar: Path, index: Path) -> None:
         self.tar = tar
         self._descriptor = -1
-        records = read_records(index_path(tar))
-        self.offsets: list[int] = records["offset"].tolist()
-        self.sizes: list[int] = records["size"].tolist()
-        self.digests: list[int] = records["xxh3"].tolist()
-        self.keys: list[str] = [key.decode() for key in records["key"].tolist()]
+        records = read_records(index)
+        self.offsets, self.sizes, self.digests = (
+            array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
+        )
+        self._keys = records["key"].tobytes()
+        self._key_bytes = records.dtype["key"].itemsize
         try:
             self._descriptor = os.open(tar, os.O_RDONLY)
         except OSError as error:
             raise InputError(f"{tar}: cannot be opened ({error.strerror})") from error
-        if os.fstat(self._descriptor).st_size != read_header(index_path(tar)).tar_bytes:
+        if os.fstat(self._descriptor).st_size != read_header(index).tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
-    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> int:
-        """Fill `buffers` with the payload of sample `place`; return its size in bytes.
+    def key(self, place: int) -> str:
+        """The key of sample `place`."""
+        return self._keys[place * self._key_bytes : (place + 1) * self._key_bytes].rstrip(b"\0").decode()
 
-        `buffers` may be shorter or longer than the payload, and then hold its beginning or bytes that follow it. Raises
-        InputError when the file ends before the payload does.
-        """
-        size = self.sizes[place]
+    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
+        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends before it does."""
         got = os.preadv(self._descriptor, buffers, self.offsets[place])
-        if got < size and got < sum(map(len, buffers)):
-            raise self.fault(place, f"{size} bytes wanted, {got} there; the shard was cut")
-        return size
+        if got != self.sizes[place]:
+            raise self.fault(place, f"{self.sizes[place]} bytes wanted, {got} there; the shard was cut")
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
-        return InputError(f"{self.tar}: sample {self.keys[place]}: {what}")
+        return InputError(f"{self.tar}: sample {self.key(place)}: {what}")
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -53,11 +53,19 @@ class OpenShard:
 
 
 class ShardFiles:
-    """The shards of a set, opened on first use; the least recently used are let go beyond `max_open`."""
+    """The shards of a set, opened on first use; the least recently used are let go.
 
-    def __init__(self, tars: tuple[Path, ...], max_open: int = 512) -> None:
+    That is beyond `max_open` shards (descriptors are few), and beyond `max_records` samples in them (memory).
+    """
+
+    def __init__(
+        self, tars: Sequence[Path], indexes: Sequence[Path], max_open: int = 512, max_records: int = 2_000_000
+    ) -> None:
         self._tars = tars
+        self._indexes = indexes
         self._max_open = max_open
+        self._max_records = max_records
+        self._records = 0
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,9 +77,10 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = self._open[number] = OpenShard(self._tars[number])
-            if len(self._open) > self._max_open:
-                self._open.popitem(last=False)
+            shard = self._open[number] = OpenShard(self._tars[number], self._indexes[number])
+            self._records += len(shard.offsets)
+            while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):
+                self._records -= len(self._open.popitem(last=False)[1].offsets)
         else:
             self._open.move_to_end(number)
         return shard

@@ -2,7 +2,8 @@
 
 64-byte header | samples x record
 
-header: magic, version, bytes a record, samples, bytes of the tar, xxh3-64 of all records (little endian)
+header: magic, version, bytes a record, samples, bytes of the tar, xxh3-64 of all records, mtime of the tar in
+        nanoseconds (0 beside shards we packed, which may be copied at will), 16 zeros (little endian)
 record: offset u64, size u64 (of the image member's payload inside the tar), xxh3-64 of that payload, key
         (ASCII or UTF-8, padded with zeros to the longest key of the shard)
 """
@@ -22,7 +23,7 @@ from relic.files import atomic_write
 SUFFIX = ".index"
 _MAGIC = b"RELICIDX"
 _VERSION = 1
-_HEADER = struct.Struct("<8sIIQQQ24x")
+_HEADER = struct.Struct("<8sIIQQQQ16x")
 
 
 class IndexRecord(NamedTuple):
@@ -41,6 +42,7 @@ class IndexHeader(NamedTuple):
     record_bytes: int
     tar_bytes: int
     records_xxh3: int
+    tar_mtime_ns: int = 0
 
 
 def index_path(tar: Path) -> Path:
@@ -53,18 +55,25 @@ def record_dtype(record_bytes: int) -> npt.DTypeLike:
     return np.dtype([("offset", "<u8"), ("size", "<u8"), ("xxh3", "<u8"), ("key", f"S{record_bytes - 24}")])
 
 
-def write_index(path: Path, records: Sequence[IndexRecord], tar_bytes: int) -> None:
-    """Write the index of a shard of `tar_bytes` bytes atomically."""
+def write_index(
+    path: Path, records: Sequence[IndexRecord], tar_bytes: int, *, tar_mtime_ns: int = 0, tag: str = ""
+) -> None:
+    """Write the index of a shard of `tar_bytes` bytes atomically (`tag`: see `atomic_write`)."""
     keys = [record.key.encode() for record in records]
     widest = max((len(key) for key in keys), default=1)
     record_bytes = 24 + -(-widest // 8) * 8
     table = np.zeros(len(records), record_dtype(record_bytes))
     for row, record, key in zip(table, records, keys, strict=True):
         row["offset"], row["size"], row["xxh3"], row["key"] = record.offset, record.size, record.xxh3, key
+    with atomic_write(path, tag=tag) as file:
+        file.write(index_bytes(table, tar_bytes, tar_mtime_ns))
+
+
+def index_bytes(table: npt.NDArray[np.void], tar_bytes: int, tar_mtime_ns: int = 0) -> bytes:
+    """The index file of a shard whose records are `table` (of `record_dtype`)."""
     data = table.tobytes()
-    header = _HEADER.pack(_MAGIC, _VERSION, record_bytes, len(records), tar_bytes, xxhash.xxh3_64_intdigest(data))
-    with atomic_write(path) as file:
-        file.write(header + data)
+    digest = xxhash.xxh3_64_intdigest(data)
+    return _HEADER.pack(_MAGIC, _VERSION, table.itemsize, len(table), tar_bytes, digest, tar_mtime_ns) + data
 
 
 def read_header(path: Path) -> IndexHeader:
@@ -76,10 +85,10 @@ def read_header(path: Path) -> IndexHeader:
         raise InputError(f"{path}: the shard's index is missing; pack the shards again") from None
     if len(raw) < _HEADER.size or raw[:8] != _MAGIC:
         raise InputError(f"{path}: not an index of relic's; delete it and pack the shards again")
-    _, version, record_bytes, samples, tar_bytes, digest = _HEADER.unpack(raw)
+    _, version, record_bytes, samples, tar_bytes, digest, tar_mtime_ns = _HEADER.unpack(raw)
     if version != _VERSION:
         raise InputError(f"{path}: index version {version}, this relic reads {_VERSION}; pack the shards again")
-    return IndexHeader(samples, record_bytes, tar_bytes, digest)
+    return IndexHeader(samples, record_bytes, tar_bytes, digest, tar_mtime_ns)
 
 
 def read_records(path: Path) -> npt.NDArray[np.void]:

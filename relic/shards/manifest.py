@@ -77,10 +77,11 @@ def read_manifest(folder: Path, split: str) -> Manifest | None:
     path = manifest_path(folder, split)
     if not path.exists():
         return None
-    return _parse(path)
+    return parse_manifest(path)
 
 
-def _parse(path: Path) -> Manifest:
+def parse_manifest(path: Path) -> Manifest:
+    """Read the manifest `path`. Raises InputError when it cannot be understood."""
     try:
         value: dict[str, Any] = json.loads(path.read_text())
         version = value["format_version"]

@@ -2,10 +2,13 @@
 
 import functools
 import io
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 HEADER_BYTES = 128
+_LONGEST_HEADER = 1 << 16
 
 
 @functools.cache
@@ -17,3 +20,37 @@ def npy_header(height: int, width: int) -> bytes:
     header = buffer.getvalue()
     assert len(header) == HEADER_BYTES
     return header
+
+
+class NpyHeader(NamedTuple):
+    """What stands before the bytes of an array."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[np.generic]
+    data_offset: int
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is uint8 (height, width, 3)."""
+        return self.dtype == np.uint8 and len(self.shape) == 3 and self.shape[2] == 3
+
+
+def parse_npy_header(payload: bytes | memoryview) -> NpyHeader:
+    """Read the header of any `.npy` file, as others pad it. Raises ValueError where it is none."""
+    buffer = io.BytesIO(bytes(payload[:_LONGEST_HEADER]))
+    version = np.lib.format.read_magic(buffer)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(buffer)
+    return NpyHeader(shape, fortran_order, dtype, buffer.tell())
+
+
+def read_picture(payload: memoryview) -> npt.NDArray[np.uint8]:
+    """The uint8 (height, width, 3) array in a `.npy` payload, a view of it. Raises ValueError where it holds none."""
+    header = parse_npy_header(payload)
+    if not header.is_picture:
+        raise ValueError(f"{header.dtype} {header.shape}, not a uint8 array of (height, width, 3)")
+    pixels = np.frombuffer(payload, np.uint8, offset=header.data_offset)
+    return pixels.reshape(header.shape, order="F" if header.fortran_order else "C")

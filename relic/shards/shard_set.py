@@ -1,12 +1,19 @@
 """A split of a folder of shards, opened for reading: which shards, how many samples, of what shape."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import xxhash
+
 from relic.errors import InputError
-from relic.shards.index import index_path, read_header
-from relic.shards.manifest import Encoding, manifest_path, read_manifest
+from relic.shards.cache import cache_folder
+from relic.shards.foreign import PACK, TarIndex, ensure_indexes
+from relic.shards.image_header import Geometry, read_geometry
+from relic.shards.index import IndexHeader, index_path, read_header, read_records
+from relic.shards.manifest import Encoding, Manifest, manifest_path, read_manifest
 
 
 class ShardSet(NamedTuple):
@@ -15,6 +22,8 @@ class ShardSet(NamedTuple):
     folder: Path
     split: str
     tars: tuple[Path, ...]
+    indexes: tuple[Path, ...]
+    """The index of each tar."""
     samples: tuple[int, ...]
     """Samples in each shard."""
     height: int
@@ -34,20 +43,38 @@ def plan_path(folder: Path, split: str) -> Path:
 
 
 def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> ShardSet:
-    """Read a split's manifest and its shards' index headers; cheap, and touches no sample.
+    """Open a split of a folder: the one a manifest describes or, where there is none, of any WebDataset.
 
-    Raises InputError, naming `flag` and the path, for a folder that is missing, empty, unfinished or incomplete, and
-    for a shard whose length is not the one indexed.
+    With a manifest this reads index headers and touches no sample. Without one the split's tars (`select_split`) are
+    indexed on first use, which reads them once. Raises InputError, naming `flag` and the path, for a folder that is
+    missing, empty, unfinished or incomplete, and for a shard whose length is not the one indexed.
     """
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: no such folder; python prep/make_shards.py makes one")
     manifest = read_manifest(folder, split)
-    if manifest is None:
-        if plan_path(folder, split).exists():
-            raise InputError(f"{flag} {folder}: packing {split} was not finished; run the same make_shards.py again")
+    if manifest is not None:
+        return _open_packed(folder, split, manifest, flag)
+    if plan_path(folder, split).exists():
+        raise InputError(f"{flag} {folder}: packing {split} was not finished; run the same make_shards.py again")
+    tars = select_split(sorted(folder.glob("*.tar")), split)
+    if not tars:
         name = manifest_path(folder, split).name
-        raise InputError(f"{flag} {folder}: no {name} here; python prep/make_shards.py --out_dir {folder} makes it")
-    headers = []
+        raise InputError(
+            f"{flag} {folder}: no {name} here and no {split}-*.tar; "
+            f"python prep/make_shards.py --out_dir {folder} makes them"
+        )
+    return open_tars(tars, split, folder, flag=flag)
+
+
+def select_split(tars: Sequence[Path], split: str) -> list[Path]:
+    """Those named `SPLIT-*`; where no name begins with train- or val-, all: they then serve either split."""
+    if any(tar.name.startswith(("train-", "val-")) for tar in tars):
+        return [tar for tar in tars if tar.name.startswith(f"{split}-")]
+    return list(tars)
+
+
+def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> ShardSet:
+    indexes = []
     for shard in manifest.shards:
         tar = folder / shard.name
         if not tar.exists():
@@ -55,18 +82,84 @@ def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> Shard
         header = read_header(index_path(tar))
         if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
             raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
-        headers.append(header)
-    if not sum(header.samples for header in headers):
+        indexes.append(TarIndex(index_path(tar), header))
+    if not manifest.accepted:
         raise InputError(f"{flag} {folder}: the {split} shards hold no sample")
     packing = manifest.packing
+    geometry = Geometry(packing.encoding, packing.height, packing.width)
+    return _shard_set(folder, split, [folder / shard.name for shard in manifest.shards], indexes, geometry)
+
+
+def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--shards") -> ShardSet:
+    """Open tars without a manifest; `folder` is what messages and reports call them.
+
+    Encoding and size are those of the first image. Raises InputError for what `scan_tar` refuses, and for a key that
+    two shards share.
+    """
+    for tar in tars:
+        if not tar.is_file():
+            raise InputError(f"{flag} {folder}: {tar}: no such tar")
+    indexes = ensure_indexes(tars)
+    filled = next((place for place, index in enumerate(indexes) if index.header.samples), None)
+    if filled is None:
+        raise InputError(f"{flag} {folder}: the {split} shards hold no sample")
+    shards = _shard_set(folder, split, tars, indexes, _first_image(tars[filled], indexes[filled].path))
+    _refuse_shared_keys(shards)
+    return shards
+
+
+def _shard_set(
+    folder: Path, split: str, tars: Sequence[Path], indexes: Sequence[TarIndex], geometry: Geometry
+) -> ShardSet:
+    headers: list[IndexHeader] = [index.header for index in indexes]
     identity = "".join(f"{h.samples}:{h.records_xxh3:016x};" for h in headers)
     return ShardSet(
         folder=folder,
         split=split,
-        tars=tuple(folder / shard.name for shard in manifest.shards),
+        tars=tuple(tars),
+        indexes=tuple(index.path for index in indexes),
         samples=tuple(header.samples for header in headers),
-        height=packing.height,
-        width=packing.width,
-        encoding=packing.encoding,
+        height=geometry.height,
+        width=geometry.width,
+        encoding=geometry.encoding,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
     )
+
+
+def _first_image(tar: Path, index: Path) -> Geometry:
+    record = read_records(index)[0]
+    with tar.open("rb") as file:
+        file.seek(int(record["offset"]))
+        payload = file.read(int(record["size"]))
+    geometry = read_geometry(memoryview(payload))
+    if geometry is None:
+        key = record["key"].decode()
+        raise InputError(f"{tar}: sample {key}: neither a uint8 npy of (height, width, 3), JPEG nor PNG; {PACK}")
+    return geometry
+
+
+def _refuse_shared_keys(shards: ShardSet) -> None:
+    """Every key once in the set. Checked once a set: the cache folder remembers which fingerprints passed."""
+    passed = cache_folder("unique-keys", shards.fingerprint)
+    if passed.exists():
+        return
+    digests = np.concatenate(
+        [
+            np.fromiter(map(xxhash.xxh3_64_intdigest, read_records(index)["key"].tolist()), np.uint64)
+            for index in shards.indexes
+        ]
+    )
+    values, counts = np.unique(digests, return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    owners: dict[bytes, Path] = {}
+    for tar, index in zip(shards.tars, shards.indexes, strict=True) if repeated else ():
+        for key in read_records(index)["key"].tolist():
+            if xxhash.xxh3_64_intdigest(key) in repeated and owners.setdefault(key, tar) != tar:
+                raise InputError(
+                    f"{tar}: sample {key.decode()}: {owners[key].name} has a sample of that key too; {PACK}"
+                )
+    try:
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+    except OSError:
+        pass  # checked again the next time

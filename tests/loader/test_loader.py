@@ -1,6 +1,7 @@
 """The loader against tarfile and the codecs themselves, and against damage."""
 
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from relic.errors import InputError
 from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
-from relic.loader.order import epoch_order, eval_batches, train_batches
+from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import ShardFactory
@@ -19,9 +20,9 @@ from tests.conftest import ShardFactory
 
 def read_all(folder: Path, threads: int = 2, batch_size: int = 3, epoch: int | None = None) -> list[tuple[str, bytes]]:
     shards = open_shard_set(folder, "train")
-    plan = eval_batches(shards.num_samples, batch_size, 0, 1)
+    plan: Iterable[Indices] = eval_batches(shards.num_samples, batch_size, 0, 1)
     if epoch is not None:
-        plan = list(train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1))
+        plan = train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1)
     with ShardLoader(shards, batch_size=batch_size, threads=threads) as loader:
         return [
             (key, image.numpy().tobytes())
@@ -81,6 +82,7 @@ def test_an_iterator_dropped_early_leaves_the_loader_usable(tmp_path: Path, make
     assert keys == [f"train{number:05d}" for number in range(20)]
 
 
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
 def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
     make_shards(tmp_path, counts=(3, 6), side=48, encoding=encoding)
@@ -117,6 +119,7 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
             list(always.batches(plan))
 
 
+@pytest.mark.timeout(5)
 def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(64,), side=48)
     tar = tmp_path / "train-000000.tar"
@@ -129,6 +132,7 @@ def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_sha
             list(batches)
 
 
+@pytest.mark.timeout(5)
 def test_a_shard_cut_or_missing_at_the_start_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(4, 4), side=48)
     tar = tmp_path / "train-000001.tar"

@@ -63,7 +63,8 @@ def cut_tar(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: (folder / "train.json").unlink(), r"no train\.json"),
+        (lambda folder: [file.unlink() for file in folder.iterdir()], r"no train\.json"),
+        (lambda folder: (folder / "train.json").unlink(), "sample 0-0: neither a uint8 npy"),
         (lambda folder: (folder / "train.json").write_text("{}"), "not a manifest"),
         (lambda folder: (folder / "train.json").write_text('{"format_version": 99}'), "format 99"),
         (lambda folder: (folder / "train-000000.tar").unlink(), "shard is missing"),

@@ -1,0 +1,139 @@
+"""One URL into one file, whole or not at all: through webdataset's gopen, with a bounded number of attempts."""
+
+import logging
+import os
+import re
+import select
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from relic.errors import InputError
+from relic.files import TEMPORARY_SUFFIX, sync_folder
+
+ATTEMPTS = 3
+PAUSE_SECONDS = 1.0
+"""Before the second attempt; twice as long before the third."""
+STALL_SECONDS = 60.0
+"""A transfer without a byte for so long has failed."""
+_CHUNK_BYTES = 1 << 20
+_REFUSED = 22
+_CURL_SAYS = {
+    6: "the host is not known",
+    7: "the host does not answer",
+    18: "the connection was cut",
+    22: "the server refuses it (HTTP error: not there, or not allowed)",
+    23: "the transfer was broken off",
+    28: "the host does not answer in time",
+    52: "the server sent nothing",
+    56: "the connection was cut",
+}
+
+log = logging.getLogger(__name__)
+
+
+class PermanentError(InputError):
+    """Trying again does not help: not there, not allowed, or whole and of no use."""
+
+
+class _TransferError(Exception):
+    """Failed, and may succeed another time."""
+
+
+def shown(url: str) -> str:
+    """The URL for messages: without passwords and signatures."""
+    if url.startswith("pipe:"):
+        return url
+    return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
+
+
+def download(url: str, path: Path, check: Callable[[Path], None], attempts: int = ATTEMPTS) -> None:
+    """Stream `url` to `path` by way of `path`.tmp; `check` may read that file, raising InputError against it.
+
+    A broken transfer, and a file that `check` refuses, are tried again. Raises PermanentError when the server says so,
+    InputError naming the URL after the last attempt; then nothing is left at either path. The caller sees to it that
+    no other process does the same.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        for attempt in range(1, attempts + 1):
+            try:
+                _stream(url, temporary)
+                check(temporary)
+                break
+            except (_TransferError, InputError) as error:
+                if isinstance(error, PermanentError):
+                    raise
+                if attempt == attempts:
+                    raise InputError(f"{shown(url)}: could not be fetched in {attempts} attempts: {error}") from error
+                log.info("%s: %s; trying again", shown(url), error)
+                time.sleep(PAUSE_SECONDS * attempt)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _stream(url: str, path: Path) -> None:
+    with path.open("wb") as file:
+        for chunk in _chunks(url):
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    from webdataset.gopen import gopen, gopen_schemes  # imports torch: only when there is something to fetch
+
+    if url.startswith("s3://") and "s3" not in gopen_schemes:
+        url = f"pipe:aws s3 cp {shlex.quote(url)} -"
+    try:
+        stream: Any = gopen(url, "rb")
+    except (OSError, ValueError, ImportError) as error:
+        raise PermanentError(f"{shown(url)}: cannot be opened ({error})") from error  # no such scheme or program
+    process: subprocess.Popen[bytes] | None = getattr(stream, "proc", None)
+    try:
+        if process is None:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+            return
+        yield from _chunks_of_process(stream.stream.fileno())
+        _judge(url, process)
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+        with suppress(OSError):  # gopen's own complaint about the exit code that was judged above
+            stream.close()
+
+
+def _chunks_of_process(descriptor: int) -> Iterator[bytes]:
+    """Read past gopen's buffer, which would wait without an end for a host that has gone quiet."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        if not poll.poll(STALL_SECONDS * 1000):
+            raise _TransferError(f"no byte came for {STALL_SECONDS:.0f} s")
+        chunk = os.read(descriptor, _CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _judge(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """gopen overlooks some exit codes, and under GOPEN_VERBOSE all."""
+    try:
+        code = process.wait(STALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _TransferError("the transfer has ended, its command has not") from None
+    if code == 0:
+        return
+    is_curl = not url.startswith(("pipe:", "gs://"))
+    what = _CURL_SAYS.get(code, "") if is_curl else {127: "its command is not installed"}.get(code, "")
+    what = what or f"its command ended with exit code {code}"
+    if is_curl and code == _REFUSED:
+        raise PermanentError(f"{shown(url)}: {what}")
+    raise _TransferError(what)

@@ -1,0 +1,233 @@
+"""`--shards` as users write it: a folder, a pattern of local tars, or URLs, which are fetched into a local cache once.
+
+The cache is `$XDG_CACHE_HOME/relic/shards` (~/.cache without the variable): a folder for each folder of URLs, in it the
+tars with their indexes. A tar that stands there is whole, and is never asked for again: delete its folder to fetch
+anew. Imports neither torch nor webdataset before there is something to fetch.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from braceexpand import braceexpand
+
+from relic.errors import InputError
+from relic.files import lock_file
+from relic.loader.download import ATTEMPTS, PermanentError, download, shown
+from relic.shards.cache import cache_folder, short_hash
+from relic.shards.foreign import CutTarError, index_tar
+from relic.shards.index import index_path, read_header, read_records, write_index
+from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
+from relic.shards.shard_set import ShardSet, open_shard_set, open_tars, select_split
+
+_URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
+_OURS = re.compile(r"(train|val)-\d{6}\.tar")
+_PARALLEL = 4
+"""Shards fetched at once by a process."""
+
+log = logging.getLogger(__name__)
+
+
+class _RemoteShard(NamedTuple):
+    """A URL, and the tar of the cache that it becomes."""
+
+    url: str
+    tar: Path
+
+
+def resolve_shards(spec: str, split: str, *, flag: str = "--shards") -> ShardSet:
+    """Open the `split` of what a user names: a folder, local tars (braces expanded), or URLs (braces expanded).
+
+    URLs are fetched first, those that are not in the cache yet. Of tars and URLs named `train-*` or `val-*` those of
+    the split are taken; other names serve either split. Raises InputError naming `flag`, path or URL.
+    """
+    if spec.startswith("file://"):
+        spec = unquote(spec.removeprefix("file://"))
+    is_remote = _URL.match(spec) is not None
+    if not is_remote and (Path(spec).is_dir() or not ("{" in spec or spec.endswith(".tar"))):
+        return open_shard_set(Path(spec), split, flag=flag)
+    try:
+        names = list(braceexpand(spec))
+    except ValueError as error:
+        raise InputError(f"{flag} {spec}: {error}") from error
+    if is_remote:
+        shards = [_place(url) for url in names]
+        chosen = select_split([Path(_name(url)) for url in names], split)
+        shards = [shard for shard in shards if Path(_name(shard.url)) in chosen]
+    tars = [shard.tar for shard in shards] if is_remote else select_split([Path(name) for name in names], split)
+    if not tars:
+        raise InputError(f"{flag} {shown(spec)}: names no {split} shard; {split} shards are called {split}-*.tar")
+    if is_remote:
+        _fetch_all(shards, split)
+    return open_tars(tars, split, Path(shown(spec)), flag=flag)
+
+
+def _name(url: str) -> str:
+    """The last part of a URL's path; nothing of a command's."""
+    return "" if url.startswith("pipe:") else urlsplit(url).path.rpartition("/")[2]
+
+
+def _place(url: str) -> _RemoteShard:
+    name = _name(url)
+    folder = _beside(url, "") if name else url
+    if not name:
+        name = "shard.tar"
+    elif not re.fullmatch(r"[\w.-]+\.tar", name, re.ASCII):
+        name = f"{short_hash(name)}.tar"
+    return _RemoteShard(url, cache_folder("shards", short_hash(folder), name))
+
+
+def _beside(url: str, name: str) -> str:
+    """The URL of the file `name` in the folder of `url`."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
+
+
+def _fetch_all(shards: Sequence[_RemoteShard], split: str) -> None:
+    """Bring into the cache what is not there; several processes share the work, and none fetches what another does."""
+    missing = [shard for shard in shards if not shard.tar.exists()]
+    if not missing:
+        return
+    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), shown(missing[0].url), _root())
+    manifests: dict[Path, Manifest | None] = {}
+    for shard in missing:
+        folder = shard.tar.parent
+        if folder not in manifests:
+            folder.mkdir(parents=True, exist_ok=True)
+            manifests[folder] = _fetch_manifest(shard, split)
+    missing = [shard for shard in shards if not shard.tar.exists()]
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="relic-fetch") as pool:
+        infos = {
+            (folder, info.name): info
+            for folder, manifest in manifests.items()
+            for info in (manifest.shards if manifest else ())
+        }
+        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), wait=False) for s in missing]
+        try:
+            busy = [shard for shard, job in zip(missing, jobs, strict=True) if not job.result()]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    for shard in busy:  # another process fetches it: wait for that, and fetch it ourselves if that one failed
+        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait=True)
+
+
+def _root() -> Path:
+    return cache_folder("shards")
+
+
+def _lock(path: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the lock `path` until it is closed; None when another has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if lock_file(descriptor, wait=wait):
+            return descriptor
+    except OSError as error:
+        os.close(descriptor)
+        raise InputError(f"{path}: cannot be locked ({error.strerror}); set XDG_CACHE_HOME to a local disk") from error
+    os.close(descriptor)
+    return None
+
+
+def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
+    """The manifest beside a shard named as ours are, or None; shards that it no longer describes are dropped."""
+    if not _OURS.fullmatch(_name(shard.url)):
+        return None
+    folder = shard.tar.parent
+    path = manifest_path(folder, split)
+    descriptor = _lock(path.with_suffix(".lock"), wait=True)
+    assert descriptor is not None
+    try:
+        before = _readable_manifest(path)
+        if not _fetch_optional(_beside(shard.url, path.name), path):
+            return None
+        manifest = _readable_manifest(path)
+        now = {info.name: info for info in manifest.shards} if manifest else {}
+        for info in before.shards if before else ():
+            if now.get(info.name) != info:
+                (folder / info.name).unlink(missing_ok=True)
+                index_path(folder / info.name).unlink(missing_ok=True)
+        return manifest
+    finally:
+        os.close(descriptor)
+
+
+def _fetch_optional(url: str, path: Path) -> bool:
+    """Fetch what may not be there. Only HTTP tells "not there" from a broken line, which raises InputError."""
+    is_http = url.startswith(("http://", "https://"))
+    try:
+        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http else 1)
+    except PermanentError:
+        return False
+    except InputError:
+        if is_http:
+            raise
+        return False
+    return True
+
+
+def _readable_manifest(path: Path) -> Manifest | None:
+    if path.exists():
+        with suppress(InputError):  # a page that says 404 with code 200, say
+            return parse_manifest(path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait: bool) -> bool:
+    """Fetch one shard with its index unless it is there by now; False when another process is at it and not `wait`."""
+    descriptor = _lock(shard.tar.with_name(shard.tar.name + ".lock"), wait=wait)
+    if descriptor is None:
+        return False
+    try:
+        if not shard.tar.exists():
+            download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary))
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> None:
+    """Check a fetched tar, and put its index where the tar will stand. Raises InputError to have it fetched again."""
+    if info is not None:
+        with temporary.open("rb") as file:
+            digest = sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
+            raise InputError("its bytes are not those the manifest beside it promises (sha256)")
+    if _fetch_index(shard, temporary):
+        return
+    try:
+        records = index_tar(temporary, None, name=shown(shard.url))
+    except CutTarError as error:
+        raise CutTarError(str(error).removeprefix(f"{shown(shard.url)}: ")) from error
+    except InputError as error:
+        raise PermanentError(str(error)) from error  # whole, but no shard for us: fetching again does not help
+    status = temporary.stat()
+    write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns)
+
+
+def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
+    """Take the index that lies beside the URL, if it is one of ours and of a tar of that length."""
+    if not _OURS.fullmatch(_name(shard.url)):
+        return False
+    path = index_path(shard.tar)
+    if not _fetch_optional(_beside(shard.url, path.name), path):
+        return False
+    try:
+        header = read_header(path)
+        read_records(path)
+        if header.tar_bytes == tar.stat().st_size and not header.tar_mtime_ns:
+            return True
+    except InputError:
+        pass
+    path.unlink(missing_ok=True)
+    return False

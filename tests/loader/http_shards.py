@@ -1,0 +1,72 @@
+"""A web server on loopback for a folder of shards, which counts, cuts and stalls as told."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class ShardServer:
+    """Serves `folder`; what it was asked for is in `requests`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
+        """By file name: how many more answers are cut in the middle."""
+        self.stalls: set[str] = set()
+        """File names whose answers stop in the middle and keep the line open."""
+        self.stalled = threading.Event()
+        """Set when an answer has stopped."""
+        self.release = threading.Event()
+        self.url = ""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        name = handler.path.split("?")[0].rpartition("/")[2]
+        self.requests[name] += 1
+        path = self.folder / name
+        if not path.is_file():
+            handler.send_error(404)
+            return
+        data = path.read_bytes()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        if self.cuts[name] > 0:
+            self.cuts[name] -= 1
+            handler.wfile.write(data[: len(data) // 2])
+            handler.close_connection = True
+        elif name in self.stalls:
+            handler.wfile.write(data[: len(data) // 2])
+            handler.wfile.flush()
+            self.stalled.set()
+            self.release.wait(60)
+        else:
+            handler.wfile.write(data)
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[ShardServer]:
+    """Serve `folder` until the block ends."""
+    server = ShardServer(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.answer(self)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        listening.daemon_threads = True
+        thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        server.url = f"http://127.0.0.1:{listening.server_port}/set"
+        try:
+            yield server
+        finally:
+            server.release.set()
+            listening.shutdown()
+            thread.join()

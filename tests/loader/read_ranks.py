@@ -1,0 +1,35 @@
+"""One rank of a reader that `torchrun` starts: writes what it read, and when it began and ended.
+
+python tests/loader/read_ranks.py SHARDS OUT IMAGES_PER_STEP
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from relic.errors import InputError
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order, eval_batches, train_batches
+from relic.loader.remote import resolve_shards
+
+
+def main(shards_spec: str, out: str, images_per_step: int) -> None:
+    """Read one epoch of train batches, then the set once as evaluation does."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    shards = resolve_shards(shards_spec, "train")
+    found: dict[str, object] = {"began": time.time()}
+    with ShardLoader(shards, batch_size=max(2, images_per_step)) as loader:
+        try:
+            plan = train_batches(epoch_order(shards.samples, 0, 0), images_per_step, rank, world_size)
+            found["train"] = [batch.keys for batch in loader.batches(plan)]
+        except InputError as error:
+            found["train"] = str(error)
+        found["eval"] = [b.keys for b in loader.batches(eval_batches(shards.num_samples, 2, rank, world_size))]
+    found["ended"] = time.time()
+    Path(out, f"{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,258 @@
+"""Shards behind URLs and patterns: a real web server, cut lines, killed readers; keys against what was packed."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from relic.errors import InputError
+from relic.loader import download as download_module
+from relic.loader.loader import ShardLoader
+from relic.loader.order import eval_batches
+from relic.loader.remote import resolve_shards
+from tests.conftest import write_shards
+from tests.loader.http_shards import serve
+
+ROOT = Path(__file__).resolve().parents[2]
+PATTERN = "train-{000000..000002}.tar"
+KEYS = [f"train{number:05d}" for number in range(13)]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "PAUSE_SECONDS", 0.05)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "packed", counts=(7, 5, 1), side=64)
+    return tmp_path / "packed"
+
+
+def without_ours(folder: Path) -> None:
+    """Leave only what any WebDataset has: tars."""
+    for path in folder.iterdir():
+        if path.suffix != ".tar":
+            path.unlink()
+
+
+def keys_of(spec: str, split: str = "train") -> list[str]:
+    shards = resolve_shards(spec, split)
+    with ShardLoader(shards, batch_size=4) as loader:
+        return [key for batch in loader.batches(eval_batches(shards.num_samples, 4, 0, 1)) for key in batch.keys]
+
+
+def cached(pattern: str = "*") -> list[Path]:
+    return sorted(Path(os.environ["XDG_CACHE_HOME"], "relic", "shards").glob(f"*/{pattern}"))
+
+
+def assert_cache_holds(packed: Path) -> None:
+    """Whole copies of the tars, and nothing half."""
+    assert not cached("*.tmp")
+    for tar in cached("*.tar"):
+        assert tar.read_bytes() == (packed / tar.name).read_bytes()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_urls_are_fetched_once_and_read_as_local_shards(packed: Path, ours: bool) -> None:
+    fingerprint = resolve_shards(str(packed), "train").fingerprint
+    if not ours:
+        without_ours(packed)
+    with serve(packed) as server:
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+        assert all(server.requests[f"train-{number:06d}.tar"] == 1 for number in range(3))
+        server.requests.clear()
+        shards = resolve_shards(f"{server.url}/{PATTERN}", "train")
+        assert not server.requests
+    assert shards.fingerprint == fingerprint
+    assert len(cached("*.tar")) == len(cached("*.index")) == 3
+    assert_cache_holds(packed)
+    if ours:
+        assert all(index.read_bytes() == (packed / index.name).read_bytes() for index in shards.indexes)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_line_cut_in_the_middle_is_tried_again(packed: Path, ours: bool) -> None:
+    if not ours:
+        without_ours(packed)
+    with serve(packed) as server:
+        server.cuts["train-000001.tar"] = 2
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+        assert server.requests["train-000001.tar"] == 3
+    assert_cache_holds(packed)
+
+
+def test_a_line_cut_every_time_is_an_error_and_the_next_start_goes_on(packed: Path) -> None:
+    with serve(packed) as server:
+        server.cuts["train-000001.tar"] = 99
+        with pytest.raises(
+            InputError, match=r"http://127\S+/train-000001\.tar: could not be fetched in 3 attempts: the conn.* cut"
+        ):
+            keys_of(f"{server.url}/{PATTERN}")
+        assert_cache_holds(packed)
+        assert [tar.name for tar in cached("*.tar")] == ["train-000000.tar", "train-000002.tar"]
+        server.cuts.clear()
+        server.requests.clear()
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+        assert server.requests["train-000001.tar"] == 1
+        assert not server.requests["train-000000.tar"]
+    assert_cache_holds(packed)
+
+
+def start_reader(spec: str) -> "subprocess.Popen[str]":
+    code = f"from relic.loader.remote import resolve_shards; print(resolve_shards({spec!r}, 'train').num_samples)"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_reader_killed_in_the_middle_of_a_shard(packed: Path) -> None:
+    with serve(packed) as server:
+        server.stalls.add("train-000001.tar")
+        reader = start_reader(f"{server.url}/{PATTERN}")
+        assert server.stalled.wait(30)
+        time.sleep(0.3)
+        reader.send_signal(signal.SIGKILL)
+        reader.wait(10)
+        assert "train-000001.tar" not in [path.name for path in cached()]
+        server.stalls.clear()
+        server.release.set()
+        server.requests.clear()
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+        assert server.requests["train-000001.tar"] == 1
+    assert_cache_holds(packed)
+
+
+def test_a_host_that_goes_quiet_is_given_up(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
+    with serve(packed) as server:
+        server.stalls.add("train-000001.tar")
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"train-000001\.tar: could not be fetched.*no byte came"):
+            keys_of(f"{server.url}/{PATTERN}")
+        assert time.monotonic() - began < 10
+    assert_cache_holds(packed)
+
+
+def test_processes_share_the_cache(packed: Path) -> None:
+    with serve(packed) as server:
+        readers = [start_reader(f"{server.url}/{PATTERN}") for _ in range(2)]
+        assert [reader.communicate(timeout=50)[0].strip() for reader in readers] == ["13"] * 2
+        assert all(server.requests[f"train-{number:06d}.tar"] == 1 for number in range(3))
+    assert_cache_holds(packed)
+
+
+@pytest.mark.timeout(20)
+def test_what_the_server_does_not_have_is_named_at_once(packed: Path) -> None:
+    (packed / "train-000001.tar").unlink()
+    with serve(packed) as server:
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"http://127\S+/train-000001\.tar: the server refuses it"):
+            keys_of(f"{server.url}/{PATTERN}")
+        assert time.monotonic() - began < 10
+        assert server.requests["train-000001.tar"] == 1
+    with pytest.raises(InputError, match=r"http://127\S+: could not be .*the host does not answer"):
+        keys_of(f"{server.url}/train-000001.tar")
+
+
+def test_a_shard_that_differs_from_its_manifest_is_refused(packed: Path) -> None:
+    tar = packed / "train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[2000] ^= 1
+    tar.write_bytes(data)
+    with serve(packed) as server, pytest.raises(InputError, match=r"train-000001\.tar: .*manifest.*sha256"):
+        keys_of(f"{server.url}/{PATTERN}")
+    assert_cache_holds(packed)
+    assert not [path for path in cached("*000001*") if path.suffix != ".lock"]
+
+
+def test_shards_packed_anew_are_fetched_anew_when_one_is_missing(packed: Path) -> None:
+    with serve(packed) as server:
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+        write_shards(packed, counts=(7, 5, 1), side=64, seed=9)
+        cached("train-000002.tar")[0].unlink()
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+    assert_cache_holds(packed)
+
+
+def test_a_foreign_shard_with_a_fault_is_fetched_once_and_named(packed: Path) -> None:
+    with tarfile.open(packed / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+    with serve(packed) as server:
+        with pytest.raises(InputError, match=r"http://127\S+/x\.tar: sample a: holds no image"):
+            keys_of(f"{server.url}/x.tar")
+        assert server.requests["x.tar"] == 1
+    assert not cached("*.tar")
+
+
+def test_pages_in_place_of_index_and_manifest(packed: Path) -> None:
+    for path in (*packed.glob("*.index"), packed / "train.json"):
+        path.write_text("<html>not here</html>")
+    with serve(packed) as server:
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+
+
+def test_pipes(packed: Path) -> None:
+    without_ours(packed)
+    assert keys_of(f"pipe:cat {packed}/{PATTERN}") == KEYS
+    assert keys_of(f"pipe:cat {packed}/{PATTERN} | cat", "val") == KEYS
+    with pytest.raises(
+        InputError, match=r"pipe:head .*000000\.tar: could not be fetched in 3 attempts: sample train00005: .*cut"
+    ):
+        keys_of(f"pipe:head -c 70000 {packed}/train-00000{{0,1}}.tar")
+    with pytest.raises(InputError, match=r"pipe:cat missing\.tar: could not be .* exit code 1"):
+        keys_of("pipe:cat missing.tar")
+    assert not cached("*.tmp")
+
+
+def test_s3_goes_through_the_aws_command(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "aws").write_text(f'#!/bin/sh\n[ "$1 $2 $4" = "s3 cp -" ] && exec cat {packed}/"${{3##*/}}"\n')
+    (tmp_path / "aws").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert keys_of(f"s3://bucket/set/{PATTERN}") == KEYS
+    without_ours(packed)
+    assert keys_of(f"s3://bucket/other/{PATTERN}") == KEYS
+    with pytest.raises(InputError, match=r"nosuch://a/b\.tar: cannot be opened"):
+        keys_of("nosuch://a/b.tar")
+
+
+def test_patterns_of_local_tars(packed: Path) -> None:
+    assert keys_of(f"{packed}/{PATTERN}") == KEYS
+    assert keys_of(f"file://{packed}/train-00000{{1,0}}.tar") == [*KEYS[7:12], *KEYS[:7]]
+    assert keys_of(f"{packed}/train-000002.tar") == KEYS[12:]
+    for spec, message in (
+        (f"{packed}/train-{{000002..000003}}.tar", r"--shards .*train-000003\.tar: no such tar"),
+        (f"{packed}/train-{{000002", "Unbalanced braces"),
+        (str(packed / "none"), r"--shards .*none: no such folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            resolve_shards(spec, "train")
+    for spec in (f"{packed}/{PATTERN}", f"http://127.0.0.1:1/{PATTERN}"):
+        with pytest.raises(InputError, match=r"names no val shard; val shards are called val-\*\.tar"):
+            resolve_shards(spec, "val")
+
+
+def test_secrets_in_urls_are_not_repeated() -> None:
+    with pytest.raises(InputError) as caught:
+        resolve_shards("http://user:secret@127.0.0.1:1/x.tar?sig=secret", "train")
+    assert "http://127.0.0.1:1/x.tar" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_local_shards_need_neither_torch_nor_webdataset(packed: Path) -> None:
+    code = (
+        "import sys; from relic.loader.remote import resolve_shards\n"
+        f"resolve_shards({f'{packed}/{PATTERN}'!r}, 'train')\n"
+        "sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
