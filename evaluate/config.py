@@ -8,6 +8,7 @@ from typing import Literal
 from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
+from relic.files import check_folder
 from relic.loader.remote import resolve_shards
 
 ORIGINALS = "origin"
@@ -60,10 +61,11 @@ class EvaluateConfig:
             if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
                 raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
         _refuse_twice(self.checkpoint)
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"--out {self.out}: is a file, not a folder")
+        check_folder("--out", self.out)
         if self.shards is not None:
-            resolve_shards(self.shards, self.split)
+            folder = resolve_shards(self.shards, self.split).folder
+            if folder.resolve() == self.out.resolve():
+                raise InputError(f"--out {self.out}: holds the shards; results need a folder of their own")
         if self.images is not None:
             self._check_images(self.images)
 

@@ -1,12 +1,12 @@
 """Flags of `export/onnx_parts.py`. Imports no torch: a wrong command line is answered at once."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from relic.codec.constants import EMBEDDED, STRIDE
 from relic.errors import InputError
+from relic.files import check_folder
 from relic.shards.shard_set import open_shard_set
 
 OLDEST_OPSET = 11
@@ -56,8 +56,8 @@ class ExportConfig:
         else:
             _check_side("width", self.width)
             _check_side("height", self.height)
-        if self.batch < 1:
-            raise InputError(f"--batch {self.batch}: must be 1 or more")
+        if not 1 <= self.batch <= 256:
+            raise InputError(f"--batch {self.batch}: must be 1 to 256")
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
             raise InputError(f"--opset {self.opset}: choose from {OLDEST_OPSET} to {NEWEST_OPSET}")
         self._check_out()
@@ -70,9 +70,7 @@ class ExportConfig:
                 raise InputError(f"--out {self.out}: --part all writes a folder, not a file")
         elif self.out.suffix != ".onnx" or self.out.is_dir():
             raise InputError(f"--out {self.out}: --part {self.part} writes one file; name it *.onnx")
-        existing = nearest_existing(self.folder)
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise InputError(f"--out {self.out}: {existing} is not a folder that can be written to")
+        check_folder("--out", self.folder)
 
     @property
     def folder(self) -> Path:
@@ -88,14 +86,6 @@ class ExportConfig:
     def image_height(self) -> int:
         """Height in pixels."""
         return self.input_size if self.height is None else self.height
-
-
-def nearest_existing(path: Path) -> Path:
-    """`path` or the closest of its parents that exists."""
-    path = path.absolute()
-    while not os.path.lexists(path):
-        path = path.parent
-    return path
 
 
 def _check_side(flag: str, side: int) -> None:

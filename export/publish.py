@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.config import nearest_existing
 from relic.errors import InputError
-from relic.files import sync_folder
+from relic.files import nearest_existing, sync_folder
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from relic.errors import InputError
+from relic.files import check_folder
 from relic.shards.manifest import Encoding
 
 Crop = Literal["center", "random"]
@@ -54,6 +55,10 @@ class PrepConfig:
     """Replace shards in --out_dir that were packed from other inputs or with other options."""
 
     def __post_init__(self) -> None:
+        check_folder("--out_dir", self.out_dir)
+        for images in (self.coco_dir / "train2017", self.coco_dir / "val2017"):
+            if images.resolve() in (self.out_dir.resolve(), *self.out_dir.resolve().parents):
+                raise InputError(f"--out_dir {self.out_dir}: lies among the images of {images}; choose another folder")
         if (self.width is None) != (self.height is None):
             raise InputError("--width and --height go together; for a square use --size")
         for flag, value, least, most in (

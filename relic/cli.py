@@ -55,7 +55,8 @@ def _one_line(message: str) -> str:
         given = f" {(value['v'] or value['w'] or '').strip()}" if value else ""
         expected = re.findall(r"<class '(\w+)'>", rest)
         if choices:
-            return f"--{found['key']}{given}: choose from {choices['choices'].replace(chr(39), '')}"
+            among = choices["choices"].replace("'", "") + (", true, false" if "'bool'" in rest else "")
+            return f"--{found['key']}{given}: choose from {among}"
         if value and expected:
             wanted = " or ".join(_TYPE_NAMES.get(name, name) for name in expected if name != "NoneType")
             return f"--{found['key']}{given}: expected {wanted}"
@@ -86,6 +87,9 @@ def parse(
     for flag, advice in (gone or {}).items():
         if any(argument.split("=")[0] == f"--{flag}" for argument in arguments):
             parser.error(f"--{flag} is gone: {advice}")
+    for flag, argument in zip(["", *arguments], arguments, strict=False):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            parser.error(f"{flag if argument == '' else argument} has an empty value")
     parser.add_argument("--config", action="config", help="YAML file of these flags; the command line overrides it.")
     hints = typing.get_type_hints(config_class)
     docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config_class).params}

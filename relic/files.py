@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from relic.errors import InputError
+
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -26,10 +28,28 @@ def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def check_folder(flag: str, folder: Path) -> None:
+    """Raise InputError naming `flag` unless `folder` is, or can be made, a folder to write into. Makes nothing."""
+    existing = nearest_existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {folder}: {existing} is not a folder that can be written to")
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path` or the closest of its parents that exists."""
+    path = path.absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
 
 
 def lock_file(descriptor: int, *, wait: bool = True) -> bool:

@@ -15,8 +15,11 @@ if not __package__:  # run as a file: same import root as `python -m samples.dem
 
 from relic.cli import command, parse
 from relic.errors import InputError
+from relic.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
+_MARKER = ".relic-demo"
+_MADE = ("coco", "shards", "swapped", "tuned", "recon", "eval", "onnx", "000.relic", "000.png", "comparison.png")
 _NAMES = ("GDN", "swapped, not yet trained", "swapped and fine-tuned")
 
 
@@ -27,48 +30,60 @@ class DemoConfig:
     out: Path = ROOT / "demo"
     """Folder of everything the demo makes; what an earlier demo left there is removed."""
     epochs: int = 12
-    """Passes over the 480 crops."""
+    """Passes over the crops, four a photograph."""
     train: int = 120
     """Photographs to train on."""
+
+    def __post_init__(self) -> None:
+        check_folder("--out", self.out)
+        for flag, value, least in (("--epochs", self.epochs, 1), ("--train", self.train, 4)):
+            if value < least:
+                raise InputError(f"{flag} {value}: must be {least} or more")
 
 
 @command("samples/demo.py")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; stop at the first that fails."""
     config = parse(DemoConfig, argv, prog="samples/demo.py")
-    out, began = config.out, time.perf_counter()
+    out, began = config.out.resolve(), time.perf_counter()
     _clear(out)
-    swap = f"--shards {out}/shards --pretrained embedded --replace_parts all --loss_type rd --recon_dir {out}/recon"
-    tuned, stream = out / "tuned" / "best_loss.pt", out / "000.relic"
+    swap = "--shards OUT/shards --pretrained embedded --replace_parts all --loss_type rd --recon_dir OUT/recon"
     stages = {
-        "photographs": f"samples/build.py --out {out}/coco --train {config.train}",
-        "shards": f"prep/make_shards.py --coco_dir {out}/coco --out_dir {out}/shards --crop random --crops_per_image 4",
-        "swap, without training": f"train/main.py {swap} --epochs 0 --recon_every 0 --save_dir {out}/swapped",
-        "fine-tuning": f"train/main.py {swap} --epochs {config.epochs} --lr 1e-3 --save_dir {out}/tuned",
-        "evaluation": f"evaluate/run.py --checkpoint embedded {out}/swapped/last.pt {tuned} --shards {out}/shards "
-        f"--out {out}/eval",
-        "export": f"export/onnx_parts.py --ckpt {tuned} --part all --out {out}/onnx",
-        "encoding without torch": f"export/codec.py encode {out}/eval/origin/000.png {stream} --export {out}/onnx",
-        "decoding without torch": f"export/codec.py decode {stream} {out}/000.png --export {out}/onnx",
+        "photographs": f"samples/build.py --out OUT/coco --train {config.train}",
+        "shards": "prep/make_shards.py --coco_dir OUT/coco --out_dir OUT/shards --crop random --crops_per_image 4",
+        "swap, without training": f"train/main.py {swap} --epochs 0 --recon_every 0 --save_dir OUT/swapped",
+        "fine-tuning": f"train/main.py {swap} --epochs {config.epochs} --lr 1e-3 --save_dir OUT/tuned",
+        "evaluation": "evaluate/run.py --checkpoint embedded OUT/swapped/last.pt OUT/tuned/best_loss.pt "
+        "--shards OUT/shards --out OUT/eval",
+        "export": "export/onnx_parts.py --ckpt OUT/tuned/best_loss.pt --part all --out OUT/onnx",
+        "encoding without torch": "export/codec.py encode OUT/eval/origin/000.png OUT/000.relic --export OUT/onnx",
+        "decoding without torch": "export/codec.py decode OUT/000.relic OUT/000.png --export OUT/onnx",
     }
     for number, (title, arguments) in enumerate(stages.items(), 1):
-        print(f"\n[{number}/{len(stages)}] {title}\n$ python {arguments}".replace(f"{ROOT}/", ""), flush=True)
-        if subprocess.run([sys.executable, *shlex.split(arguments)], cwd=ROOT, check=False).returncode:
+        command_line = [sys.executable, *(word.replace("OUT", str(out)) for word in arguments.split())]
+        shown = shlex.join(["python", *command_line[1:]]).replace(f"{ROOT}/", "")
+        print(f"\n[{number}/{len(stages)}] {title}\n$ {shown}", flush=True)
+        if subprocess.run(command_line, cwd=ROOT, check=False).returncode:
             raise InputError(f"{title} failed; the lines above say why")
     summary = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
     _compare(out / "eval", [codec["label"] for codec in summary], out / "comparison.png")
     print(_table(summary))
-    print(_places(out, tuned))
+    print(_places(out))
     print(f"done in {(time.perf_counter() - began) / 60:.1f} minutes")
     return 0
 
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo, but never a folder that is something else."""
-    if out.exists() and any(out.iterdir()) and not (out / "coco" / "samples.json").exists():
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / _MARKER).exists():
         raise InputError(f"--out {out}: holds something other than a demo; choose a new folder")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    (out / _MARKER).touch()
+    for name in _MADE:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def _table(summary: list[dict[str, float]]) -> str:
@@ -94,12 +109,12 @@ def _compare(folder: Path, labels: list[str], target: Path, images: int = 3) -> 
     sheet.save(target)
 
 
-def _places(out: Path, tuned: Path) -> str:
+def _places(out: Path) -> str:
     return f"""
 to look at:
   {out / "comparison.png"}   original | GDN | swapped, not yet trained | fine-tuned
   {out / "eval"}   metrics.json, per_image.csv, reconstructions
-  {tuned}   the fine-tuned codec
+  {out / "tuned" / "best_loss.pt"}   the fine-tuned codec
   {out / "onnx"}   encoder.onnx, decoder.onnx, full.onnx, tables.npz, export.json
   {out / "000.relic"}   an image as a bitstream, encoded and decoded without torch
 """

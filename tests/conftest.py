@@ -1,6 +1,7 @@
 """Small shard sets of random crops, written by the project's own writer."""
 
 import io
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from PIL import Image
 
 from relic.shards.manifest import MEMBER_SUFFIX, Encoding, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start what runs in the background deaf to Ctrl-C, and our children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ShardFactory = Callable[..., dict[str, np.ndarray]]
 

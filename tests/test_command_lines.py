@@ -15,6 +15,7 @@ import export.onnx_parts
 import prep.make_shards
 import train.main
 from tests.conftest import write_shards
+from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
@@ -156,3 +157,41 @@ def test_print_config_gives_a_config_back(crops: Path, tmp_path: Path, capsys: p
     (tmp_path / "run.yaml").write_text(printed)
     assert outcome(train.main.main, "--config", str(tmp_path / "run.yaml"), "--seed", "5", "--print_config") == 0
     assert capsys.readouterr().out == printed.replace("seed: 4", "seed: 5")
+
+
+def test_what_would_overwrite_or_mix_runs_is_refused(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "last.pt").write_bytes(b"one run")
+    (tmp_path / "b" / "best_loss.pt").write_bytes(b"another")
+    flags = ["--shards", str(crops), "--save_dir", str(tmp_path / "b")]
+    for more in ([], ["--resume", str(tmp_path / "a" / "last.pt")]):
+        assert outcome(train.main.main, *flags, *more) == 2
+        assert "--save_dir" in one_line(capsys)
+    assert (tmp_path / "b" / "best_loss.pt").read_bytes() == b"another"
+
+
+def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"an older run")
+    (tmp_path / ".launch").write_text("older")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this one")
+    assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
+    assert "holds a run" in one_line(capsys)
+    (tmp_path / ".launch").write_text("this one")
+    config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
+    assert config.checkpoint_to_resume == tmp_path / "last.pt"
+
+
+@pytest.mark.parametrize("flags", [["--save_dir", "FILE/x"], ["--recon_dir", "FILE"], ["--save_dir", ""]])
+def test_folders_that_cannot_be_written_are_named_at_once(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    (tmp_path / "FILE").write_text("")
+    flags = [flag.replace("FILE", str(tmp_path / "FILE")) for flag in flags]
+    assert outcome(train.main.main, "--shards", str(crops), *flags) == 2
+    assert flags[0] in one_line(capsys)

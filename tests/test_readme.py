@@ -37,6 +37,8 @@ def flag_table(cli: str, config: Any) -> str:
             if typing.get_origin(part) is typing.Literal
             for value in typing.get_args(part)
         ]
+        if choices and bool in typing.get_args(hints[field.name]):
+            choices += ["true", "false"]
         default = field.default
         shown = "required" if default is dataclasses.MISSING else "" if default is None else f"`{default}`"
         if isinstance(default, bool):

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,12 +21,12 @@ from relic.distributed import World, wait_for_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
-from train.config import TrainConfig
+from train.config import CHECKPOINTS, LAUNCH, TrainConfig
 from train.guard import Guard
 from train.schedule import Schedule
 from train.step import Stepper
 from train.tracking import Tracker
-from train.trainer import Learner, Trainer, newest_checkpoint
+from train.trainer import Learner, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def build_trainer(
         assert resumed.training is not None
         trainer.load_training_state(resumed.training)
     values = plain_values(config)
-    tracker = _build_tracker(config, world, trainer, values)
+    tracker = _build_tracker(config, world, trainer, values, begins_anew=resumed is None)
     if tracker:
         stack.callback(tracker.close)
     return trainer, tracker, values
@@ -87,19 +88,19 @@ def _seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
-    path = newest_checkpoint(config.save_dir, config.resume) if config.goes_on else None
+    path = config.checkpoint_to_resume
     if path is None:
         return None
     checkpoint = load_checkpoint(path, flag="--resume")
-    if checkpoint.training is None:
+    if not checkpoint.training:
         raise InputError(
             f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
         )
     mine = plain_values(config)
     for name in _FIXED_ON_RESUME:
-        if checkpoint.config[name] != mine[name]:
+        if checkpoint.config.get(name) != mine[name]:
             raise InputError(
-                f"--{name} {mine[name]}: the run to resume has {checkpoint.config[name]}; "
+                f"--{name} {mine[name]}: the run to resume has {checkpoint.config.get(name)}; "
                 "keep it, or start a new run with --pretrained and another --save_dir"
             )
     log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
@@ -172,13 +173,17 @@ def _describe(
         log.info("in fp32 under mixed precision: %s", ", ".join(islands))
 
 
-def _build_tracker(config: TrainConfig, world: World, trainer: Trainer, values: dict[str, Any]) -> Tracker | None:
+def _build_tracker(
+    config: TrainConfig, world: World, trainer: Trainer, values: dict[str, Any], *, begins_anew: bool
+) -> Tracker | None:
     if not world.is_main:
         return None
     config.save_dir.mkdir(parents=True, exist_ok=True)
-    if not trainer.progress.step:
-        for name in ("last.pt", "best_msssim.pt", "best_loss.pt"):
+    if begins_anew:
+        for name in CHECKPOINTS:
             (config.save_dir / name).unlink(missing_ok=True)
+    if launch := os.environ.get("TORCHELASTIC_RUN_ID"):
+        (config.save_dir / LAUNCH).write_text(launch)
     with atomic_write(config.save_dir / "config.yaml", "w") as file:
         yaml.safe_dump(values, file, sort_keys=False)
     return Tracker(

@@ -7,9 +7,13 @@ from typing import Literal
 
 from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
+from relic.files import check_folder
 from relic.loader.remote import resolve_shards
 from relic.shards.shard_set import ShardSet
 
+CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
+LAUNCH = ".launch"
+"""Names the torchrun launch that a run in save_dir belongs to."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -120,8 +124,9 @@ class TrainConfig:
             _within(name, getattr(self, name), 1, None)
         for name in ("epochs", "lr_warmup_steps", "recon_every", "recon_count", "save_every_steps", "decode_threads"):
             _within(name, getattr(self, name), 0, None)
-        for name in ("shuffle_window", "seed", "weight_decay", "lambda_bpp"):
+        for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)
+        _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
@@ -147,8 +152,18 @@ class TrainConfig:
             raise InputError(f"--pretrained {self.pretrained}: no such file; or use zoo, embedded or none")
         if self.resume not in (None, "auto") and not Path(self.resume or "").is_file():
             raise InputError(f"--resume {self.resume}: no such file; --resume auto takes the newest of --save_dir")
-        taken = (self.save_dir / "last.pt").exists() and not self.goes_on and not self.overwrite
-        if taken and int(os.environ.get("RANK", "0")) == 0:
+        check_folder("--save_dir", self.save_dir)
+        if self.recon_every:
+            check_folder("--recon_dir", self.recon_dir)
+        if self.overwrite and self.resume == "auto":
+            raise InputError("--overwrite: begins anew, --resume auto goes on; give one of the two")
+        resumed = self.checkpoint_to_resume
+        stays = self.goes_on and (resumed is None or resumed.parent.resolve() == self.save_dir.resolve())
+        if not stays and not self.overwrite and int(os.environ.get("RANK", "0")) == 0:
+            self._refuse_other_run()
+
+    def _refuse_other_run(self) -> None:
+        if any((self.save_dir / name).exists() for name in CHECKPOINTS):
             raise InputError(
                 f"--save_dir {self.save_dir}: holds a run; --resume auto goes on with it, --overwrite begins anew"
             )
@@ -165,7 +180,7 @@ class TrainConfig:
             if shards.width % STRIDE or shards.height % STRIDE:
                 raise InputError(f"{size}; the model needs multiples of {STRIDE}, pack with --size 224")
         samples = train_set.num_samples
-        if samples < self.batch_size and self.epochs:
+        if samples < self.batch_size:
             raise InputError(f"--batch_size {self.batch_size}: {train_set.folder} holds only {samples} train samples")
 
     def train_set(self) -> ShardSet:
@@ -189,14 +204,30 @@ class TrainConfig:
         if self.channels is None:
             return None
         numbers = self.channels.replace(" ", "").split(",")
-        if len(numbers) != 2 or not all(number.isdigit() and int(number) for number in numbers):
-            raise InputError(f"--channels {self.channels}: expected two whole numbers N,M as 32,48")
+        if len(numbers) != 2 or not all(number.isdecimal() and 1 <= int(number) <= 4096 for number in numbers):
+            raise InputError(f"--channels {self.channels}: expected two whole numbers N,M from 1 to 4096, as 32,48")
         return int(numbers[0]), int(numbers[1])
 
     @property
     def goes_on(self) -> bool:
         """Whether this run continues another: asked for, or restarted by torchrun after a failure."""
-        return self.resume is not None or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        return self.resume is not None or self.restarted
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun started this process again, and the run in save_dir is the one it had started before."""
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+            return False
+        launch = self.save_dir / LAUNCH
+        return launch.exists() and launch.read_text() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+    @property
+    def checkpoint_to_resume(self) -> Path | None:
+        """The file to go on from; None to begin anew."""
+        last = self.save_dir / "last.pt"
+        if self.restarted or self.resume == "auto":
+            return last if last.exists() else None
+        return Path(self.resume) if self.resume else None
 
     @property
     def fp32_class_names(self) -> list[str]:

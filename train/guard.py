@@ -7,6 +7,12 @@ from torch import Tensor
 
 from relic.distributed import World, max_over_ranks
 
+_KEYS_SHOWN = 16
+WAYS_OUT = (
+    "the last checkpoint is from before. Ways out: --amp_dtype bf16, a wider --local_fp32 (entropy+decoder, "
+    "all_normexp), a lower --lr, a smaller --max_grad_norm, a longer --lr_warmup_steps"
+)
+
 
 class DivergedError(RuntimeError):
     """A forward value was not finite or over the limit. No checkpoint was written after it."""
@@ -58,11 +64,9 @@ class Guard:
         stop, *bad = on_host.tolist()
         wrong = [name for name, flag in zip(names, bad, strict=False) if flag]
         if wrong:
-            raise DivergedError(
-                f"step {step}: {wrong[0]} is not finite or over {self._limit:g} (of this rank: {', '.join(keys)}); "
-                "the last checkpoint is from before. Ways out: --amp_dtype bf16, a wider --local_fp32 "
-                "(entropy+decoder, all_normexp), a lower --lr, a smaller --max_grad_norm, a longer --lr_warmup_steps"
-            )
+            batch = ", ".join(keys[:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
+            what = f"{wrong[0]} is not finite or over {self._limit:g} (images of this rank: {batch})"
+            raise DivergedError(f"step {step}: {what}; {WAYS_OUT}")
         if stop:
             self._pending = None
             raise StopRequested

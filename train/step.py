@@ -57,5 +57,7 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step_done()
         watched = {"the loss": loss.total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
+        if not self._scaler.is_enabled():  # which skips steps with such gradients by itself
+            watched["the gradient"] = grad_norm
         self._guard.watch(step, watched, batch.keys)
         return StepValues(Loss(*(part.detach() for part in loss)), grad_norm.detach(), lr)

@@ -1,10 +1,10 @@
 """The training loop: epochs of steps, and between them quantiles, validation, pictures and checkpoints."""
 
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.config import TrainConfig
-from train.guard import Guard, StopRequested
+from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
 from train.progress import Progress, StatusLine
 from train.reconstructions import write_reconstructions
 from train.schedule import Schedule
@@ -112,6 +112,7 @@ class Trainer:
     def _finish_epoch(self) -> Validation:
         config, progress = self._config, self.progress
         self._learner.guard.settle()
+        self._check_weights()
         progress.epoch, progress.images = progress.epoch + 1, 0
         result = self._validate()
         self._learner.schedule.epoch_done(result.ms_ssim)
@@ -126,6 +127,8 @@ class Trainer:
         refresh_tables(learner.model, solve=learner.entropy_trained)
         batch_size = self._config.batch_size // self._world.size
         result = validate(learner.model, self._val_loader, batch_size, learner.loss_config, self._world)
+        if not math.isfinite(result.loss):
+            raise DivergedError(f"validation after step {self.progress.step}: the loss is not finite; {WAYS_OUT}")
         self._track("validate", **result._asdict())
         self._say(
             f"epoch {self.progress.epoch}: validation PSNR {result.psnr_db:.2f} dB, MS-SSIM {result.ms_ssim:.4f}, "
@@ -155,6 +158,7 @@ class Trainer:
         """Write a checkpoint on rank 0, never after a step that diverged. `training`: one a run can go on from."""
         learner = self._learner
         learner.guard.settle()
+        self._check_weights()
         refresh_tables(learner.model, solve=learner.entropy_trained)
         random_states = gather_to_all(random_state(), self._world) if training else []
         if self._world.is_main:
@@ -171,6 +175,15 @@ class Trainer:
             )
             save_checkpoint(self._config.save_dir / name, checkpoint)
         wait_for_all(self._world)
+
+    def _check_weights(self) -> None:
+        """Raise DivergedError when the last step left weights that no forward pass can be made with."""
+        largest = [parameter.detach().abs().amax() for parameter in self._learner.model.parameters()]
+        # Not a number compares as false, so it is refused too.
+        if self._config.overflow_check and not bool(torch.stack(largest).max() <= self._config.overflow_tol):
+            raise DivergedError(
+                f"step {self.progress.step - 1}: it left weights not finite or over the limit; {WAYS_OUT}"
+            )
 
     def _training_state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
         learner = self._learner
@@ -220,11 +233,3 @@ def _stop_on_signals(guard: Guard) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def newest_checkpoint(save_dir: Path, resume: str | None) -> Path | None:
-    """The file `--resume` means, or None to begin anew."""
-    if resume not in (None, "auto"):
-        return Path(str(resume))
-    last = save_dir / "last.pt"
-    return last if last.exists() else None

@@ -4,12 +4,12 @@ import dataclasses
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from compressai.models import FactorizedPrior
 
-from relic.codec.model import NAME, Architecture, build_model
+from relic.codec.model import NAME, Architecture, Parts, build_model
 from relic.codec.scope import Scope
 from relic.errors import InputError
 from relic.files import atomic_write
@@ -67,10 +67,13 @@ def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     values = {name: value for name, value in content.items() if name in names}
     try:
-        architecture = values.pop("architecture")
-        inner, latent = architecture.pop("channels")
+        architecture = dict(values.pop("architecture"))
+        inner, latent = map(int, architecture.pop("channels"))
         described = Architecture(channels=(inner, latent), **architecture)
+        if min(inner, latent) < 1 or described.replaced not in get_args(Parts):
+            raise ValueError(f"architecture {described}")
         checkpoint = Checkpoint(architecture=described, **values)
+        check_state(checkpoint.model)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{flag} {path}: not a whole checkpoint ({error})") from error
     if described.name != NAME:
@@ -90,9 +93,15 @@ def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
         raise InputError(f"{flag} {path}: refused, it holds more than tensors and plain values") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{flag} {path}: not a checkpoint, or a damaged one") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"{flag} {path}: not a checkpoint")
     return content
+
+
+def check_state(state: object) -> None:
+    """Raise ValueError unless `state` is a dict of names to tensors."""
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError("no dict of tensors")
 
 
 def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source: str) -> None:

@@ -9,7 +9,7 @@ from compressai import zoo
 from compressai.models import FactorizedPrior
 from compressai.zoo.pretrained import load_pretrained
 
-from relic.codec.checkpoint import FORMAT, Checkpoint, load_checkpoint, load_strictly, read_tensors
+from relic.codec.checkpoint import FORMAT, Checkpoint, check_state, load_checkpoint, load_strictly, read_tensors
 from relic.codec.constants import EMBEDDED
 from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu, zoo_channels
 from relic.codec.quantiles import refresh_tables
@@ -78,10 +78,12 @@ def load_file(path: Path, *, flag: str) -> tuple[FactorizedPrior, Architecture]:
         load_strictly(model, checkpoint.model, f"{flag} {path}")
         return model, checkpoint.architecture
     # CompressAI's renaming takes DataParallel's prefix away and knows the released files' names.
-    state = load_pretrained(content.get("state_dict", content))
+    state = content.get("state_dict", content)
     try:
+        check_state(state)
+        state = load_pretrained(state)
         architecture = architecture_of(state)
-    except InputError as error:
+    except ValueError as error:
         raise InputError(f"{flag} {path}: {error}") from None
     model = build_model(architecture)
     # Tables that a file lacks stay empty: they are made fresh whenever they are needed.

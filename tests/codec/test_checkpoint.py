@@ -92,6 +92,32 @@ def test_other_versions_and_missing_tensors_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "less.pt").build()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None},
+        {"model": {"a": 1}},
+        {"architecture": "bmshj"},
+        {"architecture": {"name": "bmshj2018_factorized", "channels": [-4, 6], "replaced": "all"}},
+        {"architecture": {"name": "bmshj2018_factorized", "channels": ["x", 6], "replaced": "all"}},
+        {"architecture": {"name": "bmshj2018_factorized", "channels": [4, 6], "replaced": "foo"}},
+        {"architecture": {"name": "other", "channels": [4, 6], "replaced": "all"}},
+    ],
+)
+def test_a_checkpoint_of_wrong_types_is_an_input_error(tmp_path: Path, change: dict[str, Any]) -> None:
+    saved(tmp_path / "a.pt")
+    torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), **change}, tmp_path / "b.pt")
+    with pytest.raises(InputError, match=r"--checkpoint .*b\.pt: "):
+        load_checkpoint(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("content", [{0: torch.ones(1)}, {"state_dict": [1]}, [1], {"state_dict": {"a": 1}}])
+def test_a_foreign_file_of_wrong_types_is_an_input_error(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "b.pt")
+    with pytest.raises(InputError, match=r"--pretrained .*b\.pt: "):
+        load_file(tmp_path / "b.pt", flag="--pretrained")
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a.pt")
     before = (tmp_path / "a.pt").read_bytes()

@@ -32,7 +32,10 @@ def checkpoint(tmp_path: Path) -> Path:
         ("--checkpoint {checkpoint} embedded {checkpoint} --images {folder}", "{checkpoint}: given twice"),
         ("--checkpoint {checkpoint} --images {folder} --recon_count -1", "--recon_count -1: must be 0 or more"),
         ("--checkpoint {checkpoint} --images {folder} --strict --bitstream false", "--strict: "),
-        ("--checkpoint {checkpoint} --images {folder} --out {checkpoint}", "--out {checkpoint}: is a file"),
+        (
+            "--checkpoint {checkpoint} --images {folder} --out {checkpoint}",
+            "--out {checkpoint}: {checkpoint} is not a folder",
+        ),
         ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "lies inside --images"),
         ("--checkpoint {checkpoint} --coco_dir {folder}", "--coco_dir is gone: "),
         ("--checkpoint {checkpoint} --use_prepared true", "--use_prepared is gone: "),

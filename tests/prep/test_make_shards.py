@@ -291,5 +291,8 @@ def test_missing_and_empty_folders_are_named(make_coco, tmp_path: Path, capsys) 
     assert run(tmp_path, tmp_path / "other") == 1
     assert "holds no folder train2017" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert run(coco, tmp_path / "file", "--include_val", "false") == 1
-    assert "is a file" in capsys.readouterr().err
+    for out in (tmp_path / "file", coco / "train2017", coco / "train2017" / "deeper"):
+        with pytest.raises(SystemExit) as refused:
+            run(coco, out, "--include_val", "false")
+        assert refused.value.code == 2
+        assert f"--out_dir {out}: " in capsys.readouterr().err

@@ -201,3 +201,11 @@ def test_wandb_offline_and_a_wandb_that_fails(
     monkeypatch.setattr("wandb.init", fail)
     assert run("--wandb", "--epochs", "1", folder=tmp_path / "b") == 0
     assert "W&B is off for this run: no such host" in caplog.text
+
+
+def test_weights_that_left_all_bounds_are_never_saved(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--lr", "1e30", "--save_every_steps", "1") == 1
+    assert "step 0: it left weights" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
