@@ -76,8 +76,6 @@ def plan_splits(config: PrepConfig) -> list[SplitPlan]:
     """Cut each split's images into shards. Raises InputError naming the flag for a missing or empty folder."""
     if not config.coco_dir.is_dir():
         raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
-    if config.out_dir.exists() and not config.out_dir.is_dir():
-        raise InputError(f"--out_dir {config.out_dir}: is a file, not a folder")
     splits = ["train", "val"] if config.include_val else ["train"]
     for split in splits:
         _check_folder(config.coco_dir, split)

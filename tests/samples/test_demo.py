@@ -1,0 +1,27 @@
+"""The demo from end to end, as small as it goes, in a folder whose name has a space."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from samples.demo import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_the_demo_runs_every_stage_and_recovers_quality(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "my demo"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 1
+    assert "holds something other than a demo" in capfd.readouterr().err
+    (out / "mine.txt").unlink()
+    assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 0
+    said = capfd.readouterr().out
+    gdn, swapped, tuned = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
+    assert swapped["psnr_db"] + 2 < tuned["psnr_db"] < gdn["psnr_db"]
+    for summary in (gdn, swapped, tuned):
+        assert f"{summary['psnr_db']:9.2f}{summary['ms_ssim']:9.4f}" in said
+    for name in ("comparison.png", "000.relic", "000.png", "onnx/encoder.onnx", "tuned/best_loss.pt"):
+        assert (out / name).stat().st_size > 0
