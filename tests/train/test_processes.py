@@ -109,23 +109,3 @@ def test_sigterm_on_two_ranks_stops_both_at_one_step_and_resumes(crops: Path, tm
     assert "stopped at step" in error
     training = load_checkpoint(tmp_path / "checkpoints" / "last.pt").training
     assert training is not None and training["progress"]["step"] >= 3 and len(training["random"]) == 2
-
-
-def test_a_killed_rank_is_restarted_by_torchrun_and_the_run_finishes(crops: Path, tmp_path: Path) -> None:
-    argv = tiny(crops, tmp_path, "--epochs", "6", "--log_every", "1", "--save_every_steps", "1")
-    script = str(ROOT / "train" / "main.py")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *launcher, script, *argv], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "checkpoints" / "metrics.jsonl"
-    while not (metrics.exists() and '"step": 4,' in metrics.read_text()):
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-    error = finish(process)
-    assert "resuming from" in error
-    training = load_checkpoint(tmp_path / "checkpoints" / "last.pt").training
-    assert training is not None and training["progress"]["step"] == 18
