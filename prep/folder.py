@@ -9,7 +9,6 @@ Whatever moment a run is killed at, the next one finds shards that are recorded 
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from relic.errors import InputError
-from relic.files import TEMPORARY_SUFFIX, atomic_write, write_json
+from relic.files import TEMPORARY_SUFFIX, atomic_write, lock_file, write_json
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, read_manifest
 from relic.shards.shard_set import plan_path
@@ -215,11 +214,10 @@ def _lock(descriptor: int, folder: Path) -> None:
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError(f"--out_dir {folder}: another make_shards.py is packing into it") from None
-            time.sleep(0.1)
+            if lock_file(descriptor, wait=False):
+                return
         except OSError:
             return
+        if time.monotonic() > deadline:
+            raise InputError(f"--out_dir {folder}: another make_shards.py is packing into it")
+        time.sleep(0.1)

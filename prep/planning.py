@@ -1,7 +1,6 @@
 """What will be packed: the listing cut into shards, checked against the folder and the disk before any work."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from prep.folder import SplitFolder
 from prep.listing import crop_key_length, list_sources, listing_sha256, unique_keys
 from prep.shard_work import KeyedSource, ShardTask
 from relic.errors import InputError
+from relic.files import nearest_existing
 from relic.shards.manifest import Packing
 
 _SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -122,14 +122,11 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
 
 def bytes_free(folder: Path) -> int:
     """Free bytes where `folder` is, or would be made."""
-    existing = folder.resolve()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(folder.resolve())).free
 
 
 def check_disk(out_dir: Path, needed: int, encoding: str) -> None:
-    """Raise InputError when the shards do not fit, or nothing can be written there."""
+    """Raise InputError when the shards do not fit."""
     free = bytes_free(out_dir)
     if needed > free:
         smaller = ", pack with --encoding jpg (a fifth of raw)" if encoding != "jpg" else ""
@@ -137,5 +134,3 @@ def check_disk(out_dir: Path, needed: int, encoding: str) -> None:
             f"--out_dir {out_dir}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
             f"free some, choose another folder{smaller}"
         )
-    if out_dir.is_dir() and not os.access(out_dir, os.W_OK | os.X_OK):
-        raise InputError(f"--out_dir {out_dir}: this folder cannot be written to")

@@ -134,11 +134,6 @@ def _spell_out(arguments: list[str], booleans: set[str]) -> list[str]:
     return spelled
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """The fields of a config dataclass as plain values (what `--config` reads back)."""
-    return dataclasses.asdict(config)
-
-
 def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
 

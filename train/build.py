@@ -1,5 +1,6 @@
 """From a config to everything a run needs."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -10,7 +11,6 @@ import torch
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 
-from relic.cli import as_dict
 from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
@@ -77,7 +77,7 @@ def build_trainer(
 def plain_values(config: TrainConfig) -> dict[str, Any]:
     """The config as YAML and a checkpoint can hold it."""
     return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
-            for name, value in as_dict(config).items()}  # fmt: skip
+            for name, value in dataclasses.asdict(config).items()}  # fmt: skip
 
 
 def _seed_everything(seed: int, deterministic: bool) -> None:
