@@ -1,6 +1,8 @@
 """The loader against tarfile and the codecs themselves, and against damage."""
 
+import os
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import simplejpeg
 import torch
 
 from relic.errors import InputError
+from relic.loader.decode import Rows, SampleDecoder, Seconds
 from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
@@ -157,3 +160,22 @@ def test_feed_makes_floats_on_the_device(tmp_path: Path, make_shards: ShardFacto
     for keys, images in fed:
         for key, image in zip(keys, images, strict=True):
             assert np.array_equal(np.rint(image.numpy() * 255), packed[key])
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux")
+def test_a_thread_at_work_never_takes_the_consumers_core(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies: list[int] = []
+    fill = SampleDecoder.fill
+
+    def spy(self: SampleDecoder, rows: Rows, samples: Indices) -> tuple[list[str], Seconds]:
+        policies.append(os.sched_getscheduler(threading.get_native_id()))
+        return fill(self, rows, samples)
+
+    monkeypatch.setattr(SampleDecoder, "fill", spy)
+    make_shards(tmp_path, counts=(7,), side=32)
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2) as loader:
+        assert len(list(loader.batches(eval_batches(7, 2, 0, 1)))) == 4
+    assert set(policies) == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
