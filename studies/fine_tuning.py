@@ -23,7 +23,7 @@ _RATE = "--lr 1e-3 --sched onecycle"
 """Lowest validation loss of one epoch of `all`, `rd` at lambda 0.03: 0.0804. Constant rates: 1e-3 gave 0.0817, 3e-4
 0.0814 at a higher rate in bpp, 3e-3 0.1158."""
 _LAMBDA_BPP = "0.045"
-"""Brings `all` after `rd` near the embedded codec's 0.289 bpp: 0.03 gave 0.315, and each 0.01 more takes about 0.013."""
+"""Brings `all` after `rd` near the embedded codec's 0.289 bpp: 0.03 gave 0.315, each 0.01 more takes about 0.013."""
 _BATCH_SIZE = 16
 _VAL = "--shards SHARDS --recon_count 0"
 
