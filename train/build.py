@@ -60,7 +60,7 @@ def build_trainer(
         for shards in (train_set, val_set)
     )
     steps_per_epoch = train_set.num_samples // config.batch_size
-    learner = _build_learner(config, world, resumed, steps_per_epoch)
+    learner = build_learner(config, world, resumed, steps_per_epoch)
     # Ranks start alike (same weights) and then draw different noise.
     _seed_everything(config.seed + 1 + world.rank, config.deterministic)
     trainer = Trainer(config, world, learner, train_loader, val_loader)
@@ -107,7 +107,8 @@ def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def _build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
+def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
+    """Model (on the world's device), optimizer, schedule and step, with the weights of `resumed` where there is one."""
     if resumed is not None:
         model, architecture = resumed.build(), resumed.architecture
     else:
