@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 
+from relic.codec.bottleneck import avoid_device_reads
 from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
@@ -115,6 +116,7 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
         model, architecture = _load_and_swap(config, world)
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
+    avoid_device_reads(model.entropy_bottleneck)
     entropy_trained = any(parameter.requires_grad for parameter in model.entropy_bottleneck.parameters())
     model.to(world.device, memory_format=torch.channels_last)
     on_cuda = world.device.type == "cuda"

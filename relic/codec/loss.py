@@ -4,6 +4,7 @@ recon = alpha L1 + (1 - alpha) (1 - MS-SSIM)        or, with distortion "mse", t
 rd    = recon + lambda_bpp bpp
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     Equal to `pytorch_msssim.ms_ssim` wherever every scale's contrast term is over 1e-6. Below (contrast-inverted or
     constant images) that one cuts to 0 and then takes a power under 1, whose gradient is not a number.
     """
-    window = _fspecial_gauss_1d(11, 1.5).to(x_BCHW).repeat(x_BCHW.size(1), 1, 1, 1)
+    window, weights = _ms_ssim_constants(x_BCHW.size(1), x_BCHW.device, x_BCHW.dtype)
     terms = []
     for level in range(len(_MS_WEIGHTS)):
         ssim, contrast = _ssim(x_BCHW, y_BCHW, data_range=1.0, win=window, size_average=False)
@@ -60,8 +61,16 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
             y_BCHW = F.avg_pool2d(y_BCHW, kernel_size=2, padding=padding)
         else:
             terms.append(ssim.clamp(min=_FLOOR))
-    weights = torch.tensor(_MS_WEIGHTS, device=x_BCHW.device).view(-1, 1, 1)
     return torch.prod(torch.stack(terms) ** weights, dim=0).mean(dim=1)
+
+
+@functools.cache
+def _ms_ssim_constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Window (C, 1, 1, 11) and weights (5, 1, 1), brought to a device once: each such copy makes it wait."""
+    with torch.inference_mode(False):  # else they could not be used in a backward pass
+        window = _fspecial_gauss_1d(11, 1.5).repeat(channels, 1, 1, 1)
+        weights = torch.tensor(_MS_WEIGHTS).view(-1, 1, 1)
+        return window.to(device, dtype), weights.to(device)
 
 
 def bits_per_pixel(likelihoods: Tensor, num_pixels: int) -> Tensor:
