@@ -186,6 +186,13 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     (tmp_path / ".launch").write_text("this one")
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert config.checkpoint_to_resume == tmp_path / "last.pt"
+    # A process of another machine failed: here nothing was counted, but the launch is the one that began the run.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert config.restarted
+    for run_id, launch in (("none", "none"), ("this one", "older")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+        (tmp_path / ".launch").write_text(launch)
+        assert not config.restarted
 
 
 @pytest.mark.parametrize("flags", [["--save_dir", "FILE/x"], ["--recon_dir", "FILE"], ["--save_dir", ""]])

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,11 +17,11 @@ from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands
 from relic.codec.pretrained import load_codec, swap
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
-from relic.distributed import World, wait_for_all
+from relic.distributed import World, gather_to_all, wait_for_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
-from train.config import CHECKPOINTS, LAUNCH, TrainConfig
+from train.config import CHECKPOINTS, LAUNCH, TrainConfig, launch_name
 from train.guard import Guard
 from train.schedule import Schedule
 from train.step import Stepper
@@ -68,6 +67,10 @@ def build_trainer(
     if resumed is not None:
         assert resumed.training is not None
         trainer.load_training_state(resumed.training)
+    steps = set(gather_to_all(trainer.progress.step, world))
+    if len(steps) > 1:
+        raise InputError(f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
+                         "give a folder that all machines share")  # fmt: skip
     values = plain_values(config)
     tracker = _build_tracker(config, world, trainer, values, begins_anew=resumed is None)
     if tracker:
@@ -185,7 +188,7 @@ def _build_tracker(
     if begins_anew:
         for name in CHECKPOINTS:
             (config.save_dir / name).unlink(missing_ok=True)
-    if launch := os.environ.get("TORCHELASTIC_RUN_ID"):
+    if launch := launch_name():
         (config.save_dir / LAUNCH).write_text(launch)
     with atomic_write(config.save_dir / "config.yaml", "w") as file:
         yaml.safe_dump(values, file, sort_keys=False)

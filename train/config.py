@@ -14,6 +14,8 @@ from relic.shards.shard_set import ShardSet
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
 LAUNCH = ".launch"
 """Names the torchrun launch that a run in save_dir belongs to."""
+_NAMELESS = "none"
+"""torchrun's name for a launch that was given none."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -215,11 +217,14 @@ class TrainConfig:
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun started this process again, and the run in save_dir is the one it had started before."""
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-            return False
+        """Whether torchrun started this process again, and the run in save_dir is the one it had started before.
+
+        A machine whose own processes did not fail counts no restart: there the launch's name alone must tell.
+        """
         launch = self.save_dir / LAUNCH
-        return launch.exists() and launch.read_text() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        told = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
+        return told and launch.exists() and launch.read_text() == launch_name()
 
     @property
     def checkpoint_to_resume(self) -> Path | None:
@@ -233,6 +238,14 @@ class TrainConfig:
     def fp32_class_names(self) -> list[str]:
         """--local_fp32_custom as a list."""
         return [name.strip() for name in self.local_fp32_custom.split(",") if name.strip()]
+
+
+def launch_name() -> str:
+    """What all processes of one torchrun launch, and of its restarts, have in common; empty without torchrun."""
+    names = [os.environ.get("TORCHELASTIC_RUN_ID", "")]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        names += [os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")]  # the same for all restarts
+    return " ".join(names).strip()
 
 
 def _within(name: str, value: float, low: float, high: float | None) -> None:
