@@ -1,6 +1,5 @@
 """From a config to everything a run needs."""
 
-import dataclasses
 import functools
 import logging
 from contextlib import ExitStack
@@ -29,12 +28,6 @@ from train.tracking import Tracker
 from train.trainer import Learner, Trainer
 
 log = logging.getLogger(__name__)
-
-_FIXED_ON_RESUME = (
-    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
-)  # fmt: skip
-"""A resumed run keeps these, so that it equals the run that was not interrupted."""
 
 
 def build_trainer(
@@ -71,17 +64,11 @@ def build_trainer(
     if len(steps) > 1:
         raise InputError(f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
                          "give a folder that all machines share")  # fmt: skip
-    values = plain_values(config)
+    values = config.plain_values()
     tracker = _build_tracker(config, world, trainer, values, begins_anew=resumed is None)
     if tracker:
         stack.callback(tracker.close)
     return trainer, tracker, values
-
-
-def plain_values(config: TrainConfig) -> dict[str, Any]:
-    """The config as YAML and a checkpoint can hold it."""
-    return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
-            for name, value in dataclasses.asdict(config).items()}  # fmt: skip
 
 
 def _seed_everything(seed: int, deterministic: bool) -> None:
@@ -100,13 +87,7 @@ def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
         raise InputError(
             f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
         )
-    mine = plain_values(config)
-    for name in _FIXED_ON_RESUME:
-        if checkpoint.config.get(name) != mine[name]:
-            raise InputError(
-                f"--{name} {mine[name]}: the run to resume has {checkpoint.config.get(name)}; "
-                "keep it, or start a new run with --pretrained and another --save_dir"
-            )
+    config.check_resumed(checkpoint.config)
     log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
     return checkpoint
 

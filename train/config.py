@@ -1,9 +1,14 @@
 """Flags of `train/main.py`. Imports no torch: a wrong command line is answered at once."""
 
+import dataclasses
 import os
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
@@ -16,6 +21,11 @@ LAUNCH = ".launch"
 """Names the torchrun launch that a run in save_dir belongs to."""
 _NAMELESS = "none"
 """torchrun's name for a launch that was given none."""
+_FIXED_ON_RESUME = (
+    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
+    "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
+)  # fmt: skip
+"""A resumed run keeps these, so that it equals the run that was not interrupted."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -163,6 +173,33 @@ class TrainConfig:
         stays = self.goes_on and (resumed is None or resumed.parent.resolve() == self.save_dir.resolve())
         if not stays and not self.overwrite and int(os.environ.get("RANK", "0")) == 0:
             self._refuse_other_run()
+        if resumed is not None:
+            self._check_resumed_file(resumed)
+
+    def _check_resumed_file(self, path: Path) -> None:
+        """Answer before torch is loaded what can be: whether it is a checkpoint at all, and the flags beside it."""
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
+        beside = path.with_name("config.yaml")
+        if beside.exists() and path.name == "last.pt":
+            found = yaml.safe_load(beside.read_text())
+            if isinstance(found, dict):
+                self.check_resumed(found)
+
+    def check_resumed(self, theirs: Mapping[str, object]) -> None:
+        """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
+        mine = self.plain_values()
+        for name in _FIXED_ON_RESUME:
+            if theirs.get(name) != mine[name]:
+                raise InputError(
+                    f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
+                    "keep it, or start a new run with --pretrained and another --save_dir"
+                )
+
+    def plain_values(self) -> dict[str, Any]:
+        """The flags as YAML and a checkpoint can hold them."""
+        return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
+                for name, value in dataclasses.asdict(self).items()}  # fmt: skip
 
     def _refuse_other_run(self) -> None:
         if any((self.save_dir / name).exists() for name in CHECKPOINTS):

@@ -5,11 +5,12 @@ rd    = recon + lambda_bpp bpp
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -83,21 +84,52 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
 
     Only MS-SSIM sees `x_hat` clamped to [0, 1]: a clamped L1 would leave out-of-range pixels without a gradient.
     """
-    device = x_BCHW.device.type
-    with torch.autocast(device, enabled=False), without_tf32():
-        x_hat_BCHW = x_hat_BCHW.float()
-        mse = F.mse_loss(x_hat_BCHW, x_BCHW)
-        similarity = torch.full_like(mse, float("nan"))
-        if config.distortion == "mse":
-            distortion = mse
-        else:
-            distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
-            if config.needs_ms_ssim:
-                similarity = differentiable_ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW).mean()
-                distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
-        bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
-        total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
+    with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
+        # Widened first: gradients known in fp16 would vanish before a scaler's factor could reach them.
+        outputs = x_hat_BCHW.float(), likelihoods.float()
+        inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
+        loss = _loss_of(x_BCHW, *inputs, config)
+        if not loss.total.requires_grad:
+            return loss
+        reached = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(loss.total, reached, allow_unused=True))
+        gradients = [next(found) if tensor.requires_grad else None for tensor in inputs]
+        total = _WithGradients.apply(loss.total.detach(), *outputs, *gradients)
+    return Loss(total, *(part.detach() for part in loss[1:]))
+
+
+def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
+    mse = F.mse_loss(x_hat_BCHW, x_BCHW)
+    similarity = torch.full_like(mse, float("nan"))
+    if config.distortion == "mse":
+        distortion = mse
+    else:
+        distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
+        if config.needs_ms_ssim:
+            similarity = differentiable_ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW).mean()
+            distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
+    bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
+    total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
     return Loss(total, distortion, bpp, -10 * torch.log10(mse.detach()), similarity.detach())
+
+
+class _WithGradients(torch.autograd.Function):
+    """A value whose gradients are known already.
+
+    The loss has convolutions, and so has its backward pass. TF32 is a switch of the whole process, read when a kernel
+    starts: so the loss's gradients are computed with it, where the switch is off, and not when `backward` is called.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, x_hat: Tensor, likelihoods: Tensor, *gradients: Tensor | None) -> Tensor:
+        ctx.known = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        known = (None if gradient is None else gradient * upstream for gradient in ctx.known)
+        return (None, *known, None, None)
 
 
 class without_tf32:
