@@ -22,7 +22,8 @@ This page is made by the command at its end from the JSON of each run, which hol
 _HEADINGS = ("ReLU in", "trained", "loss", "PSNR dB before", "after", "MS-SSIM before", "after", "bpp before", "after")
 _NOTE = """
 Under the `recon` loss the entropy bottleneck is frozen, since no rate reaches it: `replaced+hyper` is then the run of
-`replaced`. `replaced` with `rd` trains the transforms against an entropy model that stays as it was.
+`replaced`. `replaced` with `rd` trains the transforms against an entropy model that stays as it was. Where both sides
+are replaced, `all` trains what `replaced+hyper` trains: the two rows are one run made twice, and have to be equal.
 """
 _COMMANDS = """
 ## How it was made

@@ -162,8 +162,5 @@ def test_a_compiled_run_resumes_and_exports(run: Run, tmp_path: Path, monkeypatc
     assert run(*flags, "--resume", "auto", folder=tmp_path / "cut") == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
-    assert run("--save_every_steps", "1", folder=tmp_path / "plain") == 0
-    plain = weights(tmp_path / "plain")
-    assert all(torch.allclose(whole[name], plain[name], atol=5e-3) for name in plain if name.startswith(("g_a", "g_s")))
     last = tmp_path / "cut" / "checkpoints" / "last.pt"
     assert export.onnx_parts.main(["--ckpt", str(last), "--part", "all", "--out", str(tmp_path / "onnx")]) == 0
