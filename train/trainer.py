@@ -3,7 +3,7 @@
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from relic.codec.model import Architecture
 from relic.codec.pixels import to_float
 from relic.codec.quantiles import refresh_tables
 from relic.distributed import World, gather_to_all, wait_for_all
-from relic.loader.feed import feed_device
+from relic.loader.feed import DeviceBatch, feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.config import TrainConfig
@@ -24,7 +24,7 @@ from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
 from train.progress import Progress, StatusLine
 from train.reconstructions import write_reconstructions
 from train.schedule import Schedule
-from train.step import Stepper
+from train.step import StepValues
 from train.tracking import Tracker
 from train.validation import Validation, validate
 
@@ -42,7 +42,7 @@ class Learner(NamedTuple):
     scaler: torch.amp.GradScaler
     schedule: Schedule
     guard: Guard
-    stepper: Stepper
+    stepper: Callable[[DeviceBatch, int, int], StepValues]
     loss_config: LossConfig
 
 

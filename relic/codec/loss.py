@@ -88,7 +88,7 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
         # Widened first: gradients known in fp16 would vanish before a scaler's factor could reach them.
         outputs = x_hat_BCHW.float(), likelihoods.float()
         inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
-        loss = _loss_of(x_BCHW, *inputs, config)
+        loss = _loss_of(x_BCHW, inputs[0], inputs[1], config)
         if not loss.total.requires_grad:
             return loss
         reached = [tensor for tensor in inputs if tensor.requires_grad]
