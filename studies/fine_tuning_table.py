@@ -1,5 +1,6 @@
 """The table of `studies/fine_tuning.py` from its results alone, whichever there are."""
 
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,8 @@ _HEADINGS = ("ReLU in", "trained", "loss", "PSNR dB before", "after", "MS-SSIM b
 _NOTE = """
 Under the `recon` loss the entropy bottleneck is frozen, since no rate reaches it: `replaced+hyper` is then the run of
 `replaced`. `replaced` with `rd` trains the transforms against an entropy model that stays as it was. Where both sides
-are replaced, `all` trains what `replaced+hyper` trains: the two rows are one run made twice, and have to be equal.
+are replaced, `all` trains what `replaced+hyper` trains; and with ReLU in the decoder alone, `replaced` trains nothing
+that the rate depends on. Such rows are the same training made twice, and have to be equal.
 """
 _COMMANDS = """
 ## How it was made
@@ -51,8 +53,9 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     text += "\n" + "\n".join([_line(_HEADINGS), _line(["---"] * len(_HEADINGS)), *map(_line, rows)]) + "\n" + _NOTE
     text += _best(results)
     if tuned:
-        example = tuned[0]
-        text += _COMMANDS.format(train=_wrap(example["train"]), evaluate=example["evaluations"][TITLE]["command"])
+        example = next((result for result in tuned if result["settings"]["loss"] == "rd"), tuned[0])
+        evaluate = example["evaluations"][TITLE]["command"]
+        text += _COMMANDS.format(train=_wrap(example["train"]), evaluate=_wrap(evaluate))
     return text
 
 
@@ -101,5 +104,7 @@ def _line(cells: Any) -> str:
 
 
 def _wrap(command: str) -> str:
-    """A shell command over several lines, indented as Markdown's code is."""
-    return textwrap.fill(command, 110, break_on_hyphens=False, break_long_words=False).replace("\n", " \\\n        ")
+    """A shell command over several lines, indented as Markdown's code is, each flag beside its value."""
+    bound = re.sub(r" (?!--)", "\0", command)
+    lines = textwrap.wrap(bound, 108, break_on_hyphens=False, break_long_words=False)
+    return " \\\n        ".join(lines).replace("\0", " ")
