@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"relic.errors", "relic.files"}
-STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks"}
+STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/shards": (SHARED | {"relic.shards"}, {"numpy", "xxhash"}),
@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
     ),
     "samples": ({"relic.cli", "relic.errors", "relic.files", "samples"}, {"PIL", "skimage", "numpy", "matplotlib"}),
+    "studies": (SHARED | {"relic.cli", "relic.shards", "studies"}, set()),
 }
 
 

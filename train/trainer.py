@@ -3,7 +3,7 @@
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from relic.codec.model import Architecture
 from relic.codec.pixels import to_float
 from relic.codec.quantiles import refresh_tables
 from relic.distributed import World, gather_to_all, wait_for_all
-from relic.loader.feed import feed_device
+from relic.loader.feed import DeviceBatch, feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.config import TrainConfig
@@ -24,7 +24,7 @@ from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
 from train.progress import Progress, StatusLine
 from train.reconstructions import write_reconstructions
 from train.schedule import Schedule
-from train.step import Stepper
+from train.step import StepValues
 from train.tracking import Tracker
 from train.validation import Validation, validate
 
@@ -42,7 +42,7 @@ class Learner(NamedTuple):
     scaler: torch.amp.GradScaler
     schedule: Schedule
     guard: Guard
-    stepper: Stepper
+    stepper: Callable[[DeviceBatch, int, int], StepValues]
     loss_config: LossConfig
 
 
@@ -56,6 +56,7 @@ class Trainer:
         self._train_loader, self._val_loader = train_loader, val_loader
         self.progress = Progress()
         self._best_ms_ssim, self._best_loss = float("-inf"), float("inf")
+        self._tables_step = -1
         self.wandb_id: str | None = None
 
     def run(self, tracker: Tracker | None, config_values: dict[str, Any]) -> Validation | None:
@@ -124,7 +125,7 @@ class Trainer:
 
     def _validate(self) -> Validation:
         learner = self._learner
-        refresh_tables(learner.model, solve=learner.entropy_trained)
+        self._refresh_tables()
         batch_size = self._config.batch_size // self._world.size
         result = validate(learner.model, self._val_loader, batch_size, learner.loss_config, self._world)
         if not math.isfinite(result.loss):
@@ -159,7 +160,7 @@ class Trainer:
         learner = self._learner
         learner.guard.settle()
         self._check_weights()
-        refresh_tables(learner.model, solve=learner.entropy_trained)
+        self._refresh_tables()
         random_states = gather_to_all(random_state(), self._world) if training else []
         if self._world.is_main:
             checkpoint = Checkpoint(
@@ -175,6 +176,12 @@ class Trainer:
             )
             save_checkpoint(self._config.save_dir / name, checkpoint)
         wait_for_all(self._world)
+
+    def _refresh_tables(self) -> None:
+        """Solve and make the tables once for each state of the weights: at an epoch's end several files hold them."""
+        if self._tables_step != self.progress.step:
+            refresh_tables(self._learner.model, solve=self._learner.entropy_trained)
+            self._tables_step = self.progress.step
 
     def _check_weights(self) -> None:
         """Raise DivergedError when the last step left weights that no forward pass can be made with."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -35,10 +37,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(script: str, argv: list[str], processes: int = 1) -> "subprocess.Popen[str]":
+def start(script: str, argv: list[str], processes: int = 1, *torchrun: str) -> "subprocess.Popen[str]":
     command = [sys.executable, script, *argv]
     if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *torchrun]
         command = [sys.executable, *launcher, script, *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -50,9 +52,17 @@ def finish(process: "subprocess.Popen[str]") -> str:
     return error
 
 
-def losses(folder: Path) -> list[float]:
+def lines(folder: Path, event: str) -> list[dict[str, float]]:
     text = (folder / "checkpoints" / "metrics.jsonl").read_text()
-    return [line["loss"] for line in map(json.loads, text.splitlines()) if line["event"] in ("train", "validate")]
+    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+
+
+def losses_and_gradients(folder: Path) -> list[float]:
+    """Loss and gradient norm of each step, then the losses of the validations."""
+    steps = lines(folder, "train")
+    return [line[name] for name in ("loss", "grad_norm") for line in steps] + [
+        line["loss"] for line in lines(folder, "validate")
+    ]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -65,34 +75,37 @@ def test_two_and_four_processes_train_like_one(crops: Path, tmp_path: Path) -> N
     for count in (1, 2, 4):
         argv = tiny(crops, tmp_path / str(count), "--log_every", "1", "--epochs", "1", "--lr", "1e-4")
         finish(start(str(script), argv, count))
-    one = losses(tmp_path / "1")
-    assert len(one) == 5
+    one = losses_and_gradients(tmp_path / "1")
+    assert len(one) == 8
     for processes in ("2", "4"):
-        assert losses(tmp_path / processes) == pytest.approx(one, rel=1e-4)
+        assert losses_and_gradients(tmp_path / processes) == pytest.approx(one, rel=1e-4)
         theirs = weights(tmp_path / processes)
         for name, tensor in weights(tmp_path / "1").items():
             if name.startswith(("g_a", "g_s")):
                 assert torch.allclose(theirs[name], tensor, atol=1e-5), name
 
 
-def test_sigkill_and_resume_equals_the_uninterrupted_run(crops: Path, tmp_path: Path) -> None:
-    flags = ("--save_every_steps", "1", "--log_every", "1", "--epochs", "6")
+def test_sigkill_at_random_steps_and_resume_equals_the_uninterrupted_run(crops: Path, tmp_path: Path) -> None:
+    steps = sorted(random.sample(range(2, 28), 5))
+    flags = ("--save_every_steps", "1", "--log_every", "1", "--epochs", "10")
     script = str(ROOT / "train" / "main.py")
     finish(start(script, tiny(crops, tmp_path / "whole", *flags)))
     metrics = tmp_path / "cut" / "checkpoints" / "metrics.jsonl"
-    kills = 0
-    for wanted in (2, 7, 12):
+    resumed_at = []
+    for wanted in (*steps, None):
         process = start(script, tiny(crops, tmp_path / "cut", *flags, "--resume", "auto"))
-        while process.poll() is None:
-            if metrics.exists() and f'"step": {wanted},' in metrics.read_text():
+        while wanted and process.poll() is None:
+            if metrics.exists() and f'"train", "step": {wanted},' in metrics.read_text():
                 process.send_signal(signal.SIGKILL)
-                kills += 1
                 break
-            time.sleep(0.01)
-        process.wait(60)
-    assert kills == 3
-    error = finish(start(script, tiny(crops, tmp_path / "cut", *flags, "--resume", "auto")))
-    assert "resuming from" in error and "at step 0" not in error
+            time.sleep(0.005)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == (-signal.SIGKILL if wanted else 0), error[-3000:]
+        resumed_at += [int(number) for number in re.findall(r"resuming from .* at step (\d+)", error)]
+    # Each began where the one before was killed, at most the step earlier that was logged and not yet saved.
+    assert len(resumed_at) == 5, steps
+    assert all(found >= killed - 1 for found, killed in zip(resumed_at, steps, strict=True)), (resumed_at, steps)
+    assert [line["step"] for line in lines(tmp_path / "cut", "train")] == [*range(1, 31)]
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
 
@@ -109,3 +122,21 @@ def test_sigterm_on_two_ranks_stops_both_at_one_step_and_resumes(crops: Path, tm
     assert "stopped at step" in error
     training = load_checkpoint(tmp_path / "checkpoints" / "last.pt").training
     assert training is not None and training["progress"]["step"] >= 3 and len(training["random"]) == 2
+
+
+def test_a_killed_rank_is_restarted_by_torchrun_and_the_run_finishes(crops: Path, tmp_path: Path) -> None:
+    flags = ("--epochs", "6", "--log_every", "1", "--save_every_steps", "1")
+    script = str(ROOT / "train" / "main.py")
+    finish(start(script, tiny(crops, tmp_path / "whole", *flags), 2))
+    process = start(script, tiny(crops, tmp_path / "cut", *flags), 2, "--max-restarts", "1")
+    metrics = tmp_path / "cut" / "checkpoints" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 4,' in metrics.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    error = finish(process)
+    assert "resuming from" in error and "at step 0" not in error
+    assert [line["step"] for line in lines(tmp_path / "cut", "train")] == [*range(1, 19)]
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []

@@ -1,10 +1,13 @@
 """Every step's rate against the closed forms, worked out here a second time, and torch's OneCycleLR."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.train.conftest import Run
 from train.schedule import Schedule
 
 EPOCHS, STEPS, LR = 4, 5, 2e-3
@@ -61,6 +64,32 @@ def test_plateau_halves_after_three_epochs_without_a_better_ms_ssim() -> None:
         expected.append(torchs.param_groups[0]["lr"])
         plateau.step(value)
     assert by_epoch == pytest.approx(expected)
+
+
+def test_plateau_under_a_warm_up() -> None:
+    expected = [LR * min(1.0, (step + 1) / 3) for step in range(4 * STEPS)] + [LR / 2] * STEPS
+    assert rates("plateau", 3, (0.5, 0.4, 0.4, 0.4, 0.4)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("sched", ["cosine", "none", "plateau", "onecycle"])
+def test_every_step_of_a_run_has_the_rate_of_its_schedule(run: Run, tmp_path: Path, sched: str) -> None:
+    warmup = 0 if sched == "onecycle" else 4
+    flags = ("--sched", sched, "--lr", str(LR), "--lr_warmup_steps", str(warmup), "--onecycle_pct_start", "0.3")
+    assert run(*flags, "--log_every", "1", "--epochs", "2") == 0
+    text = (tmp_path / "checkpoints" / "metrics.jsonl").read_text()
+    seen = [line["lr"] for line in map(json.loads, text.splitlines()) if line["event"] == "train"]
+    factors = [1, 1, 1, 0.505, 0.505, 0.505] if sched == "cosine" else [1] * 6
+    expected = [LR * factor * min(1, (step + 1) / 4) for step, factor in enumerate(factors)]
+    if sched == "onecycle":
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
+        torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=6, pct_start=0.3)
+        expected = []
+        for _ in range(6):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if len(expected) < 6:
+                torchs.step()
+    assert seen == pytest.approx(expected, rel=1e-9)
 
 
 def test_onecycle_is_torchs() -> None:

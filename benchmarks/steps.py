@@ -1,0 +1,123 @@
+"""A training step written four ways: ours, bare, as the seed of this project wrote it, and one that only sleeps."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from pytorch_msssim import ms_ssim
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from relic.codec.loss import Loss
+from relic.distributed import World
+from relic.loader.feed import DeviceBatch
+from relic.loader.loader import LoaderTimes, ShardLoader
+from train.build import build_learner
+from train.config import TrainConfig
+from train.progress import Progress, StatusLine
+from train.step import StepValues
+from train.tracking import Tracker
+from train.trainer import Learner, Trainer
+
+Step = Callable[[DeviceBatch], None]
+
+
+def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
+    """The trainer's step with what the loop does with its values: a status line every `log_every` steps."""
+    learner.model.train()
+    progress = Progress()
+    status = StatusLine(progress, 0, LoaderTimes(), world)
+
+    def step(batch: DeviceBatch) -> None:
+        values = learner.stepper(batch, progress.step, 0)
+        progress.step += 1
+        progress.images_seen += config.batch_size
+        status.add(values, config.batch_size)
+        if progress.step % config.log_every == 0:
+            status.read()
+
+    return step
+
+
+def bare_step(learner: Learner, config: TrainConfig) -> Step:
+    """Forward, backward, one loss, clip and step, and nothing that looks at any value."""
+    model, optimizer = learner.model.train(), learner.optimizer
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(batch: DeviceBatch) -> None:
+        output = model(batch.images)
+        _loss(batch.images, output["x_hat"], output["likelihoods"]["y"], config).backward()
+        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def seed_step(learner: Learner, config: TrainConfig) -> Step:
+    """The loss once to look at and once to train with, and each value read where it is made."""
+    model, optimizer = learner.model.train(), learner.optimizer
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(batch: DeviceBatch) -> None:
+        x = batch.images
+        optimizer.zero_grad()
+        output = model(x)
+        x_hat, likelihoods = output["x_hat"], output["likelihoods"]["y"]
+        for tensor in (x_hat, likelihoods):
+            assert torch.isfinite(tensor).all().item() and tensor.abs().max().item() < config.overflow_tol
+        looked_at = _loss(x, x_hat, likelihoods, config)
+        assert torch.isfinite(looked_at).item()
+        _loss(x, x_hat, likelihoods, config).backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        shown = [looked_at, norm, F.mse_loss(x_hat, x), -torch.log2(likelihoods).sum() / x[:, 0].numel()]
+        for value in shown:
+            value.item()
+
+    return step
+
+
+def loop_overhead_seconds(config: TrainConfig, world: World, sleep_seconds: float) -> tuple[float, int]:
+    """Mean seconds between two steps of a run whose steps only sleep, and of how many steps: loader, feed and records.
+
+    The run is the trainer's own, of one epoch.
+    """
+    sleeper = _Sleeper(sleep_seconds)
+    train_set, val_set = config.train_set(), config.val_set()
+    steps = train_set.num_samples // config.batch_size
+    learner = build_learner(config, world, None, steps)._replace(stepper=sleeper)
+    with ExitStack() as stack:
+        loaders = [
+            stack.enter_context(ShardLoader(each, batch_size=config.batch_size)) for each in (train_set, val_set)
+        ]
+        config.save_dir.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(config.save_dir, config={}, use_wandb=False, wandb_id=None, step=0)
+        Trainer(config, world, learner, *loaders).run(tracker, {})
+    gaps = [began - ended for (began, _), (_, ended) in zip(sleeper.times[1:], sleeper.times, strict=False)]
+    return sum(gaps) / len(gaps), len(gaps)
+
+
+class _Sleeper:
+    """Stands for a step whose arithmetic happens elsewhere."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.times: list[tuple[float, float]] = []
+
+    def __call__(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
+        began = time.perf_counter()
+        time.sleep(self._seconds)
+        zero = torch.zeros(())
+        values = StepValues(Loss(zero, zero, zero, zero, zero), zero, 0.0)
+        self.times.append((began, time.perf_counter()))
+        return values
+
+
+def _loss(x: Tensor, x_hat: Tensor, likelihoods: Tensor, config: TrainConfig) -> Tensor:
+    """The RD loss from the libraries' own parts."""
+    similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0)
+    distortion = config.alpha_l1 * F.l1_loss(x_hat, x) + (1 - config.alpha_l1) * (1 - similarity)
+    bpp = -torch.log2(likelihoods).sum() / (x.size(0) * x.size(2) * x.size(3))
+    return distortion + config.lambda_bpp * bpp

@@ -1,0 +1,168 @@
+"""Measure a training step beside a bare one, and the loop around it: `python benchmarks/train_step.py`."""
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # run as a file: same import root as `python -m benchmarks.train_step`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from relic.cli import command, parse
+from relic.errors import InputError
+from relic.files import write_json
+
+if TYPE_CHECKING:
+    from relic.distributed import World
+    from train.config import TrainConfig
+
+PROG = "benchmarks/train_step.py"
+_PHOTOGRAPHS = 40
+_SLEEP_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBenchmarkConfig:
+    """Milliseconds of the trainer's RD step, of the same arithmetic written bare, and of a step that reads each value.
+
+    The steps take turns, one at a time. Then the trainer's loop, with the real loader and a step that sleeps 20 ms.
+    """
+
+    channels: str = "32,48"
+    """Channels N,M of the codec."""
+    batch_size: int = 4
+    """Crops of 224x224 a step."""
+    rounds: int = 60
+    """Steps of each kind."""
+    loop_steps: int = 500
+    """Steps of the loop."""
+    json: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("rounds", 1), ("loop_steps", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if self.json is not None and not self.json.parent.is_dir():
+            raise InputError(f"--json {self.json}: no folder {self.json.parent}")
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write the figures where asked."""
+    config = parse(StepBenchmarkConfig, argv, prog=PROG)
+    with TemporaryDirectory(prefix="relic-benchmark-") as folder:
+        figures = _measure(config, Path(folder))
+    print(_table(figures), flush=True)
+    if config.json is not None:
+        from benchmarks.measure import machine
+
+        write_json(config.json, figures | {"settings": _settings(config), "machine": machine()})
+    return 0
+
+
+def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.steps import loop_overhead_seconds
+    from relic.distributed import join_world
+
+    torch.set_num_threads(1)  # as torchrun sets it; a second one would fight the loader's threads for the cores
+    training = _training_config(config, folder)
+    with join_world("cpu") as world:
+        seconds = _take_turns(training, world, config.rounds)
+        loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    # A quotient of neighbours in time: what slows the machine for a while slows both.
+    quotients = {
+        "ours/bare": statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True)),
+        "seed/ours": statistics.median(a / b for a, b in zip(seconds["seed"], seconds["ours"], strict=True)),
+    }
+    return {
+        **{f"{name}_ms": 1000 * median for name, median in medians.items()},
+        "ratios": quotients,
+        "loop_overhead_ms": 1000 * loop_seconds,
+        "loop_steps": loop_steps,
+    }
+
+
+def _training_config(config: StepBenchmarkConfig, folder: Path) -> "TrainConfig":
+    """An RD run of one epoch on sample photographs."""
+    from train.config import TrainConfig
+
+    crops_per_image = -(-config.loop_steps * config.batch_size // _PHOTOGRAPHS)
+    _pack(folder, crops_per_image)
+    return TrainConfig(
+        shards=str(folder / "train"), val_shards=str(folder / "val"), save_dir=folder / "run", recon_every=0,
+        pretrained="none", channels=config.channels, replace_parts="all", loss_type="rd", epochs=1,
+        batch_size=config.batch_size, device="cpu",
+    )  # fmt: skip
+
+
+def _pack(folder: Path, crops_per_image: int) -> None:
+    import prep.make_shards
+    import samples.build
+
+    pack = f"--coco_dir {folder}/coco --out_dir {folder}"
+    crops = f"--include_val false --crop random --crops_per_image {crops_per_image}"
+    for main_of, flags in (
+        (samples.build.main, f"--out {folder}/coco --train {_PHOTOGRAPHS} --val 4"),
+        (prep.make_shards.main, f"{pack}/train {crops}"),
+        (prep.make_shards.main, f"{pack}/val"),
+    ):
+        if main_of(flags.split()):
+            raise InputError("the sample crops could not be made; the line above says why")
+
+
+def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step of each kind, all on the same batches; two rounds to warm up are left out."""
+    import itertools
+
+    from benchmarks.steps import bare_step, our_step, seed_step
+    from relic.codec.pixels import to_float
+    from relic.loader.feed import DeviceBatch
+    from relic.loader.loader import ShardLoader
+    from relic.loader.order import epoch_order, train_batches
+    from train.build import build_learner
+
+    shards = training.train_set()
+    ours, bare, seed = (build_learner(training, world, None, steps_per_epoch=1) for _ in range(3))
+    steps = {
+        "ours": our_step(ours, training, world),
+        "bare": bare_step(bare, training),
+        "seed": seed_step(seed, training),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    plan = itertools.cycle(train_batches(epoch_order(shards.samples, 0, 0), training.batch_size, 0, 1))
+    with ShardLoader(shards, batch_size=training.batch_size) as loader:
+        for number, batch in enumerate(loader.batches(itertools.islice(plan, rounds + 2))):
+            for name, step in steps.items():
+                began = time.perf_counter()
+                step(DeviceBatch(to_float(batch.images), batch.keys))
+                if number >= 2:
+                    seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def _table(figures: Mapping[str, Any]) -> str:
+    names = {
+        "ours": "the trainer's step",
+        "bare": "forward, backward, one loss, clip, step",
+        "seed": "the loss twice, values read each step",
+    }
+    lines = [f"{title:42}{figures[f'{name}_ms']:8.1f} ms" for name, title in names.items()]
+    lines += ["", *(f"{name:42}{quotient:8.3f}" for name, quotient in figures["ratios"].items())]
+    around = f"the loop around a step, of {figures['loop_steps']:,}"
+    return "\n".join([*lines, "", f"{around:42}{figures['loop_overhead_ms']:8.3f} ms"])
+
+
+def _settings(config: StepBenchmarkConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "json"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The step's benchmark compares steps that do the same, and names its figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.steps import bare_step, our_step, seed_step
+from benchmarks.train_step import main
+from relic.cli import parse
+from relic.distributed import World
+from relic.loader.feed import DeviceBatch
+from tests.train.conftest import tiny
+from train.build import build_learner
+from train.config import TrainConfig
+
+
+def test_the_three_steps_move_the_same_weights_alike(crops: Path, tmp_path: Path) -> None:
+    config = parse(TrainConfig, tiny(crops, tmp_path), prog="train")
+    world = World(0, 1, torch.device("cpu"))
+    batch = DeviceBatch(torch.rand(4, 3, 176, 176, generator=torch.Generator().manual_seed(1)), list("abcd"))
+    moved = []
+    for make in (
+        lambda each: our_step(each, config, world),
+        lambda each: bare_step(each, config),
+        lambda each: seed_step(each, config),
+    ):
+        torch.manual_seed(0)
+        learner = build_learner(config, world, None, steps_per_epoch=1)
+        before = [parameter.detach().clone() for parameter in learner.model.parameters()]
+        make(learner)(batch)
+        moved.append([after.detach() - old for after, old in zip(learner.model.parameters(), before, strict=True)])
+    assert any(change.abs().max() > 1e-4 for change in moved[0])
+    for others in moved[1:]:
+        for ours, theirs in zip(moved[0], others, strict=True):
+            assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_benchmark_names_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "step.json"
+    flags = ["--channels", "4,6", "--batch_size", "1", "--rounds", "1", "--loop_steps", "4", "--json", str(file)]
+    assert main(flags) == 0
+    found = json.loads(file.read_text())
+    assert found["ours_ms"] > 0 and found["bare_ms"] > 0 and found["seed_ms"] > 0
+    assert found["ratios"]["ours/bare"] == pytest.approx(found["ours_ms"] / found["bare_ms"])  # of one round
+    assert found["ratios"]["seed/ours"] == pytest.approx(found["seed_ms"] / found["ours_ms"])
+    assert found["loop_overhead_ms"] > 0 and found["loop_steps"] >= 4
+    assert found["settings"]["channels"] == "4,6" and found["machine"]["torch"]
+    assert "the loop around a step" in capsys.readouterr().out
