@@ -15,7 +15,7 @@ from torch import nn
 from export.layout import TABLES_KEY, onnx_name
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
 from export.source import Source
-from export.upsample import Upsample
+from export.targets import Upsample
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 

@@ -12,7 +12,8 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.upsample import Upsample, rewrite_upsampling
+from export.targets import Upsample
+from export.upsample import rewrite_upsampling
 
 Part = Literal["encoder", "decoder", "full"]
 INPUT_NAMES: dict[Part, str] = {"encoder": "x", "decoder": "y_hat", "full": "x"}

@@ -10,16 +10,14 @@ output o takes input i through tap k = o + 2 - 2i. Two facts make the rewrites e
 """
 
 from collections import OrderedDict
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from export.targets import Upsample
 from relic.errors import InputError
-
-Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
-UPSAMPLES: tuple[Upsample, ...] = get_args(Upsample)
 
 _TAPS = torch.tensor([[4, 2, 0], [5, 3, 1]])
 """The tap that output phase r takes at position t of a 3-tap convolution: 4 + r - 2t; tap 5 is the 0."""
