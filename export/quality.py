@@ -28,6 +28,7 @@ class Quality(NamedTuple):
     """Means over images."""
 
     psnr_db: float
+    """Without images that came back exactly, whose PSNR is infinite."""
     ms_ssim: float | None
     """None where a side is 160 pixels or less."""
     bpp_real: float
@@ -56,8 +57,14 @@ def judge(encoder: onnx.ModelProto, decoder: onnx.ModelProto, tables: Tables, im
         (x_hat_1CHW,) = decoding.run(None, {INPUT_NAMES["decoder"]: dequantize(symbols, tables)[None]})
         x, x_hat = torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW)
         scores.append((psnr_db(x, x_hat).item(), ms_ssim_8bit(x, x_hat).item(), 8 * payload_bytes / (width * height)))
-    psnr, ms_ssim, bpp = (math.fsum(column) / len(scores) for column in zip(*scores, strict=True))
+    psnr, ms_ssim, bpp = (
+        _mean([value for value in column if value != math.inf]) for column in zip(*scores, strict=True)
+    )
     return Quality(psnr, None if math.isnan(ms_ssim) else ms_ssim, bpp)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def layer_noise(
