@@ -31,7 +31,7 @@ _METHODS = {
     "minmax": (CalibrationMethod.MinMax, {}),
     # Each end on its own: onnxruntime's default, symmetric about 0, would waste half of what comes out of a ReLU.
     "percentile": (CalibrationMethod.Percentile, {"symmetric": False, "percentile": _PERCENTILE}),
-    "entropy": (CalibrationMethod.Entropy, {"num_bins": 2048}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
 _CHUNK = 4
 """Inputs whose activations are in memory at once: at 1280x720 and 192 channels those of one take 0.8 GB."""
