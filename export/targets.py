@@ -26,10 +26,9 @@ SOURCES = {
 """Short names, as tables print them, and the documents."""
 
 GDN_REASON = (
-    "GDN divides by sqrt(beta + gamma x^2): quantizers have no 8-bit form of Sqrt and Div, Vela has neither, and naive "
-    "INT8 of x^2 costs 30 % BD-rate"
+    "GDN divides by sqrt(beta + gamma x^2): quantizers have no 8-bit form of Sqrt and Div, Vela lists neither, and "
+    "naive INT8 of a GDN codec costs 30 % BD-rate"
 )
-
 
 Conditions = Mapping[str, Sequence[int | str]]
 """Attribute (see `lint.attributes`) -> values that a rule is about."""

@@ -83,6 +83,12 @@ def _cut(name: str, num_bytes: int = -9) -> None:
     path.write_bytes(path.read_bytes()[:num_bytes])
 
 
+def _flip(name: str) -> None:
+    data = bytearray(Path(name).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(name).write_bytes(data)
+
+
 ENCODE, DECODE = ["encode", "in.png", "out.relic"], ["decode", "in.relic", "out.png"]
 
 
@@ -102,6 +108,9 @@ ENCODE, DECODE = ["encode", "in.png", "out.relic"], ["decode", "in.relic", "out.
         (None, ["decode", "in.png", "out.png"], "in.png", 1),
         (lambda _: Path("export/decoder.onnx").unlink(), DECODE, "holds no decoder.onnx", 2),
         (None, ["encode", "no.png", "out.relic"], "no.png: no such file", 2),
+        (lambda _: Path("folder.relic").mkdir(), ["encode", "in.png", "folder.relic"], "folder.relic: name a file", 2),
+        (None, ["decode", "in.relic", "export"], "export: name a file", 2),
+        (lambda _: _flip("in.relic"), DECODE, "in.relic: damaged", 1),
         (None, ["encode", "in.png", "out.png"], "*.relic", 2),
         (None, ["decode", "in.relic", "out.bmp"], "*.png", 2),
         (None, ["encode", "in.png", "no/out.relic"], "no: no such folder", 2),
