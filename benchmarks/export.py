@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     quotients = speedups(figures, sizes)
     seconds = import_seconds()
-    print(timing_table(figures, quotients, sizes))
+    print(timing_table(figures, quotients, sizes, config.upsample))
     print(f"export/codec.py: {seconds:.2f} s from the start of Python until everything is imported", flush=True)
     if config.plot is not None:
         title = "bmshj2018_factorized N={} M={} in onnxruntime {}, cores: {}"

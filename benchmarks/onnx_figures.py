@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.onnx_timing import THREADS, figure_name
 from benchmarks.timed_parts import CODECS, PARTS, PRECISIONS
+from export.targets import Upsample
 from relic.files import atomic_write
 
 NO_KERNEL = (
-    "onnxruntime has no INT8 kernel for transposed convolutions on a CPU: it converts back to fp32 around each, so an "
-    "INT8 decoder is no faster here. On an NPU it is."
+    "onnxruntime has no INT8 kernel for transposed convolutions on a CPU: it converts back to fp32 around each, so "
+    "such an INT8 decoder is no faster here; --upsample subpixel has none of them"
 )
 _COLOURS = {
     ("gdn", "fp32"): "#b5b5b5",
@@ -24,7 +25,9 @@ _COLOURS = {
 }
 
 
-def timing_table(figures: Mapping[str, float], quotients: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> str:
+def timing_table(
+    figures: Mapping[str, float], quotients: Mapping[str, float], sizes: Sequence[tuple[int, int]], upsample: Upsample
+) -> str:
     """Milliseconds a run; a row a part, size and number of threads."""
     kinds = [(codec, precision) for codec in CODECS for precision in PRECISIONS]
     heads = "".join(f"{codec} {precision}".rjust(12) for codec, precision in kinds)
@@ -38,7 +41,7 @@ def timing_table(figures: Mapping[str, float], quotients: Mapping[str, float], s
                     f"{quotients['_'.join((ratio, *where))]:11.2f}x" for ratio in ("relu_over_gdn", "int8_over_fp32")
                 )
                 lines.append(f"{f'{part} {width}x{height}, threads: {threads}':32}{times}{faster}")
-    return "\n".join([*lines, f"({NO_KERNEL})"])
+    return "\n".join(lines if upsample == "subpixel" else [*lines, f"({NO_KERNEL})"])
 
 
 def plot_timing(path: Path, figures: Mapping[str, float], sizes: Sequence[tuple[int, int]], title: str) -> None:
