@@ -60,8 +60,8 @@ def _check(arguments: argparse.Namespace, parser: _Parser) -> None:
     from export.pictures import FORMATS
 
     suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
-    if arguments.target.suffix.lower() not in suffixes:
-        parser.error(f"{arguments.target}: name the output *{', *'.join(suffixes)}")
+    if arguments.target.suffix.lower() not in suffixes or arguments.target.is_dir():
+        parser.error(f"{arguments.target}: name a file for the output, *{', *'.join(suffixes)}")
     if not arguments.source.is_file():
         parser.error(f"{arguments.source}: no such file")
     if not arguments.target.parent.is_dir():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from export.targets import TARGETS, TargetName, Upsample
 from relic.codec.constants import EMBEDDED, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
@@ -12,7 +13,9 @@ from relic.shards.shard_set import open_shard_set
 OLDEST_OPSET = 11
 NEWEST_OPSET = 20
 """The newest that torch's TorchScript exporter writes; its other exporter may write another one than asked for."""
+OLDEST_INT8_OPSET = 13
 _MAX_SIDE = 16384
+_FEWEST_CALIB, _MOST_CALIB = 100, 500
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,21 @@ class ExportConfig:
     """Where ReLU is in GDN's place. Never needed, the checkpoint tells; when given it must agree."""
     shards: Path | None = None
     """Folder of shards whose `val` crops are the inputs of the check; by default seeded pictures are."""
+    upsample: Upsample = "deconv5"
+    """The decoder's upsampling, exactly the same function each: transposed convolution 5x5 with output padding, or 6x6
+    without; or a 3x3 convolution to 4 phases, interleaved by DepthToSpace or by a 2x2 transposed convolution."""
+    target: TargetName = "generic"
+    """Device whose published rules every node is held against; a part that would leave its NPU is not written."""
+    int8: bool = False
+    """Quantize the parts (QDQ, static) with crops of --calib_shards, and say what it costs."""
+    calib_shards: Path | None = None
+    """Folder of shards for --int8: `train` crops calibrate, `val` crops (those of --shards when given) judge."""
+    calib_images: int = 200
+    """Crops to calibrate on, 100 to 500."""
+    calib_method: Literal["minmax", "percentile", "entropy"] = "percentile"
+    """How --int8 chooses ranges of activations: all values, all but 0.001 %, or by relative entropy."""
+    int8_keep_last: bool = False
+    """Leave the encoder's last layer, and so the latents, in float32."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, naming the flag, before the checkpoint is read."""
@@ -63,6 +81,40 @@ class ExportConfig:
         self._check_out()
         if self.shards is not None:
             open_shard_set(self.shards, "val")
+        if self.target != "generic":
+            self._check_target()
+        self._check_int8()
+
+    def _check_target(self) -> None:
+        if self.dynamic:
+            raise InputError(f"--target {self.target}: its compiler wants fixed sizes; leave out --dynamic")
+        if self.batch != 1:
+            raise InputError(f"--target {self.target}: NPUs take one image at a time; leave out --batch")
+        opsets = TARGETS[self.target].opsets
+        if self.opset not in opsets:
+            raise InputError(f"--target {self.target}: takes --opset {opsets.start} to {opsets.stop - 1}")
+
+    def _check_int8(self) -> None:
+        if not self.int8:
+            for name in ("calib_shards", "int8_keep_last"):
+                if getattr(self, name):
+                    raise InputError(f"--{name}: goes with --int8")
+            return
+        if self.opset < OLDEST_INT8_OPSET:
+            raise InputError(
+                f"--int8: scales per channel came with opset {OLDEST_INT8_OPSET}; --opset {self.opset} is older"
+            )
+        if self.batch != 1:
+            raise InputError("--int8: calibrates one image at a time; leave out --batch")
+        if self.calib_shards is None:
+            raise InputError("--int8: needs --calib_shards, a folder of shards with `train` crops to calibrate on")
+        if not _FEWEST_CALIB <= self.calib_images <= _MOST_CALIB:
+            raise InputError(f"--calib_images {self.calib_images}: choose from {_FEWEST_CALIB} to {_MOST_CALIB}")
+        found = open_shard_set(self.calib_shards, "train", flag="--calib_shards").num_samples
+        if found < self.calib_images:
+            raise InputError(f"--calib_images {self.calib_images}: {self.calib_shards} has {found} train crops")
+        if self.shards is None:
+            open_shard_set(self.calib_shards, "val", flag="--calib_shards")
 
     def _check_out(self) -> None:
         if self.part == "all":
@@ -76,6 +128,11 @@ class ExportConfig:
     def folder(self) -> Path:
         """Where the files go."""
         return self.out if self.part == "all" else self.out.parent
+
+    @property
+    def judging_shards(self) -> Path | None:
+        """Folder whose `val` crops judge INT8."""
+        return self.shards or self.calib_shards
 
     @property
     def image_width(self) -> int:

@@ -12,6 +12,7 @@ import onnxruntime
 
 from export.layout import DECODER, ENCODER, TABLES, TABLES_KEY
 from export.pictures import Pixels
+from export.session import open_session
 from relic.bitstream.container import Stream, latent_shape, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.errors import InputError
@@ -65,10 +66,8 @@ def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
 
 
 def _open_part(path: Path, tables: Tables, *, channels: int, stride: int) -> OnnxPart:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its own errors come as exceptions, its warnings concern nobody here
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
     except Exception as error:  # onnxruntime's classes have no public common base
         raise InputError(f"{path}: onnxruntime cannot load it ({error}); export again") from error
     digest = session.get_modelmeta().custom_metadata_map.get(TABLES_KEY)

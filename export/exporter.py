@@ -1,6 +1,7 @@
 """Export the parts asked for, check each, and publish them with what there is to know about them."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ import onnxruntime
 import torch
 
 from export.config import ExportConfig
-from export.layout import MANIFEST, TABLES, onnx_name
+from export.int8 import Int8, make_int8
+from export.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
+from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
 from export.onnx_files import Geometry, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
@@ -39,46 +42,78 @@ class Exported(NamedTuple):
         return self.model.ByteSize()
 
 
-def export_all(config: ExportConfig, source: Source) -> list[Exported]:
-    """Make, check and write what `config` asks for. InputError (parity, opset, folder) leaves nothing written."""
+class Export(NamedTuple):
+    """All there is to say about an export."""
+
+    exported: list[Exported]
+    findings: list[Finding]
+    """Of --target; empty for `generic`."""
+    int8: Int8 | None
+
+
+def export_all(config: ExportConfig, source: Source) -> Export:
+    """Make, check and write what `config` asks for.
+
+    Raises InputError (a part differs from torch, a device does not take it, the folder cannot be written to), and then
+    nothing was written.
+    """
     geometry = Geometry(config.batch, config.image_height, config.image_width, config.dynamic)
-    probes = make_probes(geometry, source.tables, open_shard_set(config.shards, "val") if config.shards else None)
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
+    refuse_gdn(config.target, wanted, source.architecture.replaced)
+    last = MANIFEST if config.part == "all" else None
+    with published(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
+        exported = _export_float(config, source, geometry, wanted)
+        findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
+        refuse_host(config.target, findings)
+        int8 = None
+        if config.int8:
+            floats = {one.part: one.model for one in exported}
+            int8 = make_int8(config, source, geometry, floats, staging / CALIBRATION)
+            _keep_for_vendors(config, staging, exported)
+            exported = [_in_int8(one, int8, source) for one in exported]
+        export = Export(exported, findings, int8)
+        _write(config, source, export, staging)
+    return export
+
+
+def _export_float(config: ExportConfig, source: Source, geometry: Geometry, wanted: list[Part]) -> list[Exported]:
+    probes = make_probes(geometry, source.tables, open_shard_set(config.shards, "val") if config.shards else None)
     exported = []
     for part in wanted:
-        model = export_part(part, source, geometry, config.opset)
+        model = export_part(part, source, geometry, config.opset, config.upsample)
         parity = check_parity(part, model, source, probes)
-        facts = _facts(part, model, parity, probes)
+        facts = {"precision": "float32", **_facts(part, model, parity, probes)}
         describe(model, part, source, facts)
         name = onnx_name(part) if config.part == "all" else config.out.name
         exported.append(Exported(part, name, model, parity, facts))
-    _write(config, source, exported)
     return exported
 
 
-def _write(config: ExportConfig, source: Source, exported: list[Exported]) -> None:
-    with published(config.folder, last=MANIFEST if config.part == "all" else None) as staging:
-        for one in exported:
-            with atomic_write(staging / one.file) as file:
-                file.write(one.model.SerializeToString())
-        if config.part == "all":
-            source.tables.save(staging / TABLES)
-            write_json(staging / MANIFEST, _manifest(staging, config, source, exported))
+def _in_int8(one: Exported, int8: Int8, source: Source) -> Exported:
+    """The INT8 file in the float one's place; parity is still that of the float file it was made from."""
+    exported = one._replace(model=int8.models[one.part], facts={**one.facts, "precision": "int8"})
+    describe(exported.model, one.part, source, exported.facts)
+    return exported
 
 
-def table(exported: list[Exported]) -> str:
-    """The parts as rows of text."""
-    rows = [("part", "file", "nodes", "MB", "parity", "output range")]
+def _keep_for_vendors(config: ExportConfig, staging: Path, exported: list[Exported]) -> None:
+    """Leave beside an INT8 set what a vendor's quantizer needs: float files and calibration; not beside one file."""
+    if config.part != "all":
+        shutil.rmtree(staging / CALIBRATION)
+        return
+    (staging / FLOAT).mkdir()
     for one in exported:
-        low, high = one.parity.output_range
-        size = f"{one.num_bytes / 1e6:.2f}"
-        nodes = str(sum(operators(one.model).values()))
-        rows.append((one.part, one.file, nodes, size, f"{one.parity.error:.1e}", f"{low:.4g} to {high:.4g}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if place < 2 else cell.rjust(width) for place, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    )
+        with atomic_write(staging / FLOAT / one.file) as file:
+            file.write(one.model.SerializeToString())
+
+
+def _write(config: ExportConfig, source: Source, export: Export, staging: Path) -> None:
+    for one in export.exported:
+        with atomic_write(staging / one.file) as file:
+            file.write(one.model.SerializeToString())
+    if config.part == "all":
+        source.tables.save(staging / TABLES)
+        write_json(staging / MANIFEST, _manifest(staging, config, source, export))
 
 
 def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -> dict[str, Any]:
@@ -103,7 +138,7 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -
     }
 
 
-def _manifest(staging: Path, config: ExportConfig, source: Source, exported: list[Exported]) -> dict[str, Any]:
+def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> dict[str, Any]:
     parts = {
         one.part: {
             **_file(staging / one.file),
@@ -111,7 +146,7 @@ def _manifest(staging: Path, config: ExportConfig, source: Source, exported: lis
             "operators": operators(one.model),
             **one.facts,
         }
-        for one in exported
+        for one in export.exported
     }
     return {
         "format": FORMAT,
@@ -121,8 +156,12 @@ def _manifest(staging: Path, config: ExportConfig, source: Source, exported: lis
         "height": config.image_height,
         "width": config.image_width,
         "dynamic": config.dynamic,
+        "upsample": config.upsample,
+        "precision": "int8" if export.int8 else "float32",
         "architecture": source.architecture._asdict(),
         "parts": parts,
+        "int8": export.int8.facts if export.int8 else None,
+        "target": manifest_entry(config.target, export.findings),
         "tables": {**_file(staging / TABLES), "digest": source.tables.digest, "channels": source.tables.num_channels},
         "checkpoint": source.origin,
         "versions": {module.__name__: module.__version__ for module in (torch, compressai, onnx, onnxruntime)},

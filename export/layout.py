@@ -5,6 +5,11 @@ DECODER = "decoder.onnx"
 TABLES = "tables.npz"
 MANIFEST = "export.json"
 
+FLOAT = "float"
+"""Folder of the float parts that an INT8 set was made from."""
+CALIBRATION = "calibration"
+"""Folder of the inputs it was calibrated on."""
+
 TABLES_KEY = "relic.tables"
 """Key of a part's ONNX metadata: the digest of the tables it was exported with."""
 

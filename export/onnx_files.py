@@ -15,6 +15,7 @@ from torch import nn
 from export.layout import TABLES_KEY, onnx_name
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
 from export.source import Source
+from export.targets import Upsample
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 
@@ -32,7 +33,9 @@ class Geometry(NamedTuple):
     """Batch, height and width are open; those above are what it is traced with."""
 
 
-def export_part(part: Part, source: Source, geometry: Geometry, opset: int) -> onnx.ModelProto:
+def export_part(
+    part: Part, source: Source, geometry: Geometry, opset: int, upsample: Upsample = "deconv5"
+) -> onnx.ModelProto:
     """Trace, check and infer the shapes of one part.
 
     Raises InputError when torch cannot write this opset: a file of another one is never returned.
@@ -40,7 +43,7 @@ def export_part(part: Part, source: Source, geometry: Geometry, opset: int) -> o
     channels = source.architecture.channels[1] if part == "decoder" else 3
     scale = STRIDE if part == "decoder" else 1
     example = torch.zeros(geometry.batch, channels, geometry.height // scale, geometry.width // scale)
-    model = _trace(part, build_part(part, source.model), example, geometry.dynamic, opset)
+    model = _trace(part, build_part(part, source.model, upsample), example, geometry.dynamic, opset)
     _settle_constants(model)
     written = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if written != [opset] or len(model.opset_import) != 1:

@@ -18,15 +18,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written."""
     config = parse(ExportConfig, argv, prog=PROG)
 
-    from export.exporter import export_all, table
+    from export.exporter import export_all
+    from export.lint import lint_table
+    from export.report import cost_tables, parts_table
     from export.source import describe_source, load_source
 
     source = load_source(config.ckpt, config.replace_parts)
     sizes = f"{config.batch}x3x{config.image_height}x{config.image_width}"
     print(f"export: {describe_source(source)}", flush=True)
     print(f"opset {config.opset}, {'any size, traced at' if config.dynamic else 'fixed size'} {sizes}", flush=True)
-    exported = export_all(config, source)
-    print(table(exported))
+    export = export_all(config, source)
+    print(parts_table(export.exported))
+    if export.findings:
+        print(f"\n{lint_table(config.target, export.findings)}\n")
+    if export.int8:
+        print(f"\n{cost_tables(export.int8.cost)}\n")
     print(f"wrote {config.out}")
     return 0
 

@@ -15,6 +15,7 @@ from compressai.models import FactorizedPrior
 
 from export.parts import INPUT_NAMES, Part
 from export.probes import Floats, Probes
+from export.session import open_session
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
@@ -78,7 +79,7 @@ def check_parity(part: Part, model: onnx.ModelProto, source: Source, probes: Pro
 def _compare(
     part: Part, model: onnx.ModelProto, reference: Callable[[torch.Tensor], torch.Tensor], inputs: list[Floats]
 ) -> list[_Comparison]:
-    session = open_session(model)
+    session = open_session(model.SerializeToString())
     compared = []
     for fed in inputs:
         expected = reference(torch.from_numpy(fed)).numpy()
@@ -96,7 +97,7 @@ def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) 
     around it differ by far more than any tolerance. So both halves are compared, and a symbol that changed counts
     with its distance from the edge.
     """
-    session, looking_inside = open_session(model), open_session(_with_y_hat(model))
+    session, looking_inside = (open_session(one.SerializeToString()) for one in (model, _with_y_hat(model)))
     compared = []
     for fed in inputs:
         (found,) = session.run(None, {"x": fed})
@@ -112,13 +113,6 @@ def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) 
         changed = int((symbols != analyse(source.model, torch.from_numpy(fed))).sum())
         compared.append(_Comparison(fed, expected, error, _largest(found - expected), changed))
     return compared
-
-
-def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """The file as it would be run on a CPU, without onnxruntime's own chatter."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _synthesis(model: FactorizedPrior) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,6 +12,9 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from export.targets import Upsample
+from export.upsample import rewrite_upsampling
+
 Part = Literal["encoder", "decoder", "full"]
 INPUT_NAMES: dict[Part, str] = {"encoder": "x", "decoder": "y_hat", "full": "x"}
 OUTPUT_NAMES: dict[Part, str] = {"encoder": "y", "decoder": "x_hat", "full": "x_hat"}
@@ -31,27 +34,27 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """y_hat -> x_hat, clipped."""
 
-    def __init__(self, model: FactorizedPrior) -> None:
+    def __init__(self, model: FactorizedPrior, upsample: Upsample) -> None:
         super().__init__()
-        self.g_s = fold_gdn(model.g_s)
+        self.g_s = clipped_synthesis(model, upsample)
 
     def forward(self, y_hat_BMhw: Tensor) -> Tensor:
-        return self.g_s(y_hat_BMhw).clamp(0, 1)
+        return self.g_s(y_hat_BMhw)
 
 
 class Full(nn.Module):
     """x -> x_hat: encoder, rounding about the medians, decoder."""
 
-    def __init__(self, model: FactorizedPrior) -> None:
+    def __init__(self, model: FactorizedPrior, upsample: Upsample) -> None:
         super().__init__()
         self.g_a = fold_gdn(model.g_a)
-        self.g_s = fold_gdn(model.g_s)
+        self.g_s = clipped_synthesis(model, upsample)
         self.medians: Tensor
         self.register_buffer("medians", model.entropy_bottleneck._get_medians().detach().clone().view(1, -1, 1, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_hat_BMhw = torch.round(self.g_a(x_BCHW) - self.medians) + self.medians
-        return self.g_s(y_hat_BMhw).clamp(0, 1)
+        return self.g_s(y_hat_BMhw)
 
 
 class FoldedGDN(nn.Module):
@@ -77,6 +80,13 @@ def fold_gdn(transform: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(FoldedGDN(layer) if isinstance(layer, GDN) else layer for layer in transform))
 
 
-def build_part(part: Part, model: FactorizedPrior) -> nn.Module:
+def clipped_synthesis(model: FactorizedPrior, upsample: Upsample) -> nn.Sequential:
+    """g_s and the clipping to [0, 1] as its last layer, upsampling as `upsample` says."""
+    return rewrite_upsampling(nn.Sequential(*fold_gdn(model.g_s), nn.Hardtanh(0, 1)), upsample)
+
+
+def build_part(part: Part, model: FactorizedPrior, upsample: Upsample = "deconv5") -> nn.Module:
     """The module of `part`, in eval mode."""
-    return {"encoder": Encoder, "decoder": Decoder, "full": Full}[part](model).eval()
+    if part == "encoder":
+        return Encoder(model).eval()
+    return {"decoder": Decoder, "full": Full}[part](model, upsample).eval()

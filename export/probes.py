@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from export.crops import fit, read_crops, spread
 from export.onnx_files import Geometry
 from relic.bitstream.tables import Tables, dequantize
 from relic.codec.constants import STRIDE
-from relic.loader.loader import ShardLoader
 from relic.shards.shard_set import ShardSet
 
 Floats = npt.NDArray[np.float32]
@@ -38,10 +38,10 @@ def make_probes(geometry: Geometry, tables: Tables, shards: ShardSet | None) -> 
         images = [_pictures(number, size, rng) for number, size in enumerate(sizes)]
         source = "seeded pictures"
     else:
-        crops = _read_crops(shards, sum(size[0] for size in sizes))
+        crops = list(read_crops(shards, spread(shards, sum(size[0] for size in sizes))))
         starts = np.cumsum([0, *(size[0] for size in sizes)])
         images = [
-            np.stack([_fit(crop, *size[1:]) for crop in crops[first : first + size[0]]])
+            np.stack([fit(crop, *size[1:]) for crop in crops[first : first + size[0]]])
             for first, size in zip(starts.tolist(), sizes, strict=False)
         ]
         source = f"{shards.split} crops"
@@ -70,19 +70,3 @@ def _pictures(number: int, size: tuple[int, int, int], rng: np.random.Generator)
     smooth = F.interpolate(small, (height, width), mode="bicubic", align_corners=False).numpy()
     texture = rng.normal(0, 0.03, (batch, 1, height, width))
     return np.clip(smooth + texture, 0, 1).astype(np.float32)
-
-
-def _read_crops(shards: ShardSet, count: int) -> npt.NDArray[np.uint8]:
-    """`count` crops spread evenly over the split; they repeat where it is smaller."""
-    samples = np.linspace(0, shards.num_samples - 1, count).round().astype(np.int64)
-    with ShardLoader(shards, batch_size=count) as loader:
-        (batch,) = loader.batches([samples])
-        return batch.images.numpy().copy()
-
-
-def _fit(crop_HWC: npt.NDArray[np.uint8], height: int, width: int) -> Floats:
-    """The centre of a crop, mirrored outwards where it is too small, as (3, height, width)."""
-    missing = [max(0, wanted - have) for wanted, have in zip((height, width), crop_HWC.shape, strict=False)]
-    padded = np.pad(crop_HWC, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
-    top, left = ((have - wanted) // 2 for wanted, have in zip((height, width), padded.shape, strict=False))
-    return (padded[top : top + height, left : left + width].transpose(2, 0, 1) / np.float32(255)).astype(np.float32)

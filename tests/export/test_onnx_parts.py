@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from compressai.models import FactorizedPriorReLU
+from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
 from export.onnx_parts import main
 from relic.bitstream.tables import Tables
@@ -159,11 +159,31 @@ def test_quantiles_are_solved_where_the_entropy_model_was_trained(loss_type: str
     assert np.array_equal(medians, own) is not solved
 
 
-def test_compressai_files_are_taken(tmp_path: Path) -> None:
+def _old_name(name: str) -> str:
+    """As the zoo's released files have it: lists with an underscore, all under DataParallel's prefix."""
+    for parameters in ("matrices", "biases", "factors"):
+        name = name.replace(f"entropy_bottleneck.{parameters}", f"entropy_bottleneck._{parameters}")
+    return f"module.{name}"
+
+
+@pytest.mark.parametrize("in_zoo_s_names", [False, True])
+@pytest.mark.parametrize(("codec", "replaced"), [(FactorizedPriorReLU, "all"), (FactorizedPrior, "none")])
+def test_compressai_files_are_taken(codec: Any, replaced: str, in_zoo_s_names: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    torch.save(FactorizedPriorReLU(8, 12).state_dict(), tmp_path / "zoo.pth.tar")
-    assert export(tmp_path / "zoo.pth.tar", "all", tmp_path / "out", "--replace_parts", "all") == 0
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["architecture"]["replaced"] == "all"
+    model = codec(8, 12)
+    model.update()
+    state = model.state_dict()
+    if in_zoo_s_names:
+        state = {_old_name(name): tensor for name, tensor in state.items()}
+        assert "module.entropy_bottleneck._matrices.0" in state
+    torch.save(state, tmp_path / "zoo.pth.tar")
+    flags = ["--replace_parts", replaced, "--input_size", "32"]
+    assert export(tmp_path / "zoo.pth.tar", "all", tmp_path / "out", *flags) == 0
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["architecture"]["replaced"] == replaced
+    x = as_batch(picture(32, 32))
+    with torch.inference_mode():
+        y = model.g_a(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(run(tmp_path / "out" / "encoder.onnx", x), y, rtol=0, atol=1e-4)
 
 
 def _not_a_checkpoint(folder: Path) -> list[str]:

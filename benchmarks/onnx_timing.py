@@ -1,0 +1,82 @@
+"""Milliseconds of ONNX parts in onnxruntime, the models taking turns; and how long the device codec takes to import."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.timed_parts import PARTS, TimedPart
+from export.session import open_session
+
+THREADS = {"1": 1, "all": 0}
+"""As figures name them -> as onnxruntime takes them."""
+_LEAST_SECONDS = 0.2
+"""A turn: one run, or as many as fit in here."""
+_IMPORTS = "import export.codec, export.device, export.pictures, relic.bitstream.container"
+_STARTS = 5
+
+Loaded = tuple[onnxruntime.InferenceSession, dict[str, np.ndarray]]
+
+
+def measure(
+    parts: Sequence[TimedPart], sizes: Sequence[tuple[int, int]], latent_channels: int, rounds: int
+) -> dict[str, float]:
+    """`figure_name` -> median milliseconds a run, over all turns."""
+    figures: dict[str, float] = {}
+    for width, height in sizes:
+        for threads, count in THREADS.items():
+            loaded: dict[str, Loaded] = {}
+            for one in parts:
+                session = open_session(one.model.SerializeToString(), threads=count)
+                fed = {session.get_inputs()[0].name: one.input_for(width, height, latent_channels)}
+                session.run(None, fed)  # the first run takes memory and settles
+                loaded[figure_name(one.codec, one.precision, one.part, f"{width}x{height}", threads)] = session, fed
+            runs: dict[str, list[float]] = {name: [] for name in loaded}
+            for _ in range(rounds):
+                for name, (session, fed) in loaded.items():
+                    runs[name] += _turn(session, fed)
+            figures |= {name: statistics.median(times) for name, times in runs.items()}
+    return figures
+
+
+def _turn(session: onnxruntime.InferenceSession, fed: dict[str, np.ndarray]) -> list[float]:
+    times: list[float] = []
+    while sum(times) < 1000 * _LEAST_SECONDS:
+        began = time.perf_counter()
+        session.run(None, fed)
+        times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+def figure_name(codec: str, precision: str, part: str, size: str, threads: str) -> str:
+    """As `relu_int8_encoder_224x224_all`."""
+    return "_".join((codec, precision, part, size, threads))
+
+
+def speedups(figures: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """How many times faster: ReLU than GDN in fp32, and INT8 than fp32 of ReLU."""
+    found = {}
+    for width, height in sizes:
+        for part in PARTS:
+            for threads in THREADS:
+                where = part, f"{width}x{height}", threads
+                relu = figures[figure_name("relu", "fp32", *where)]
+                found["_".join(("relu_over_gdn", *where))] = figures[figure_name("gdn", "fp32", *where)] / relu
+                found["_".join(("int8_over_fp32", *where))] = relu / figures[figure_name("relu", "int8", *where)]
+    return found
+
+
+def import_seconds() -> float:
+    """A Python process that imports all that `export/codec.py` runs with, from start to end; median of a few."""
+    root = Path(__file__).resolve().parents[1]
+    times = []
+    for _ in range(_STARTS):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", _IMPORTS], cwd=root, check=True)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,72 @@
+"""The parts that are timed: a GDN and a ReLU codec with random weights, in fp32 and INT8, for images of any size."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+
+from export.calibration import Calibration
+from export.onnx_files import Geometry, export_part
+from export.parts import Part
+from export.quantization import quantize_part
+from export.source import Source
+from export.targets import Upsample
+from relic.codec.coding import tables_of
+from relic.codec.constants import STRIDE
+from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.quantiles import refresh_tables
+
+CODECS: dict[str, Parts] = {"gdn": "none", "relu": "all"}
+PRECISIONS = ("fp32", "int8")
+PARTS: tuple[Part, ...] = ("encoder", "decoder")
+_OPSET = 13
+_CALIBRATING = 4
+_SIDE = 128
+
+
+class TimedPart(NamedTuple):
+    """A file to be timed."""
+
+    codec: str
+    precision: str
+    part: Part
+    model: onnx.ModelProto
+
+    def input_for(self, width: int, height: int, channels: int) -> np.ndarray:
+        """Noise of the shape the part takes; `channels` are the latent's."""
+        scale, depth = (1, 3) if self.part == "encoder" else (STRIDE, channels)
+        return np.random.default_rng(0).random((1, depth, height // scale, width // scale), dtype=np.float32)
+
+
+def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[TimedPart]:
+    """Both parts of each codec in each precision."""
+    for codec, replaced in CODECS.items():
+        torch.manual_seed(0)
+        architecture = Architecture(channels, replaced)
+        model = build_model(architecture).eval()
+        refresh_tables(model, solve=False)
+        source = Source(model, architecture, tables_of(model), {})
+        with TemporaryDirectory(prefix="relic-benchmark-") as folder:
+            calibration = _noise(Path(folder), channels[1])
+            for part in PARTS:
+                exported = export_part(part, source, Geometry(1, _SIDE, _SIDE, dynamic=True), _OPSET, upsample)
+                yield TimedPart(codec, "fp32", part, exported)
+                int8 = quantize_part(part, exported, calibration, "minmax", keep_last=False)
+                yield TimedPart(codec, "int8", part, int8)
+
+
+def _noise(folder: Path, channels: int) -> Calibration:
+    """Ranges do not change the time, so noise will do."""
+    rng = np.random.default_rng(0)
+    written = Calibration([], [])
+    for number in range(_CALIBRATING):
+        x = rng.random((1, 3, _SIDE, _SIDE), dtype=np.float32)
+        y_hat = rng.normal(0, 4, (1, channels, _SIDE // STRIDE, _SIDE // STRIDE)).round().astype(np.float32)
+        for files, values, name in ((written.encoder, x, "x"), (written.decoder, y_hat, "y_hat")):
+            files.append(folder / f"{name}{number}.npy")
+            np.save(files[-1], values)
+    return written

@@ -1,0 +1,64 @@
+"""Inputs that quantizers see: crops for the encoder, and of the same crops the rounded latents for the decoder.
+
+They lie in a folder, one array a file, because vendors' tools want them so, and because at 1280x720 they would not fit
+into memory. Shapes: x_1CHW float32 in [0, 1]; y_hat_1Mhw float32.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export.crops import draw, fit, read_crops
+from export.onnx_files import Geometry
+from export.source import Source
+from relic.bitstream.tables import dequantize
+from relic.codec.coding import analyse
+from relic.shards.shard_set import ShardSet
+
+_README = """\
+What the INT8 files were calibrated on, for a vendor's quantizer: {count} train crops, one array a file, float32.
+
+encoder/NNN.npy  x, shape {x}: RGB in [0, 1], channels first. No mean is taken off, nothing is divided by.
+decoder/NNN.npy  y_hat, shape {y_hat}: the latents of encoder/NNN.npy, rounded about the medians of tables.npz.
+"""
+
+
+class Calibration(NamedTuple):
+    """Files of one array each; the decoder's belong to the encoder's, in order."""
+
+    encoder: list[Path]
+    decoder: list[Path]
+
+
+def write_calibration(
+    folder: Path, source: Source, geometry: Geometry, shards: ShardSet, num_crops: int
+) -> Calibration:
+    """Draw crops from the split by a fixed seed and write `folder`, which must not exist yet."""
+    written = Calibration([], [])
+    for part in Calibration._fields:
+        (folder / part).mkdir(parents=True)
+    for crop_HWC in read_crops(shards, draw(shards, num_crops)):
+        x_1CHW = fit(crop_HWC, geometry.height, geometry.width)[None]
+        y_hat_1Mhw = dequantize(analyse(source.model, torch.from_numpy(x_1CHW)), source.tables)
+        for part, array in zip(Calibration._fields, (x_1CHW, y_hat_1Mhw), strict=True):
+            files: list[Path] = getattr(written, part)
+            files.append(folder / part / f"{len(files):03}.npy")
+            np.save(files[-1], np.ascontiguousarray(array, np.float32))
+    shapes = {"x": x_1CHW.shape, "y_hat": y_hat_1Mhw.shape}
+    (folder / "README.txt").write_text(_README.format(count=len(written.encoder), **shapes))
+    return written
+
+
+def range_of(files: list[Path]) -> tuple[float, float]:
+    """Smallest and largest value over all files."""
+    arrays = (load(file) for file in files)
+    low, high = zip(*((array.min(), array.max()) for array in arrays), strict=True)
+    return float(min(low)), float(max(high))
+
+
+def load(file: Path) -> npt.NDArray[np.float32]:
+    """One array."""
+    return np.load(file, allow_pickle=False)

@@ -1,0 +1,138 @@
+"""The INT8 parts of an export, and what they cost, measured on crops that calibration has not seen."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+
+from export.calibration import write_calibration
+from export.config import ExportConfig
+from export.crops import Floats, fit, read_crops, spread
+from export.onnx_files import Geometry, export_part
+from export.parts import Part
+from export.quality import LayerNoise, Quality, judge, layer_noise
+from export.quantization import join_parts, quantize_part
+from export.source import Source
+from relic.bitstream.tables import dequantize
+from relic.codec.coding import analyse
+from relic.shards.shard_set import ShardSet, open_shard_set
+
+_JUDGED = 200
+_NOISE_CROPS = 16
+_TOLERABLE_DB, _TOLERABLE_RATE = 1.0, 0.05
+
+log = logging.getLogger(__name__)
+
+
+class Cost(NamedTuple):
+    """What the same crops came to before and after."""
+
+    num_crops: int
+    before: Quality
+    """Of the float parts."""
+    after: Quality
+    """With the INT8 parts in their place."""
+    noise: list[LayerNoise]
+
+    @property
+    def psnr_loss_db(self) -> float:
+        return self.before.psnr_db - self.after.psnr_db
+
+    @property
+    def rate_change(self) -> float:
+        """Of the real rate, as a share of it."""
+        return self.after.bpp_real / self.before.bpp_real - 1
+
+
+class Int8(NamedTuple):
+    """INT8 parts, by name, and their price."""
+
+    models: dict[Part, onnx.ModelProto]
+    cost: Cost
+    facts: dict[str, Any]
+    """Plain values, for export.json."""
+
+
+def make_int8(
+    config: ExportConfig, source: Source, geometry: Geometry, floats: Mapping[Part, onnx.ModelProto], folder: Path
+) -> Int8:
+    """Calibrate on train crops (left in `folder`), quantize the parts in `floats`, and judge on val crops.
+
+    Of a single part the other half is judged in float. Raises InputError for crops that cannot be read.
+    """
+    assert config.calib_shards is not None and config.judging_shards is not None
+    train, val = open_shard_set(config.calib_shards, "train"), open_shard_set(config.judging_shards, "val")
+    log.info("calibrating on %d train crops of %s", config.calib_images, config.calib_shards)
+    calibration = write_calibration(folder, source, geometry, train, config.calib_images)
+    halves: dict[Part, onnx.ModelProto] = {}
+    quantized: dict[Part, onnx.ModelProto] = {}
+    for part in ("encoder", "decoder"):
+        halves[part] = floats.get(part) or export_part(part, source, geometry, config.opset, config.upsample)
+        if part in floats or "full" in floats:
+            quantized[part] = quantize_part(
+                part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
+            )
+    log.info("judging on val crops of %s", config.judging_shards)
+    cost = _measure(source, geometry, val, halves, quantized)
+    models = {part: model for part, model in quantized.items() if part in floats}
+    if "full" in floats:
+        models["full"] = join_parts(quantized["encoder"], quantized["decoder"], source.tables.medians)
+    return Int8(models, cost, _facts(config, train, val, cost))
+
+
+def _measure(
+    source: Source,
+    geometry: Geometry,
+    val: ShardSet,
+    halves: dict[Part, onnx.ModelProto],
+    quantized: dict[Part, onnx.ModelProto],
+) -> Cost:
+    num_crops = min(_JUDGED, val.num_samples)
+    before, after = (
+        judge(parts["encoder"], parts["decoder"], source.tables, _images(val, num_crops, geometry))
+        for parts in (halves, halves | quantized)
+    )
+    noise: list[LayerNoise] = []
+    for part, model in quantized.items():
+        inputs = _images(val, min(_NOISE_CROPS, num_crops), geometry)
+        if part == "decoder":
+            inputs = (dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in inputs)
+        noise += layer_noise(part, halves[part], model, inputs)
+    cost = Cost(num_crops, before, after, noise)
+    if cost.psnr_loss_db > _TOLERABLE_DB or abs(cost.rate_change) > _TOLERABLE_RATE:
+        log.warning(
+            "INT8 costs more than %g dB or %g %% of rate: try another --calib_method, --int8_keep_last, or crops for "
+            "--calib_shards that are like those to be coded",
+            _TOLERABLE_DB,
+            100 * _TOLERABLE_RATE,
+        )
+    return cost
+
+
+def _images(shards: ShardSet, count: int, geometry: Geometry) -> Iterator[Floats]:
+    """x (1, 3, H, W) of crops spread over the split."""
+    for crop_HWC in read_crops(shards, spread(shards, count)):
+        yield fit(crop_HWC, geometry.height, geometry.width)[None]
+
+
+def _facts(config: ExportConfig, train: ShardSet, val: ShardSet, cost: Cost) -> dict[str, Any]:
+    return {
+        "calibration": {
+            "method": config.calib_method,
+            "crops": config.calib_images,
+            "fingerprint": train.fingerprint,
+        },
+        "encoder_last_layer": "float32" if config.int8_keep_last else "int8",
+        "quality": {
+            "val_crops": cost.num_crops,
+            "fingerprint": val.fingerprint,
+            "float32": cost.before._asdict(),
+            "int8": cost.after._asdict(),
+            "psnr_loss_db": cost.psnr_loss_db,
+            "rate_change": cost.rate_change,
+        },
+        "layers": [one._asdict() for one in cost.noise],
+    }

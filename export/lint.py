@@ -1,0 +1,142 @@
+"""Will a device take this graph? Every node against the rules of `targets`, before a vendor's compiler is asked."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import onnx
+from onnx import numpy_helper
+
+from export.columns import in_columns
+from export.parts import Part
+from export.targets import GDN_REASON, SOURCES, TARGETS, Rule, Status
+from relic.codec.model import Parts
+from relic.errors import InputError
+
+_UNCOVERED = "no rule"
+
+
+class Finding(NamedTuple):
+    """One node of one part."""
+
+    part: Part
+    node: str
+    operator: str
+    """With the attributes that rules ask for, as `ConvTranspose 5x5/2 output_padding 1`."""
+    status: Status
+    why: str
+    source: str
+    """A key of SOURCES; empty where no rule covers the node."""
+
+
+def refuse_gdn(target: str, parts: Sequence[Part], replaced: Parts) -> None:
+    """Raise InputError where a part that is wanted holds GDN: node by node some lists take it, in 8 bits none does."""
+    holding = {"encoder": replaced in ("none", "decoder"), "decoder": replaced in ("none", "encoder")}
+    for part in parts:
+        if target in TARGETS and (any(holding.values()) if part == "full" else holding[part]):
+            others = [name for name in ("encoder", "decoder") if not holding[name]]
+            instead = f", or export --part {others[0]} alone" if others and part != "full" else ""
+            raise InputError(
+                f"--target {target}: the {part} holds GDN: {GDN_REASON} ({SOURCES['GDN in INT8']}); fine-tune with "
+                f"train/main.py --replace_parts all{instead}"
+            )
+
+
+def lint(part: Part, model: onnx.ModelProto, target: str) -> list[Finding]:
+    """Every node's status, in the graph's order; nothing for `generic`."""
+    if target not in TARGETS:
+        return []
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    findings = []
+    for node in model.graph.node:
+        values = attributes(node, constants)
+        rule = next((rule for rule in TARGETS[target].rules if _covers(rule, node.op_type, values)), None)
+        shown = describe_node(node.op_type, values)
+        if rule is None:
+            findings.append(Finding(part, node.name, shown, "unknown", _UNCOVERED, ""))
+        else:
+            findings.append(Finding(part, node.name, shown, rule.status, rule.why, rule.source))
+    return findings
+
+
+def refuse_host(target: str, findings: Sequence[Finding]) -> None:
+    """Raise InputError where encoder or decoder has nodes that leave the NPU; `full`, for checking, may round."""
+    leaving = [one for one in findings if one.status == "host" and one.part != "full"]
+    if leaving:
+        first = leaving[0]
+        nodes = f"{len(leaving)} nodes" if len(leaving) > 1 else "1 node"
+        raise InputError(
+            f"--target {target}: the {first.part} has {nodes} that the NPU does not run, first {first.node} "
+            f"({first.operator}): {first.why} ({SOURCES[first.source]}); use --upsample {TARGETS[target].upsample}"
+        )
+
+
+def lint_table(target: str, findings: Sequence[Finding]) -> str:
+    """A row an operator and part: how many nodes, their status, why and whence."""
+    groups = Counter((one.part, one.operator, one.status, one.why, one.source) for one in findings)
+    heads = ("part", "operator", "nodes", target, "rule", "source")
+    rows = [(part, node, str(count), *rule) for (part, node, *rule), count in groups.items()]
+    return in_columns([heads, *rows], left=len(heads))
+
+
+def manifest_entry(target: str, findings: Sequence[Finding]) -> dict[str, Any] | None:
+    """What export.json says: every node, and the documents that the rules come from."""
+    if target not in TARGETS:
+        return None
+    documents = {name: SOURCES[name] for name in sorted({one.source for one in findings if one.source})}
+    return {"target": target, "nodes": [one._asdict() for one in findings], "sources": documents}
+
+
+def attributes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, int | str]:
+    """What rules ask about: square sizes as one number, padding by name, Clip's limits, DepthToSpace's mode.
+
+    Padding of a transposed convolution is `same` where the output is `stride` times the input and both ends lose alike
+    (or the end one more), as TFLite counts it.
+    """
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    found: dict[str, int | str] = {}
+    if node.op_type in ("Conv", "ConvTranspose"):
+        found = {
+            "kernel": _square(given["kernel_shape"]),
+            "stride": _square(given.get("strides", [1, 1])),
+            "group": given.get("group", 1),
+        }
+    if node.op_type == "ConvTranspose":
+        found["output_padding"] = _square(given.get("output_padding", [0, 0]))
+        found["padding"] = "same" if _is_same(given) else "other"
+    if node.op_type == "DepthToSpace":
+        found["mode"] = given.get("mode", b"DCR").decode()
+    if node.op_type == "Clip":
+        limits = [f"{numpy_helper.to_array(constants[name]).item():g}" for name in node.input[1:] if name in constants]
+        found["range"] = "..".join(limits)
+    return found
+
+
+def describe_node(operator: str, values: dict[str, int | str]) -> str:
+    """The operator and what rules know of it, in few words."""
+    words = [operator]
+    if "kernel" in values:
+        words.append(f"{values['kernel']}x{values['kernel']}/{values['stride']}")
+    if values.get("output_padding"):
+        words.append(f"output_padding {values['output_padding']}")
+    return " ".join([*words, *(str(values[name]) for name in ("range", "mode") if name in values)])
+
+
+def _is_same(given: dict[str, Any]) -> bool:
+    """TFLite's SAME takes kernel - stride pixels off, the smaller half at the beginning."""
+    pads = given.get("pads", [0] * 4)
+    before, after = zip(*((total // 2, total - total // 2) for total in _excess(given)), strict=True)
+    return not any(given.get("output_padding", [0, 0])) and list(pads) == [*before, *after]
+
+
+def _excess(given: dict[str, Any]) -> list[int]:
+    return [kernel - step for kernel, step in zip(given["kernel_shape"], given["strides"], strict=True)]
+
+
+def _square(sizes: Sequence[int]) -> int:
+    """The side of a square; a node with another shape is covered by no rule."""
+    return sizes[0] if len(set(sizes)) == 1 else -1
+
+
+def _covers(rule: Rule, operator: str, values: dict[str, int | str]) -> bool:
+    return rule.operator == operator and all(values.get(name) in allowed for name, allowed in rule.only.items())

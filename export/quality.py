@@ -1,0 +1,118 @@
+"""What INT8 costs: layer by layer against the float part, and end to end in PSNR, MS-SSIM and real rate.
+
+Shapes: x_1CHW and x_hat_1CHW float32 in [0, 1]; y_1Mhw, y_hat_1Mhw float32.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+
+from export.crops import Floats
+from export.parts import INPUT_NAMES, Part
+from export.session import open_session
+from relic.bitstream.container import OVERHEAD_BYTES, pack
+from relic.bitstream.tables import Tables, dequantize, quantize
+from relic.codec.metrics import ms_ssim_8bit, psnr_db
+
+_TINY = 1e-30
+"""Energy that stands for none: JSON has no infinity."""
+_AFTER = "_DequantizeLinear_Output"
+"""What onnxruntime adds to the name of an activation for its value after rounding, unless it is a file's output."""
+
+
+class Quality(NamedTuple):
+    """Means over images."""
+
+    psnr_db: float
+    """Without images that came back exactly, whose PSNR is infinite."""
+    ms_ssim: float | None
+    """None where a side is 160 pixels or less."""
+    bpp_real: float
+    """Of the symbols' bytes, as the evaluator counts them."""
+
+
+class LayerNoise(NamedTuple):
+    """Signal-to-quantization-noise ratio of one activation over all images: its own rounding and all before it."""
+
+    part: Part
+    node: str
+    """Of the float file: what computes the activation."""
+    sqnr_db: float
+    """10 log10 of the float part's energy over that of the difference."""
+
+
+def judge(encoder: onnx.ModelProto, decoder: onnx.ModelProto, tables: Tables, images: Iterable[Floats]) -> Quality:
+    """Code every x (1, 3, H, W) for real with these two parts."""
+    encoding, decoding = (open_session(part.SerializeToString()) for part in (encoder, decoder))
+    scores = []
+    for x_1CHW in images:
+        height, width = x_1CHW.shape[2:]
+        (y_1Mhw,) = encoding.run(None, {INPUT_NAMES["encoder"]: x_1CHW})
+        symbols = quantize(y_1Mhw[0], tables)
+        payload_bytes = len(pack(symbols, width, height, tables)) - OVERHEAD_BYTES
+        (x_hat_1CHW,) = decoding.run(None, {INPUT_NAMES["decoder"]: dequantize(symbols, tables)[None]})
+        x, x_hat = torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW)
+        scores.append((psnr_db(x, x_hat).item(), ms_ssim_8bit(x, x_hat).item(), 8 * payload_bytes / (width * height)))
+    psnr, ms_ssim, bpp = (
+        _mean([value for value in column if value != math.inf]) for column in zip(*scores, strict=True)
+    )
+    return Quality(psnr, None if math.isnan(ms_ssim) else ms_ssim, bpp)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def layer_noise(
+    part: Part, model: onnx.ModelProto, int8: onnx.ModelProto, inputs: Iterable[Floats]
+) -> list[LayerNoise]:
+    """Of every activation that `int8` holds in 8 bits, in the graph's order, its input first."""
+    makers = {model.graph.input[0].name: "input"} | {node.output[0]: node.name for node in model.graph.node}
+    rounded = _rounded_activations(int8)
+    names = [name for name in makers if name in rounded]
+    in_float, in_int8 = _Watched(model, names), _Watched(int8, [rounded[name] for name in names])
+    energies = np.zeros((len(names), 2))
+    for values in inputs:
+        exact, given = in_float(values), in_int8(values)
+        for place, name in enumerate(names):
+            energies[place] += _energy(exact[name]), _energy(exact[name] - given[rounded[name]])
+    return [
+        LayerNoise(part, makers[name], 10 * math.log10(max(signal, _TINY) / max(noise, _TINY)))
+        for name, (signal, noise) in zip(names, energies.tolist(), strict=True)
+    ]
+
+
+def _rounded_activations(int8: onnx.ModelProto) -> dict[str, str]:
+    """Name in the float file -> name in `int8` of the same activation after rounding. Weights have no such pair."""
+    quantized = {node.output[0] for node in int8.graph.node if node.op_type == "QuantizeLinear"}
+    return {
+        node.output[0].removesuffix(_AFTER): node.output[0]
+        for node in int8.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantized
+    }
+
+
+class _Watched:
+    """A model whose inner tensors can be read."""
+
+    def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
+        open_model = onnx.ModelProto()
+        open_model.CopyFrom(model)
+        self._input = model.graph.input[0].name
+        known = {self._input, *(value.name for value in model.graph.output)}
+        values = {value.name: value for value in model.graph.value_info}
+        open_model.graph.output.extend(values[name] for name in names if name not in known)
+        self._names = [name for name in names if name != self._input]
+        self._session = open_session(open_model.SerializeToString())
+
+    def __call__(self, values: Floats) -> dict[str, Floats]:
+        fed = {self._input: values}
+        return fed | dict(zip(self._names, self._session.run(self._names, fed), strict=True))
+
+
+def _energy(values: Floats) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

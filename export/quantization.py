@@ -1,0 +1,157 @@
+"""From a float part to one in INT8, by onnxruntime: static ranges, QDQ format.
+
+Activations are uint8 per tensor, weights int8 per output channel (axis 0 of a convolution, axis 1 of a transposed one,
+whose weights are stored [in, out, k, k]), biases int32. GDN's own operations stay in float: they have no 8-bit form.
+"""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from export.calibration import Calibration, load, range_of
+from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
+from relic.errors import InputError
+
+Method = Literal["minmax", "percentile", "entropy"]
+Ranges = dict[str, list[dict[str, np.float32]]]
+"""By tensor, as onnxruntime's `TensorQuantOverrides` takes them."""
+
+_OPERATORS = ["Conv", "ConvTranspose", "Relu", "Clip"]
+_PERCENTILE = 99.999
+_METHODS = {
+    "minmax": (CalibrationMethod.MinMax, {}),
+    # Each end on its own: onnxruntime's default, symmetric about 0, would waste half of what comes out of a ReLU.
+    "percentile": (CalibrationMethod.Percentile, {"symmetric": False, "percentile": _PERCENTILE}),
+    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
+}
+_CHUNK = 4
+"""Inputs whose activations are in memory at once: at 1280x720 and 192 channels those of one take 0.8 GB."""
+
+
+def quantize_part(
+    part: Part, model: onnx.ModelProto, calibration: Calibration, method: Method, *, keep_last: bool
+) -> onnx.ModelProto:
+    """The part with its convolutions in INT8, of the same opset, inputs and outputs.
+
+    Ranges of activations come from the calibration's inputs by `method`. Two kinds are known better: images lie in
+    [0, 1], in steps of 1/255 as they came and will be stored; and of latents nothing is cut off, since a latent that
+    is far out is coded as it is. With `keep_last` the encoder's last layer stays in float, and so do its latents.
+    """
+    inputs = calibration.encoder if part == "encoder" else calibration.decoder
+    last = [_last_conv(model)] if keep_last and part == "encoder" else []
+    known = _image_ranges(model) if last else _image_ranges(model) | _latent_range(part, calibration)
+    quantizer = QDQQuantizer(
+        _copy(model),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=_calibrate(part, model, inputs, method),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[*_gdn_nodes(model), *last],
+        op_types_to_quantize=_OPERATORS,
+        extra_options={"TensorQuantOverrides": known},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends its nodes at the end
+    quantized: onnx.ModelProto = quantizer.model.model
+    del quantized.graph.value_info[:]  # onnxruntime leaves those of tensors that it took away
+    del quantized.metadata_props[:]  # what the float file says of itself
+    quantized = onnx.shape_inference.infer_shapes(quantized, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(quantized, full_check=True)
+    opsets = [(entry.domain, entry.version) for entry in quantized.opset_import]
+    if opsets != [(entry.domain, entry.version) for entry in model.opset_import]:
+        raise InputError(f"--int8: onnxruntime changed the opset to {opsets}; choose another --opset")
+    return quantized
+
+
+def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: np.ndarray) -> onnx.ModelProto:
+    """`full`: the encoder, rounding about the medians (M,), the decoder, in one file."""
+    (y,), (y_hat,) = encoder.graph.output, decoder.graph.input
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("latents", "levels")]
+    for value in values:
+        value.type.tensor_type.shape.CopyFrom(y.type.tensor_type.shape)
+    rounding = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Sub", ["latents", "medians"], ["centred"], "/Sub"),
+            onnx.helper.make_node("Round", ["centred"], ["rounded"], "/Round"),
+            onnx.helper.make_node("Add", ["rounded", "medians"], ["levels"], "/Add"),
+        ],
+        "rounding",
+        values[:1],
+        values[1:],
+        [onnx.numpy_helper.from_array(medians.astype(np.float32).reshape(1, -1, 1, 1), "medians")],
+    )
+    middle = onnx.helper.make_model(rounding, opset_imports=encoder.opset_import, ir_version=encoder.ir_version)
+    halves = onnx.compose.merge_models(encoder, middle, [(y.name, "latents")])
+    full = onnx.compose.merge_models(halves, decoder, [("levels", y_hat.name)])
+    onnx.checker.check_model(full, full_check=True)
+    return full
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, name: str, files: Sequence[Path]) -> None:
+        self._inputs: Iterator[dict[str, np.ndarray]] = ({name: load(file)} for file in files)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._inputs, None)
+
+
+def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], method: Method) -> TensorsData:
+    kind, options = _METHODS[method]
+    with tempfile.TemporaryDirectory(prefix="relic-int8-") as folder, contextlib.redirect_stdout(io.StringIO()):
+        onnx.save(model, Path(folder) / "float.onnx")
+        calibrator = create_calibrator(
+            Path(folder) / "float.onnx",
+            _OPERATORS,
+            augmented_model_path=str(Path(folder) / "watched.onnx"),
+            calibrate_method=kind,
+            extra_options=options,
+        )
+        for first in range(0, len(inputs), _CHUNK):
+            calibrator.collect_data(_Reader(INPUT_NAMES[part], inputs[first : first + _CHUNK]))
+        return calibrator.compute_data()
+
+
+def _image_ranges(model: onnx.ModelProto) -> Ranges:
+    """Of x, and of x_hat as it leaves the clipping."""
+    names = [value.name for value in model.graph.input if value.name == INPUT_NAMES["encoder"]]
+    names += [node.output[0] for node in model.graph.node if node.op_type == "Clip"]
+    return {name: _range(0, 1) for name in names}
+
+
+def _latent_range(part: Part, calibration: Calibration) -> Ranges:
+    """Of y, which is within a half of y_hat, or of y_hat; 0 is always inside, as onnxruntime asks."""
+    low, high = range_of(calibration.decoder)
+    if part == "encoder":
+        return {OUTPUT_NAMES[part]: _range(min(low - 0.5, 0), max(high + 0.5, 0))}
+    return {INPUT_NAMES[part]: _range(min(low, 0), max(high, 0))}
+
+
+def _range(low: float, high: float) -> list[dict[str, np.float32]]:
+    return [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+
+
+def _gdn_nodes(model: onnx.ModelProto) -> list[str]:
+    """The 1x1 convolutions of GDN: the only ones that take a square."""
+    squares = {node.output[0] for node in model.graph.node if node.op_type == "Mul" and len(set(node.input)) == 1}
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in squares]
+
+
+def _last_conv(model: onnx.ModelProto) -> str:
+    return next(node.name for node in reversed(model.graph.node) if node.op_type == "Conv")
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied

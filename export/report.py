@@ -1,0 +1,35 @@
+"""What an export prints: tables of its parts, of a device's rules, and of what INT8 costs."""
+
+from collections.abc import Sequence
+
+from export.columns import in_columns
+from export.exporter import Exported
+from export.int8 import Cost
+from export.onnx_files import operators
+from export.quality import Quality
+
+
+def parts_table(exported: Sequence[Exported]) -> str:
+    """The files as rows of text."""
+    rows = [("part", "file", "nodes", "MB", "parity", "output range")]
+    for one in exported:
+        low, high = one.parity.output_range
+        size = f"{one.num_bytes / 1e6:.2f}"
+        nodes = str(sum(operators(one.model).values()))
+        rows.append((one.part, one.file, nodes, size, f"{one.parity.error:.1e}", f"{low:.4g} to {high:.4g}"))
+    return in_columns(rows, left=2)
+
+
+def cost_tables(cost: Cost) -> str:
+    """Quality before and after, and the noise of every activation."""
+    rows = [(f"{cost.num_crops} val crops", "PSNR dB", "MS-SSIM", "bpp real")]
+    rows += [_quality_row("float32", cost.before), _quality_row("INT8", cost.after)]
+    rows.append(("change", f"{-cost.psnr_loss_db:+.2f}", "", f"{cost.rate_change:+.2%}"))
+    layers = [("part", "8-bit activation of", "SQNR dB")]
+    layers += [(one.part, one.node, f"{one.sqnr_db:.1f}") for one in cost.noise]
+    return f"{in_columns(rows, left=1)}\n\n{in_columns(layers, left=2)}"
+
+
+def _quality_row(name: str, quality: Quality) -> tuple[str, str, str, str]:
+    ms_ssim = "" if quality.ms_ssim is None else f"{quality.ms_ssim:.4f}"
+    return name, f"{quality.psnr_db:.2f}", ms_ssim, f"{quality.bpp_real:.4f}"
