@@ -15,6 +15,7 @@ from relic.shards.manifest import ShardInfo
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MAX_KEY_BYTES = 80
+_SEND_OFF_BYTES = 8 << 20
 
 
 class ShardWriter:
@@ -33,6 +34,7 @@ class ShardWriter:
         self._lines: list[str] = []
         self._sha256 = hashlib.sha256()
         self._offset = 0
+        self._sent_off = 0
 
     def __enter__(self) -> "ShardWriter":
         self._file = self._temporary.open("wb")
@@ -81,3 +83,12 @@ class ShardWriter:
         self._file.write(part)
         self._sha256.update(part)
         self._offset += len(part)
+        if self._offset - self._sent_off >= _SEND_OFF_BYTES:
+            self._send_off()
+
+    def _send_off(self) -> None:
+        """Have the kernel begin to store what is written, as this advice does, or it all waits for the last fsync."""
+        if hasattr(os, "posix_fadvise"):
+            length = self._offset - self._sent_off
+            os.posix_fadvise(self._file.fileno(), self._sent_off, length, os.POSIX_FADV_DONTNEED)
+        self._sent_off = self._offset
