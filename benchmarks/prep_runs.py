@@ -82,6 +82,7 @@ def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, s
     link_images(images, coco, count)
     flags = ("--encoding", variant.encoding, "--decode", variant.decode, "--workers", str(variant.workers))
     command = [*_COMMAND, *_folders(coco, out), *flags, "--samples_per_shard", str(per_shard)]
+    os.sync()  # what was removed and what was linked is not for this run to wait for
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

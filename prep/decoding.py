@@ -61,12 +61,7 @@ class Decoded(NamedTuple):
 def read_source(path: Path, size: int) -> bytes:
     """The bytes of a listed file of `size` bytes. Raises Rejected; InputError where it changed since it was listed."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Rejected("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise Rejected(f"file larger than {MAX_FILE_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        data = _read_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise Rejected("dangling link") from None
@@ -78,6 +73,23 @@ def read_source(path: Path, size: int) -> bytes:
     if not data:
         raise Rejected("empty file")
     return data
+
+
+def _read_regular(path: Path) -> bytes:
+    """All bytes of a regular file, in as few calls as there can be. Raises Rejected, and OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for its writer
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Rejected("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise Rejected(f"file larger than {MAX_FILE_BYTES >> 20} MiB")
+        data = os.read(descriptor, status.st_size)
+        while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def decode(data: bytes, least_size: LeastSize | None = None) -> Decoded:

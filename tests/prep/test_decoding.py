@@ -294,10 +294,14 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(InputError, match=message):
             read_source(tmp_path / name, 4)
 
-    def refuse(path: Path) -> bytes:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, 1))  # as some network folders do
+    assert read_source(tmp_path / "whole.jpg", 3) == b"123"
+
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(Rejected, match="Permission denied"):
         read_source(tmp_path / "whole.jpg", 3)
 
