@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
@@ -20,6 +21,7 @@ JPEG_QUALITY = 95
 _PNG_LEVEL = 2
 _WARM_UP_IMAGES = 20
 Step = Callable[[Path], object]
+Pixels = npt.NDArray[np.uint8]
 
 
 def _square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -55,19 +57,19 @@ def bare_png(path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def decode_alone(path: Path) -> object:
+def decode_alone(path: Path) -> Pixels:
     """All pixels of a JPEG."""
     return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
 
 
-def decode_half(path: Path) -> object:
+def decode_half(path: Path) -> Pixels:
     """A JPEG at half its size, which is what `--decode fast` reads of COCO's images for crops of 224."""
     data = path.read_bytes()
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
     return simplejpeg.decode_jpeg(data, colorspace="RGBX", min_height=-(-height // 2), min_width=-(-width // 2))
 
 
-def decode_eighth(path: Path) -> object:
+def decode_eighth(path: Path) -> Pixels:
     """A JPEG at an eighth of its size: its Huffman codes are read and little else is done. No decoder skips those."""
     return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX", min_height=1, min_width=1)
 

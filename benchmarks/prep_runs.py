@@ -5,8 +5,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ SHARDS_A_WORKER = 4
 _COMMAND = (sys.executable, str(Path(__file__).resolve().parents[1] / "prep" / "make_shards.py"))
 _LINKS_A_FILE = 50_000
 _POLL_SECONDS = 0.005
+_WATCH_SECONDS = 0.2
 _START_SECONDS = 120.0
 _PSNR_IMAGES = 200
 
@@ -85,15 +88,51 @@ def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, s
     os.sync()  # what was removed and what was linked is not for this run to wait for
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    with process.stderr:
-        error = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with _memory_watched(process.pid) as peaks_mb:
+        _, error = process.communicate()
+        seconds = time.monotonic() - began
     if process.returncode:
         raise InputError(f"prep/make_shards.py failed: {' '.join(error.split())}")
-    return Run(count, seconds, usage.ru_maxrss / 1024)
+    return Run(count, seconds, max(peaks_mb, default=0.0))
+
+
+@contextmanager
+def _memory_watched(pid: int) -> Iterator[list[float]]:
+    """Yield a list that fills with the peak resident memory, in MB, of the process and its children, while they live.
+
+    Not from wait4(): its figure begins with the memory of the process that started them.
+    """
+    done = threading.Event()
+    peaks_mb: list[float] = []
+
+    def watch() -> None:
+        while not done.wait(_WATCH_SECONDS):
+            for process in (pid, *_children(pid)):
+                peaks_mb.extend(_peak_mb(process))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks_mb
+    finally:
+        done.set()
+        thread.join()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _peak_mb(pid: int) -> list[float]:
+    """The kernel's high-water mark; nothing when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
 
 
 def _folders(coco: Path, out: Path) -> list[str]:
