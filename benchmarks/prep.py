@@ -1,5 +1,6 @@
 """Measure packing beside the bare loop of its work: `python benchmarks/prep.py`."""
 
+import random
 import statistics
 import sys
 from collections import defaultdict
@@ -43,6 +44,7 @@ def _measure(config: PrepBenchmarkConfig, folder: Path) -> dict[str, Any]:
     images = [path for path in listed_images(folder, config.images) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not images:
         raise InputError(f"--images {config.images}: holds no JPEG")
+    random.Random(0).shuffle(images)  # listings are sorted: one worker's shards would be other images than another's
     loops: defaultdict[str, list[float]] = defaultdict(list)
     runs: defaultdict[str, list[Rate]] = defaultdict(list)
     for _ in range(config.rounds):  # a shared machine's drift meets all alike

@@ -25,6 +25,7 @@ _COMMAND = (sys.executable, str(Path(__file__).resolve().parents[1] / "prep" / "
 _LINKS_A_FILE = 50_000
 _POLL_SECONDS = 0.005
 _WATCH_SECONDS = 0.2
+_SETTLE_SECONDS_A_BYTE = 2e-9
 _START_SECONDS = 120.0
 _PSNR_IMAGES = 200
 
@@ -79,13 +80,15 @@ def measure_rate(images: Sequence[Path], work: Path, variant: Variant, images_pe
 
 def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, shards: int) -> Run:
     coco, out = work / "coco", work / "out"
+    removed = sum(path.stat().st_size for path in out.glob("*"))
     for folder in (coco, out):
         shutil.rmtree(folder, ignore_errors=True)
     count = per_shard * shards
     link_images(images, coco, count)
     flags = ("--encoding", variant.encoding, "--decode", variant.decode, "--workers", str(variant.workers))
     command = [*_COMMAND, *_folders(coco, out), *flags, "--samples_per_shard", str(per_shard)]
-    os.sync()  # what was removed and what was linked is not for this run to wait for
+    os.sync()  # this run must not pay for what the one before left to store,
+    time.sleep(removed * _SETTLE_SECONDS_A_BYTE)  # nor for the disk's clearing of what was removed
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with _memory_watched(process.pid) as peaks_mb:
