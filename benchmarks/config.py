@@ -1,4 +1,4 @@
-"""The flags of the loader's benchmark, checked before anything is packed or measured."""
+"""The flags of the benchmarks, checked before anything is packed or measured."""
 
 import dataclasses
 from pathlib import Path
@@ -58,6 +58,40 @@ class LoaderBenchmarkConfig:
                 raise InputError(f"--{name} {getattr(self, name)}: must be {smallest} or more")
         if self.consumer_ms is not None and self.consumer_ms < 0:
             raise InputError(f"--consumer_ms {self.consumer_ms}: must be 0 or more")
-        for flag, path in (("--json", self.json), ("--plot", self.plot)):
-            if path is not None and not path.parent.is_dir():
-                raise InputError(f"{flag} {path}: no folder {path.parent}")
+        _check_files({"--json": self.json, "--plot": self.plot})
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepBenchmarkConfig:
+    """Images/s of make_shards.py by 1 worker and by all, and of the bare loop of its work, with nothing written.
+
+    Files are read from the page cache: the images are gone through several times.
+    """
+
+    images: Path | None = None
+    """Folder of JPEGs, or of COCO's layout; without it, photographs from installed packages."""
+    images_per_worker: int = 2400
+    """Images a worker packs in a run, and a process of a loop goes through."""
+    rounds: int = 3
+    """Rounds of all measurements; a figure is their median."""
+    listed: int = 118_287
+    """Files in the folder whose listing is timed; as many as in COCO's train2017."""
+    work_dir: Path | None = None
+    """Folder to put a temporary one into, on the disk to measure; without it the system's."""
+    json: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        for name, smallest in {"images_per_worker": 20, "rounds": 1, "listed": 1}.items():
+            if getattr(self, name) < smallest:
+                raise InputError(f"--{name} {getattr(self, name)}: must be {smallest} or more")
+        for flag, folder in (("--images", self.images), ("--work_dir", self.work_dir)):
+            if folder is not None and not folder.is_dir():
+                raise InputError(f"{flag} {folder}: no such folder")
+        _check_files({"--json": self.json})
+
+
+def _check_files(files: dict[str, Path | None]) -> None:
+    for flag, path in files.items():
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{flag} {path}: no folder {path.parent}")

@@ -46,16 +46,7 @@ def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> 
 
 def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
     """A folder of COCO's layout with links to at most `crops` images, and how many crops to cut from each."""
-    if images is None:
-        images = folder / "photographs"
-        if samples.build.main(["--out", str(images), "--train", str(min(_SAMPLE_IMAGES, crops)), "--val", "1"]):
-            raise InputError("the sample photographs could not be built; the line above says why, or give --images")
-    if not images.is_dir():
-        raise InputError(f"--images {images}: no such folder")
-    listed = images / "train2017" if (images / "train2017").is_dir() else images
-    found = list_sources(listed)
-    if not found:
-        raise InputError(f"--images {images}: holds no image")
+    found = listed_images(folder, images, min(_SAMPLE_IMAGES, crops))
     count = min(len(found), crops)
     if crops > count * _MAX_CROPS_AN_IMAGE:
         raise InputError(f"--images {images}: {len(found)} images give at most {count * _MAX_CROPS_AN_IMAGE} crops")
@@ -64,9 +55,24 @@ def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
     for link in chosen.iterdir():
         link.unlink()
     for number in range(count):
-        source = found[number * len(found) // count].path
-        (chosen / f"{number:06d}{Path(source).suffix}").symlink_to((listed / source).resolve())
+        source = found[number * len(found) // count]
+        (chosen / f"{number:06d}{source.suffix}").symlink_to(source.resolve())
     return chosen.parent, -(-crops // count)
+
+
+def listed_images(folder: Path, images: Path | None, sample_images: int = _SAMPLE_IMAGES) -> list[Path]:
+    """The images of the folder `images`, or of its train2017/; None builds `sample_images` photographs in `folder`."""
+    if images is None:
+        images = folder / "photographs"
+        if samples.build.main(["--out", str(images), "--train", str(sample_images), "--val", "1"]):
+            raise InputError("the sample photographs could not be built; the line above says why, or give --images")
+    if not images.is_dir():
+        raise InputError(f"--images {images}: no such folder")
+    listed = images / "train2017" if (images / "train2017").is_dir() else images
+    found = [listed / source.path for source in list_sources(listed)]
+    if not found:
+        raise InputError(f"--images {images}: holds no image")
+    return found
 
 
 def _pack(coco_dir: Path, out: Path, encoding: Encoding, crops_per_image: int, samples_per_shard: int) -> ShardSet:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = config.work_dir or Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-")))
             results = _wait(config, folder) if config.wait else _compare(config, folder, stack)
     if config.json is not None:
-        from benchmarks.measure import machine
+        from benchmarks.machine import machine
 
         write_json(config.json, results | {"machine": machine()})
     return 0
@@ -36,21 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> dict[str, Any]:
     from benchmarks.crops import prepare_crops
-    from benchmarks.measure import cores, ratios, steady_rate, take_turns, time_shares
+    from benchmarks.measure import ratios, steady_rate, take_turns, time_shares
     from benchmarks.peers import all_peers
     from benchmarks.tables import comparison_table
+    from prep.encoding import available_cores
 
-    crops = prepare_crops(folder, config.images, config.crops, cores())
-    peers = all_peers(crops, config.batch_size, cores(), stack)
+    crops = prepare_crops(folder, config.images, config.crops, available_cores())
+    peers = all_peers(crops, config.batch_size, available_cores(), stack)
     passes = take_turns(peers, config.epochs)
     figures = {name: steady_rate(made) for name, made in passes.items()}
     quotients = ratios(figures)
-    shares = {peer.name: time_shares(passes[peer.name][1:], cores()) for peer in peers if peer.times}
+    shares = {peer.name: time_shares(passes[peer.name][1:], available_cores()) for peer in peers if peer.times}
     print(comparison_table(figures, passes, quotients, shares), flush=True)
     if config.plot is not None:
         from benchmarks.plot import plot_comparison
 
-        what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, cores: {cores()}"
+        what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, cores: {available_cores()}"
         plot_comparison(config.plot, figures, what)
     by_epoch = {name: [one.images_per_second for one in made] for name, made in passes.items()}
     settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}
@@ -72,10 +73,11 @@ def _own_set(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
 
 def _wait(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
     from benchmarks.crops import prepare_crops
-    from benchmarks.measure import consumer_wait, cores
+    from benchmarks.measure import consumer_wait
     from benchmarks.tables import wait_table
+    from prep.encoding import available_cores
 
-    crops = prepare_crops(folder, config.images, config.crops, cores())
+    crops = prepare_crops(folder, config.images, config.crops, available_cores())
     waits = {}
     for name, shards, usual_ms in (("relic_raw", crops.raw, 20.0), ("relic_jpg", crops.jpg, 30.0)):
         pace_ms = usual_ms if config.consumer_ms is None else config.consumer_ms

@@ -1,17 +1,12 @@
 """Images per second, epoch by epoch, the loaders taking turns; and how long a slow consumer waits."""
 
 import itertools
-import os
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.peers import Peer
-from prep.encoding import pillow_name
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.shard_set import ShardSet
@@ -24,7 +19,6 @@ RATIOS = (
     ("relic_jpg", "webdataset_jpg"),
     ("relic_jpg", "torch_folder"),
 )
-_PACKAGES = ("numpy", "torch", "webdataset", "simplejpeg")
 
 
 class Pass(NamedTuple):
@@ -107,22 +101,3 @@ def consumer_wait(shards: ShardSet, batch_size: int, consumer_seconds: float, ba
             next(coming)
             waited += time.perf_counter() - asked
         return waited / (time.perf_counter() - began)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return {
-        "cores": cores(),
-        "cpu": next(names, platform.processor()),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "pillow": pillow_name(),
-        **{package: version(package) for package in _PACKAGES},
-    }

@@ -4,8 +4,9 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from benchmarks.measure import Pass, Shares, cores, steady_rate, take_turns, time_shares
+from benchmarks.measure import Pass, Shares, steady_rate, take_turns, time_shares
 from benchmarks.peers import relic_peer
+from prep.encoding import available_cores
 from relic.shards.shard_set import ShardSet
 
 _MEMORY_BYTES_PER_SECOND = 1e9
@@ -33,7 +34,7 @@ def measure_own_set(shards: ShardSet, batch_size: int, epochs: int) -> OwnSet:
         first_bound_by=_bound_by(passes[:1], shards),
         images_per_second=steady_rate(passes),
         bound_by=_bound_by(passes[1:], shards),
-        shares=time_shares(passes[1:], cores()),
+        shares=time_shares(passes[1:], available_cores()),
     )
 
 

@@ -10,6 +10,8 @@ from relic.shards.manifest import Encoding
 
 Crop = Literal["center", "random"]
 Decode = Literal["exact", "fast"]
+SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
+_DEFAULT_SIDE = 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +27,10 @@ class PrepConfig:
     """Folder for the shards, their indices and manifests."""
     include_val: bool = True
     """Pack val2017/ as the split `val` too."""
-    size: int = 224
-    """Width and height of a crop in pixels."""
+    size: int | None = None
+    """Width and height of a crop in pixels; 224 without --width and --height."""
     width: int | None = None
-    """Width of a crop in pixels, when it is not square; goes with --height."""
+    """Width of a crop in pixels, when it is not square; goes with --height, in the place of --size."""
     height: int | None = None
     """Height of a crop in pixels; goes with --width."""
     crop: Crop = "center"
@@ -40,7 +42,7 @@ class PrepConfig:
     jpeg_quality: int = 95
     """Quality of --encoding jpg, 1 to 100."""
     decode: Decode = "exact"
-    """fast: read JPEGs at half, a quarter or an eighth of their size where that still covers the crop."""
+    """fast: read JPEGs at 4, 3, 2 or 1 eighths of their size, the least that still covers the crop."""
     samples_per_shard: int = 1000
     """Crops in a shard."""
     workers: int = 0
@@ -56,14 +58,15 @@ class PrepConfig:
 
     def __post_init__(self) -> None:
         check_folder("--out_dir", self.out_dir)
-        for images in (self.coco_dir / "train2017", self.coco_dir / "val2017"):
+        for images in (self.coco_dir / name for name in SPLIT_FOLDERS.values()):
             if images.resolve() in (self.out_dir.resolve(), *self.out_dir.resolve().parents):
                 raise InputError(f"--out_dir {self.out_dir}: lies among the images of {images}; choose another folder")
         if (self.width is None) != (self.height is None):
             raise InputError("--width and --height go together; for a square use --size")
+        if self.size is not None and self.width is not None:
+            raise InputError(f"--size {self.size}: contradicts --width and --height; leave one of the two out")
         for flag, value, least, most in (
-            ("--size", self.size, 1, 8192),
-            ("--width", self.crop_width, 1, 8192),
+            ("--size" if self.width is None else "--width", self.crop_width, 1, 8192),
             ("--height", self.crop_height, 1, 8192),
             ("--crops_per_image", self.crops_per_image, 1, 1000),
             ("--jpeg_quality", self.jpeg_quality, 1, 100),
@@ -78,16 +81,35 @@ class PrepConfig:
             raise InputError("--crops_per_image: centre crops of one image are all alike; add --crop random")
         if self.crops_per_image > self.samples_per_shard:
             raise InputError("--crops_per_image: larger than --samples_per_shard, but an image's crops share a shard")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        if not self.coco_dir.is_dir():
+            raise InputError(f"--coco_dir {self.coco_dir}: no such folder")
+        for split in self.splits:
+            folder = self.coco_dir / SPLIT_FOLDERS[split]
+            if not folder.is_dir():
+                way_out = "; --include_val false packs train2017 alone" if split == "val" else ""
+                raise InputError(f"--coco_dir {self.coco_dir}: holds no folder {folder.name}{way_out}")
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits to pack."""
+        return ["train", "val"] if self.include_val else ["train"]
 
     @property
     def crop_width(self) -> int:
         """Width of a crop in pixels."""
-        return self.size if self.width is None else self.width
+        return self._side if self.width is None else self.width
 
     @property
     def crop_height(self) -> int:
         """Height of a crop in pixels."""
-        return self.size if self.height is None else self.height
+        return self._side if self.height is None else self.height
+
+    @property
+    def _side(self) -> int:
+        return _DEFAULT_SIDE if self.size is None else self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +118,7 @@ class VerifyConfig:
 
     shards: Path
     """Folder that make_shards.py wrote."""
+
+    def __post_init__(self) -> None:
+        if not self.shards.is_dir():
+            raise InputError(f"--shards {self.shards}: no such folder")

@@ -5,8 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+Pixels = npt.NDArray[np.uint8]
+"""RGBX, (height + 1) x width x 4: below the image one row that means nothing, for a window's rows end beside it."""
 _SMALLEST_SCALE = 0.5
 
 
@@ -85,13 +89,24 @@ def least_decode_size(image: Size, windows: Sequence[Window], shape: Size) -> Si
     return Size(min(width, image.width), min(height, image.height))
 
 
-def cut(image: Image.Image, full: Size, window: Window, shape: Size) -> Image.Image:
+def cut(image: Image.Image, full: Size, window: Window, shape: Size, pixels: Pixels | None = None) -> Image.Image:
     """The window of `image` resized to `shape` (bicubic).
 
-    `image` may be a reduced decode of an image of size `full`, in which `window` is measured.
+    `image` may be a reduced decode of an image of size `full`, in which `window` is measured. Where `pixels` are given,
+    they are those of `image` in memory: the window is then looked at there instead of being copied.
     """
     if image.size == full:
-        return image.crop(window).resize(shape, Image.Resampling.BICUBIC)
+        region = image.crop(window) if pixels is None else _look_at(pixels, window)
+        return region.resize(shape, Image.Resampling.BICUBIC)
     x_scale, y_scale = image.width / full.width, image.height / full.height
     box = (window.left * x_scale, window.top * y_scale, window.right * x_scale, window.bottom * y_scale)
     return image.resize(shape, Image.Resampling.BICUBIC, box=box)
+
+
+def _look_at(pixels: Pixels, window: Window) -> Image.Image:
+    """The window of `pixels`, which are not copied, as an image in mode RGBX."""
+    width, height = window.size
+    row_bytes = pixels.strides[0]
+    first = window.top * row_bytes + 4 * window.left
+    rows = pixels.reshape(-1)[first : first + height * row_bytes]
+    return Image.frombuffer("RGBX", (width, height), rows, "raw", "RGBX", row_bytes, 1)

@@ -22,10 +22,10 @@ def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
         buffer = io.BytesIO()
         crop.convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
         return buffer.getvalue()
-    pixels = np.asarray(crop)
     if encoding == "jpg":
+        pixels = np.asarray(crop)
         return simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorspace=crop.mode, colorsubsampling="444")
-    return npy_header(crop.height, crop.width) + np.ascontiguousarray(pixels[..., :3]).tobytes()
+    return npy_header(crop.height, crop.width) + crop.tobytes("raw", "RGB")
 
 
 def imaging_libraries() -> dict[str, str]:

@@ -12,18 +12,21 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from prep.config import PrepConfig
-from relic.cli import command, parse
+from relic.cli import command, parse, print_error
+from relic.errors import InputError
+
+PROG = "prep/make_shards.py"
 
 
-@command("prep/make_shards.py")
+@command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the flags, plan, check, pack each split, sum up."""
-    config = parse(PrepConfig, argv, prog="prep/make_shards.py")
+    config = parse(PrepConfig, argv, prog=PROG)
     try:
         with _termination_raises():
             return _run(config)
     except _Terminated:
-        print("prep/make_shards.py: terminated; the same command goes on from here", file=sys.stderr)
+        print(f"{PROG}: terminated; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGTERM
 
 
@@ -35,9 +38,13 @@ def _run(config: PrepConfig) -> int:
 
     workers = config.workers or available_cores()
     print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
-    plans: list[SplitPlan] = plan_splits(config)
-    for plan in plans:
-        plan.check(overwrite=config.overwrite)
+    try:
+        plans: list[SplitPlan] = plan_splits(config)
+        for plan in plans:
+            plan.check(overwrite=config.overwrite)
+    except InputError as error:  # these images, or these flags, do not go with this folder
+        print_error(PROG, str(error))
+        return 2
     needed = sum(plan.bytes_needed(overwrite=config.overwrite) for plan in plans)
     for plan in plans:
         print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from prep.config import PrepConfig
+from prep.config import SPLIT_FOLDERS, PrepConfig
 from prep.encoding import imaging_libraries
 from prep.folder import SplitFolder
 from prep.listing import crop_key_length, list_sources, listing_sha256, unique_keys
@@ -14,7 +14,6 @@ from relic.errors import InputError
 from relic.files import nearest_existing
 from relic.shards.manifest import Packing
 
-_SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _HEADER_BYTES, _NPY_BYTES = 512, 128
 _BESIDE_BYTES = 320
 """Of a sample in .index, .jsonl and tar padding, generously."""
@@ -73,25 +72,13 @@ def _sample_bytes(packing: Packing) -> int:
 
 
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:
-    """Cut each split's images into shards. Raises InputError naming the flag for a missing or empty folder."""
-    if not config.coco_dir.is_dir():
-        raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
-    splits = ["train", "val"] if config.include_val else ["train"]
-    for split in splits:
-        _check_folder(config.coco_dir, split)
+    """Cut each split's images into shards. Raises InputError for a folder that is empty or unreadable."""
     libraries = imaging_libraries()
-    return [_plan_split(config, split, libraries) for split in splits]
-
-
-def _check_folder(coco_dir: Path, split: str) -> None:
-    folder = coco_dir / _SPLIT_FOLDERS[split]
-    if not folder.is_dir():
-        way_out = "; --include_val false packs train2017 alone" if split == "val" else ""
-        raise InputError(f"--coco_dir {coco_dir}: holds no folder {folder.name}{way_out}")
+    return [_plan_split(config, split, libraries) for split in config.splits]
 
 
 def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> SplitPlan:
-    source_folder = config.coco_dir / _SPLIT_FOLDERS[split]
+    source_folder = config.coco_dir / SPLIT_FOLDERS[split]
     sources = list_sources(source_folder)
     if not sources:
         way_out = "; --include_val false packs train2017 alone" if split == "val" else ""

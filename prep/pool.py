@@ -14,6 +14,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -53,6 +54,7 @@ def run_tasks(
     the worker's traceback for any other error.
     """
     context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # started with the first worker it would let Ctrl-C through to that one
     waiting = deque((task, 1) for task in tasks)
     team: list[_Worker[Task, Result]] = []
     try:

@@ -70,13 +70,13 @@ def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> lis
     least_size = None
     if packing.decode == "fast":
         least_size = lambda full: least_decode_size(full, windows_of(full), shape)  # noqa: E731
-    image, full = decode(data, least_size)
+    image, full, pixels = decode(data, least_size)
     crops = []
     for number, window in enumerate(windows_of(full)):
-        pixels = cut(image, full, window, shape)
+        crop = cut(image, full, window, shape, pixels)
         listing: dict[str, object] = {"source": keyed.source.path, "source_size": full, "crop_box": window}
         key = crop_key(keyed.key, number, packing.crops_per_image)
-        crops.append(Crop(key, encode(pixels, packing.encoding, packing.jpeg_quality), listing))
+        crops.append(Crop(key, encode(crop, packing.encoding, packing.jpeg_quality), listing))
     return crops
 
 

@@ -8,29 +8,28 @@ if not __package__:  # run as a file: same import root as `python -m prep.verify
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from prep.config import VerifyConfig
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import command, parse, print_error
+
+PROG = "prep/verify_shards.py"
 
 
-@command("prep/verify_shards.py")
+@command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify each split that is there; name each fault."""
-    config = parse(VerifyConfig, argv, prog="prep/verify_shards.py")
+    config = parse(VerifyConfig, argv, prog=PROG)
     from prep.encoding import available_cores
     from prep.verifying import verify_split
     from relic.shards.manifest import read_manifest
     from relic.shards.shard_set import plan_path
 
-    if not config.shards.is_dir():
-        raise InputError(f"--shards {config.shards}: no such folder")
     manifests = {split: read_manifest(config.shards, split) for split in ("train", "val")}
     unfinished = [split for split in manifests if plan_path(config.shards, split).exists()]
     if unfinished:
         print(f"{plan_path(config.shards, unfinished[0])}: packing was not finished; run the same make_shards.py again")
     elif not any(manifests.values()):
-        raise InputError(
-            f"--shards {config.shards}: holds no train.json and no val.json; prep/make_shards.py writes them"
-        )
+        what = "holds no train.json and no val.json; prep/make_shards.py writes them"
+        print_error(PROG, f"--shards {config.shards}: {what}")
+        return 2
     faults = len(unfinished)
     for split, manifest in manifests.items():
         if manifest is None:

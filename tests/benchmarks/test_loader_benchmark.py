@@ -16,7 +16,8 @@ from benchmarks.ceilings import copy_ceiling, decode_ceiling
 from benchmarks.config import LoaderBenchmarkConfig
 from benchmarks.crops import prepare_crops
 from benchmarks.loader import main
-from benchmarks.measure import Pass, cores, steady_rate, time_shares
+from benchmarks.measure import Pass, steady_rate, time_shares
+from prep.encoding import available_cores
 from relic.errors import InputError
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import ShardFactory
@@ -35,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for number in range(10):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         coarse.resize((320, 240)).save(folder / "images" / f"{number}.jpg")
-    prepare_crops(folder / "work", folder / "images", 24, cores())
+    prepare_crops(folder / "work", folder / "images", 24, available_cores())
     return folder / "images", folder / "work"
 
 

@@ -24,9 +24,9 @@ def arguments(coco: Path, out: Path, workers: int = 2) -> list[str]:
     return [*COMMAND, "--coco_dir", str(coco), "--out_dir", str(out), *flags]
 
 
-def start(coco: Path, out: Path, **options) -> "subprocess.Popen[str]":
+def start(coco: Path, out: Path, workers: int = 2, **options) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        arguments(coco, out), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        arguments(coco, out, workers), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
 
 
@@ -77,7 +77,7 @@ def whole(big_coco, tmp_path_factory) -> dict[str, str]:
 
 
 def kill_and_rerun(coco: Path, out: Path, seconds: float, workers: int) -> None:
-    process = start(coco, out)
+    process = start(coco, out, workers)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.kill()

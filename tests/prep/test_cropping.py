@@ -66,6 +66,17 @@ def test_cutting_comes_before_resizing(make_photograph) -> None:
     np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
+@pytest.mark.parametrize("window", [Window(15, 0, 75, 60), Window(0, 0, 90, 60), Window(80, 50, 90, 60), (0, 0, 1, 1)])
+def test_a_window_looked_at_in_memory_is_the_one_copied(make_photograph, window: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 4), dtype=np.uint8)
+    image = Image.frombytes("RGBX", (90, 60), pixels[:60].tobytes())
+    for shape in (Size(20, 20), Size(*Window(*window).size), Size(130, 70)):
+        copied = cut(image, Size(90, 60), Window(*window), shape)
+        found = cut(image, Size(90, 60), Window(*window), shape, pixels)
+        assert found.mode == "RGBX"
+        np.testing.assert_array_equal(np.asarray(found)[..., :3], np.asarray(copied)[..., :3])
+
+
 def test_a_window_of_the_crop_s_size_is_copied(make_photograph) -> None:
     pixels = make_photograph(30, 20, 4)
     found = cut(Image.fromarray(pixels), Size(30, 20), Window(5, 0, 25, 20), Size(20, 20))

@@ -260,15 +260,25 @@ def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(make_photograp
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95, exif=exif.tobytes())
-    exact, full = decode(data)
+    exact, full, _ = decode(data)
     asked = Size(299, 224) if orientation == 1 else Size(224, 299)
-    reduced, same = decode(data, lambda size: asked)
+    reduced, same, pixels = decode(data, lambda size: asked)
     assert full == same == exact.size
+    assert pixels is None
     assert reduced.size == (full.width // 2, full.height // 2)
     assert reduced.width >= asked.width
     assert reduced.height >= asked.height
     box = np.asarray(exact.convert("RGB").reduce(2)).astype(float)
     assert np.abs(box - np.asarray(reduced.convert("RGB"))).mean() < 3
+
+
+@pytest.mark.parametrize("eighths", range(1, 9))
+def test_a_reduced_decode_is_the_least_that_covers_up_to_half(make_photograph, eighths: int) -> None:
+    data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95)
+    for asked in (Size(80 * eighths, 60 * eighths), Size(80 * eighths - 79, 60 * eighths), Size(80 * eighths, 1)):
+        reduced = decode(data, lambda full, asked=asked: asked).image  # type: ignore[misc]
+        scale = eighths if eighths <= 4 else 8
+        assert reduced.size == (80 * scale, 60 * scale)
 
 
 def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,10 +294,14 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(InputError, match=message):
             read_source(tmp_path / name, 4)
 
-    def refuse(path: Path) -> bytes:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, 1))  # as some network folders do
+    assert read_source(tmp_path / "whole.jpg", 3) == b"123"
+
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(Rejected, match="Permission denied"):
         read_source(tmp_path / "whole.jpg", 3)
 

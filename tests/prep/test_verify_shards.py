@@ -110,8 +110,10 @@ def test_two_shards_with_one_key(shards: Path, capsys) -> None:
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys) -> None:
-    assert main(["--shards", str(tmp_path / "none")]) == 1
-    assert main(["--shards", str(tmp_path)]) == 1
+    with pytest.raises(SystemExit) as refused:
+        main(["--shards", str(tmp_path / "none")])
+    assert refused.value.code == 2
+    assert main(["--shards", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 2
     assert "no such folder" in error

@@ -1,0 +1,92 @@
+"""Measure packing beside the bare loop of its work: `python benchmarks/prep.py`."""
+
+import random
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+if not __package__:  # run as a file: same import root as `python -m benchmarks.prep`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.config import PrepBenchmarkConfig
+from relic.cli import command, parse
+from relic.errors import InputError
+from relic.files import write_json
+
+PROG = "benchmarks/prep.py"
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure in turns, print, and write the figures where asked."""
+    config = parse(PrepBenchmarkConfig, argv, prog=PROG)
+    from benchmarks.machine import machine
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-", dir=config.work_dir)))
+        results = _measure(config, folder)
+    if config.json is not None:
+        write_json(config.json, results | {"machine": machine()})
+    return 0
+
+
+def _measure(config: PrepBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    from benchmarks.crops import listed_images
+    from benchmarks.prep_loops import SIDE
+    from benchmarks.prep_runs import Rate, fast_likeness, median_rates, seconds_to_start
+    from benchmarks.prep_tables import prep_ratios, prep_table
+
+    images = [path for path in listed_images(folder, config.images) if path.suffix.lower() in (".jpg", ".jpeg")]
+    if not images:
+        raise InputError(f"--images {config.images}: holds no JPEG")
+    random.Random(0).shuffle(images)  # listings are sorted: one worker's shards would be other images than another's
+    loops: defaultdict[str, list[float]] = defaultdict(list)
+    runs: defaultdict[str, list[Rate]] = defaultdict(list)
+    for _ in range(config.rounds):  # a shared machine's drift meets all alike
+        _measure_round(config, folder, images, loops, runs)
+    rates = {name: median_rates(found) for name, found in runs.items()}
+    figures = {name: rate.images_per_second for name, rate in rates.items()}
+    figures |= {name: statistics.median(found) for name, found in loops.items()}
+    likeness = fast_likeness(images, SIDE)
+    start = seconds_to_start(images[0], folder, config.listed)
+    others = {
+        "fast_psnr_db": likeness.overall_db,
+        "fast_worst_psnr_db": likeness.worst_db,
+        "listed_files": config.listed,
+        "seconds_to_first_shard": start,
+        "peak_mb": max(rate.peak_mb for rate in rates.values()),
+        "start_seconds": statistics.median(rate.start_seconds for rate in rates.values()),
+    }
+    quotients = prep_ratios(figures)
+    by_round = {name: [rate.images_per_second for rate in found] for name, found in runs.items()} | dict(loops)
+    print(prep_table(figures, by_round, quotients, others), flush=True)
+    settings = {"images_per_worker": config.images_per_worker, "rounds": config.rounds, "sources": len(images)}
+    return {**figures, **others, "ratios": quotients, "by_round": by_round, "settings": settings}
+
+
+def _measure_round(
+    config: PrepBenchmarkConfig,
+    folder: Path,
+    images: Sequence[Path],
+    loops: defaultdict[str, list[float]],
+    runs: defaultdict[str, list[Any]],
+) -> None:
+    from benchmarks.prep_loops import images_per_second
+    from benchmarks.prep_runs import measure_rate
+    from benchmarks.prep_tables import all_loops, all_variants
+
+    for name, variant, share in all_variants():
+        runs[name].append(measure_rate(images, folder, variant, max(4, int(config.images_per_worker * share))))
+    for name, step, processes, share in all_loops():
+        count = max(processes, int(config.images_per_worker * share) * processes)
+        paths = [images[number % len(images)] for number in range(count)]
+        loops[name].append(images_per_second(step, paths, processes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What packing is measured against: the same work on the same files with nothing around it, and nothing written."""
+
+import io
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from relic.errors import InputError
+
+SIDE = 224
+JPEG_QUALITY = 95
+_PNG_LEVEL = 2
+_WARM_UP_IMAGES = 20
+Step = Callable[[Path], object]
+Pixels = npt.NDArray[np.uint8]
+
+
+def _square(width: int, height: int) -> tuple[int, int, int, int]:
+    """The largest square in the middle."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _crop(path: Path) -> Image.Image:
+    """Decoded by libjpeg-turbo to four bytes a pixel, the fastest that Pillow takes as it is; resized in one call."""
+    pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
+    height, width, _ = pixels.shape
+    image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+    return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=_square(width, height))
+
+
+def bare_raw(path: Path) -> bytes:
+    """A JPEG's centre crop as RGB bytes."""
+    return _crop(path).tobytes("raw", "RGB")
+
+
+def bare_jpg(path: Path) -> bytes:
+    """A JPEG's centre crop as a JPEG."""
+    pixels = np.asarray(_crop(path))
+    return simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGBX", colorsubsampling="444")
+
+
+def bare_png(path: Path) -> bytes:
+    """A JPEG's centre crop as a PNG."""
+    buffer = io.BytesIO()
+    _crop(path).convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def decode_alone(path: Path) -> Pixels:
+    """All pixels of a JPEG."""
+    return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
+
+
+def decode_half(path: Path) -> Pixels:
+    """A JPEG at half its size, which is what `--decode fast` reads of COCO's images for crops of 224."""
+    data = path.read_bytes()
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    return simplejpeg.decode_jpeg(data, colorspace="RGBX", min_height=-(-height // 2), min_width=-(-width // 2))
+
+
+def decode_eighth(path: Path) -> Pixels:
+    """A JPEG at an eighth of its size: its Huffman codes are read and little else is done. No decoder skips those."""
+    return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX", min_height=1, min_width=1)
+
+
+def pillow_jpg(path: Path) -> bytes:
+    """A centre crop as a JPEG, as a script with Pillow alone makes it."""
+    with Image.open(path) as source:
+        image = source.convert("RGB")
+    crop = image.crop(_square(*image.size)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    crop.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+class _Span(NamedTuple):
+    began: float
+    ended: float
+
+
+def images_per_second(step: Step, paths: Sequence[Path], processes: int) -> float:
+    """Rate of `processes` processes that start together, each doing `step` on its share of the files."""
+    context = multiprocessing.get_context("spawn")
+    barrier: Barrier = context.Barrier(processes)
+    spans: SimpleQueue[_Span] = context.SimpleQueue()
+    team = [
+        context.Process(target=_work, args=(step, paths[number::processes], barrier, spans), daemon=True)
+        for number in range(processes)
+    ]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join()
+    measured = [spans.get() for process in team if process.exitcode == 0]
+    if len(measured) < processes:
+        raise InputError("--images: the bare loop cannot read all of these JPEGs (its error is above); leave them out")
+    return len(paths) / (max(span.ended for span in measured) - min(span.began for span in measured))
+
+
+def _work(step: Step, paths: Sequence[Path], barrier: Barrier, spans: "SimpleQueue[_Span]") -> None:
+    for path in paths[:_WARM_UP_IMAGES]:
+        step(path)
+    barrier.wait(timeout=60)
+    began = time.monotonic()
+    for path in paths:
+        step(path)
+    spans.put(_Span(began, time.monotonic()))

@@ -1,0 +1,98 @@
+"""Which runs and loops of packing are measured, their ratios, and both as text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from benchmarks.prep_loops import (
+    Step,
+    bare_jpg,
+    bare_png,
+    bare_raw,
+    decode_alone,
+    decode_eighth,
+    decode_half,
+    pillow_jpg,
+)
+from benchmarks.prep_runs import Variant
+from prep.encoding import available_cores
+from relic.shards.manifest import Encoding
+
+RATIOS = (
+    ("jpg_exact", "bare_jpg"),
+    ("raw_exact", "bare_raw"),
+    ("png_exact", "bare_png"),
+    ("jpg_fast", "jpg_exact"),
+    ("raw_fast", "raw_exact"),
+    ("decode_eighth", "decode_alone"),
+    ("jpg_exact", "jpg_exact_1_worker"),
+    ("raw_exact", "raw_exact_1_worker"),
+    ("jpg_exact", "pillow_1_process"),
+)
+_ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw", "png")
+_SHARE = {"jpg": 1.0, "raw": 1.0, "png": 0.2}
+"""Of the images: PNGs are written several times more slowly than they are worth waiting for."""
+
+
+class NamedVariant(NamedTuple):
+    """A run of the command and the share of the images it gets."""
+
+    name: str
+    variant: Variant
+    share: float
+
+
+class Loop(NamedTuple):
+    """A loop, its processes, and the share of the images each of them gets."""
+
+    name: str
+    step: Step
+    processes: int
+    share: float
+
+
+def all_variants() -> Iterator[NamedVariant]:
+    """Every encoding, exact and fast, by a worker for each core and by one."""
+    for encoding in _ENCODINGS:
+        for decode in ("exact", "fast"):
+            for workers, suffix in ((available_cores(), ""), (1, "_1_worker")):
+                name = f"{encoding}_{decode}{suffix}"
+                yield NamedVariant(name, Variant(encoding, decode, workers), _SHARE[encoding])
+
+
+def all_loops() -> list[Loop]:
+    """What the runs are measured against."""
+    cores = available_cores()
+    return [
+        Loop("bare_jpg", bare_jpg, cores, 1),
+        Loop("bare_raw", bare_raw, cores, 1),
+        Loop("bare_png", bare_png, cores, _SHARE["png"]),
+        Loop("decode_alone", decode_alone, cores, 1),
+        Loop("decode_half", decode_half, cores, 1),
+        Loop("decode_eighth", decode_eighth, cores, 1),
+        Loop("pillow_1_process", pillow_jpg, 1, 0.3),
+    ]
+
+
+def prep_ratios(figures: Mapping[str, float]) -> dict[str, float]:
+    """`jpg_exact/bare_jpg` and the others, from the figures by name."""
+    return {f"{ours}/{theirs}": figures[ours] / figures[theirs] for ours, theirs in RATIOS}
+
+
+def prep_table(
+    figures: Mapping[str, float],
+    by_round: Mapping[str, Sequence[float]],
+    quotients: Mapping[str, float],
+    others: Mapping[str, float],
+) -> str:
+    """Images per second with each round's, the ratios, and what is no rate."""
+    lines = [f"{'':20}{'images/s':>10}   by round"]
+    for name, figure in figures.items():
+        lines.append(f"{name:20}{figure:10,.0f}   " + "".join(f"{one:9,.0f}" for one in by_round[name]))
+    lines += ["", *(f"{name:32}{quotient:8.2f}" for name, quotient in quotients.items()), ""]
+    lines += [
+        f"a run's once-only work: {others['start_seconds']:.2f} s (not in the images/s above)",
+        f"{others['listed_files']:,} files: {others['seconds_to_first_shard']:.2f} s from command to first shard",
+        f"largest process: {others['peak_mb']:.0f} MB",
+        f"fast against exact: {others['fast_psnr_db']:.1f} dB PSNR, worst crop {others['fast_worst_psnr_db']:.1f} dB",
+    ]
+    return "\n".join(lines)
