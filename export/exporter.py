@@ -10,7 +10,6 @@ import onnxruntime
 import torch
 
 from export.config import ExportConfig
-from export.layout import MANIFEST, TABLES, onnx_name
 from export.onnx_files import Geometry, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
@@ -18,6 +17,7 @@ from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
 from relic.files import atomic_write, write_json
+from relic.onnx.layout import MANIFEST, TABLES, onnx_name
 from relic.shards.shard_set import open_shard_set
 
 FORMAT = "relic-export"

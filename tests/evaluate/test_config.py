@@ -20,7 +20,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--images {folder}", "missing --checkpoint"),
+        ("--images {folder}", "missing --checkpoint or --onnx"),
         ("--checkpoint {folder}/nope.pt --images {folder}", "nope.pt: no such file"),
         ("--checkpoint {checkpoint}", "--shards, --images: give one of the two, neither is given"),
         ("--checkpoint {checkpoint} --shards {shards} --images {folder}", "give one of the two, both are given"),
