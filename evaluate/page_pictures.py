@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,22 +39,21 @@ class ShownPicture(NamedTuple):
     """Says what part is shown; empty when all is."""
 
 
-def choose(evaluations: Sequence[Evaluation], count: int) -> dict[int, str]:
-    """Place in the source -> rank, of the `count` worst and best images by mean PSNR over the codecs, none twice."""
-    num_images = len(evaluations[0].results)
-    means = [
-        math.fsum(evaluation.results[number].psnr_db for evaluation in evaluations) / len(evaluations)
-        for number in range(num_images)
-    ]
-    order = sorted(range(num_images), key=lambda number: means[number])
+def choose(evaluation: Evaluation, count: int) -> dict[int, str]:
+    """Place in the source -> rank, of the codec's `count` worst and best images by PSNR, none twice."""
+    num_images = len(evaluation.results)
+    order = sorted(range(num_images), key=lambda number: evaluation.results[number].psnr_db)
     worst = {number: f"worst {place}" for place, number in enumerate(order[:count], start=1)}
     best = order[max(count, num_images - count) :][::-1]
     return worst | {number: f"best {place}" for place, number in enumerate(best, start=1)}
 
 
 def show(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
-    """Read the chosen images again and reconstruct them with each codec: keeping all of them would fill the memory."""
-    chosen = choose(evaluations, count)
+    """The first codec's worst and best images, reconstructed with each codec.
+
+    They are read and coded again: which ones they are is known at the end, and all would fill the memory.
+    """
+    chosen = choose(evaluations[0], count)
     judges = [Judge(evaluation.codec, None) for evaluation in evaluations]
     shown = []
     with exact_arithmetic():

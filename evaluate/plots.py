@@ -37,9 +37,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def series_colour(number: int) -> str:
-    """Of the codec or curve at this place, the same in all plots."""
-    return _SERIES[number % len(_SERIES)]
+def series_of(evaluation: Evaluation, curves: Sequence[Curve]) -> int:
+    """The place of the codec's curve, modulo the number of colours: a codec has its curve's colour everywhere."""
+    names = [{point.name for point in curve.points} for curve in curves]
+    return next(place for place, found in enumerate(names) if evaluation.codec.label in found) % len(_SERIES)
 
 
 def rd_figure(curves: Sequence[Curve], *, narrow: bool = False) -> Figure:
@@ -70,7 +71,10 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], metric: Metric) -> None:
             if (quality := getattr(point, metric)) is not None and math.isfinite(quality)
         ]
         if curve.kind == "codec":
-            colour, style = series_colour(codecs), {"marker": "o", "markersize": 5, "linewidth": 1.6, "zorder": 3}
+            colour, style = (
+                _SERIES[codecs % len(_SERIES)],
+                {"marker": "o", "markersize": 5, "linewidth": 1.6, "zorder": 3},
+            )
             codecs += 1
         elif curve.kind == "published":
             colour, style = _INK, {"marker": "o", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.9}
@@ -96,7 +100,7 @@ def _widest_rate(curves: Sequence[Curve]) -> float:
     return max(0.6, 1.5 * widest)
 
 
-def spread_figure(evaluations: Sequence[Evaluation], *, narrow: bool = False) -> Figure:
+def spread_figure(evaluations: Sequence[Evaluation], curves: Sequence[Curve], *, narrow: bool = False) -> Figure:
     """A histogram of the images' PSNR for each codec, all on one scale, the median marked."""
     values = [
         np.array([result.psnr_db for result in evaluation.results if math.isfinite(result.psnr_db)])
@@ -108,8 +112,8 @@ def spread_figure(evaluations: Sequence[Evaluation], *, narrow: bool = False) ->
         size = (3.7 if narrow else 9.2, 0.7 + 0.95 * len(evaluations))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(evaluations), 1, sharex=True, squeeze=False).ravel()
-        for number, (axes, evaluation, found) in enumerate(zip(panels, evaluations, values, strict=True)):
-            axes.hist(found, bins=bins, color=series_colour(number), rwidth=0.9)
+        for axes, evaluation, found in zip(panels, evaluations, values, strict=True):
+            axes.hist(found, bins=bins, color=_SERIES[series_of(evaluation, curves)], rwidth=0.9)
             axes.set_title(evaluation.codec.label, loc="left", fontsize=9)
             axes.spines["left"].set_visible(False)
             axes.set_yticks([])

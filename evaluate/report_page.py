@@ -11,13 +11,12 @@ from markupsafe import Markup
 from evaluate.curves import METRICS, Curve, bd_rate_against
 from evaluate.evaluator import Evaluation, ImageResult
 from evaluate.page_pictures import ShownPicture
-from evaluate.plots import as_svg, rd_figure, spread_figure
+from evaluate.plots import as_svg, rd_figure, series_of, spread_figure
 from evaluate.published import PUBLISHED, SOURCE
 from evaluate.summary import summarise
 from relic.files import atomic_write
 
 _FOLDER = Path(__file__).parent / "page"
-_NUM_SERIES = 6
 
 
 class _Column(NamedTuple):
@@ -33,16 +32,15 @@ class _Cell(NamedTuple):
 
 _COLUMNS = (
     _Column("codec", numeric=False),
-    _Column("ReLU in", numeric=False),
-    _Column("run by", numeric=False),
     _Column("PSNR dB"),
     _Column("MS-SSIM"),
     _Column("MS-SSIM dB"),
-    _Column("bpp real"),
+    _Column("bpp"),
     _Column("bpp estimated"),
     _Column("file bytes"),
     _Column("encode ms"),
     _Column("decode ms"),
+    _Column("ReLU in", numeric=False),
 )
 
 
@@ -65,17 +63,20 @@ def write_page(
         script=Markup((_FOLDER / "report.js").read_text()),
         rd_wide=_plot(rd_figure(curves), "rd"),
         rd_narrow=_plot(rd_figure(curves, narrow=True), "rd-narrow"),
-        spread_wide=_plot(spread_figure(evaluations), "spread"),
-        spread_narrow=_plot(spread_figure(evaluations, narrow=True), "spread-narrow"),
+        spread_wide=_plot(spread_figure(evaluations, curves), "spread"),
+        spread_narrow=_plot(spread_figure(evaluations, curves, narrow=True), "spread-narrow"),
         source=source,
         num_images=len(evaluations[0].results),
         columns=_COLUMNS,
-        codecs=[_codec(number, evaluation) for number, evaluation in enumerate(evaluations)],
+        codecs=[_codec(series_of(evaluation, curves), evaluation) for evaluation in evaluations],
         notes=notes,
         anchor=anchor.name,
         bd_rates=bd_rows(anchor, others),
         rate_note=_rate_note(evaluations, curves),
-        shown=[picture._asdict() | {"versions": _versions(picture)} for picture in pictures],
+        shown=[
+            picture._asdict() | {"versions": _versions(picture), "is_best": picture.rank.startswith("best")}
+            for picture in pictures
+        ],
         footer="Means of per-image values; PSNR and MS-SSIM on pixels rounded to 8 bits. Written by relic's "
         "evaluate/run.py beside metrics.json and per_image.csv, which hold every number.",
     )
@@ -98,10 +99,10 @@ def _plot(figure: Any, salt: str) -> Markup:
     return Markup(as_svg(figure, salt))
 
 
-def _codec(number: int, evaluation: Evaluation) -> dict[str, Any]:
+def _codec(series: int, evaluation: Evaluation) -> dict[str, Any]:
     codec, summary = evaluation.codec, summarise(evaluation.results)
     cells = [
-        *(_Cell(text, text) for text in (codec.label, codec.architecture.replaced, codec.runtime)),
+        _Cell(codec.label, codec.label),
         _number(summary.psnr_db, 2),
         _number(summary.ms_ssim, 4),
         _number(summary.ms_ssim_db, 2),
@@ -110,8 +111,9 @@ def _codec(number: int, evaluation: Evaluation) -> dict[str, Any]:
         _number(summary.file_bytes, 0),
         _number(summary.encode_ms, 1),
         _number(summary.decode_ms, 1),
+        _Cell(codec.architecture.replaced, codec.architecture.replaced),
     ]
-    return {"cells": cells, "series": number % _NUM_SERIES + 1}
+    return {"cells": cells, "series": series + 1}
 
 
 def _number(value: float | None, digits: int) -> _Cell:
