@@ -26,7 +26,7 @@ class EvaluateBenchmarkConfig:
 
     images: Path | None = None
     """Folder of images to cut the crops of 224x224 from; without it, photographs from installed packages."""
-    crops: int = 200
+    crops: int = 400
     """Crops to judge, at least."""
     rounds: int = 3
     """Turns of each evaluator; a figure is the median of those after the first."""
@@ -66,9 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'compressai':12}{speeds.compressai:10.1f}{speeds.compressai_psnr_db:10.3f}{speeds.compressai_bpp:9.4f}")
     print("(CompressAI's tool pads a crop to 256x256)")
     print(f"{'relic/compressai':28}{ratio:8.2f}")
-    print(
-        f"compiled coder, {cores()} at a time against one: threads x{coder.threads:.2f}, processes x{coder.processes:.2f}"
-    )
+    gains = f"threads x{coder.threads:.2f}, processes x{coder.processes:.2f}"
+    print(f"compiled coder, {cores()} at a time against one: {gains}")
     if config.json is not None:
         figures = {**speeds._asdict(), "relic/compressai": ratio, "coder": coder._asdict()}
         write_json(config.json, figures | {"workers": workers, "codec": config.codec, "machine": machine()})

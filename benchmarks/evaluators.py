@@ -119,7 +119,7 @@ def measure_evaluators(both: BothCodecs, crops: Path, rounds: int, workers: int)
 
 def coder_speedups(codec: TorchCodec, crops: Path, cores: int) -> CoderSpeedups:
     """Encode and decode one crop's symbols again and again: one at a time, in threads, in processes."""
-    pixels = np.asarray(Image.open(sorted(crops.iterdir())[0]))
+    pixels = np.array(Image.open(sorted(crops.iterdir())[0]))
     x_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         symbols = quantize(codec.analyse(x_BCHW)[0].numpy(), codec.tables)

@@ -5,12 +5,12 @@ need numpy alone and start in a moment.
 """
 
 import multiprocessing
+import queue
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -73,34 +73,59 @@ def round_trip(symbols: Symbols, width: int, height: int, tables: Tables) -> Rou
 
 @contextmanager
 def coders(tables: Tables, processes: int) -> Iterator[CodeSymbols]:
-    """A function that codes symbols under `tables`, callable from any thread: here, or in `processes` if over one."""
+    """A function that codes symbols under `tables`, callable from any thread: here, or in `processes` if over one.
+
+    Each call has a process to itself and waits for one if all are taken. They end with the block, however it ends, and
+    with this process: a pipe whose other end is gone reads as ended.
+    """
     if processes == 1:
         yield lambda symbols, width, height: round_trip(symbols, width, height, tables)
         return
     # Spawned, not forked: a fork would copy torch's locks without the threads that hold them.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (tables,)) as pool:
+    free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+    workers = []
+    for _ in range(processes):
+        ours, theirs = context.Pipe()
+        workers.append(context.Process(target=_serve, args=(theirs, tables), daemon=True))
+        workers[-1].start()
+        theirs.close()
+        free.put(ours)
+    try:
+        yield lambda symbols, width, height: _ask(free, symbols, width, height)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
 
-        def code(symbols: Symbols, width: int, height: int) -> RoundTrip:
-            try:
-                return pool.submit(_round_trip_in_worker, symbols, width, height).result()
-            except BrokenProcessPool as error:
-                raise InputError("a coding process was killed, perhaps for memory; use --workers 1") from error
 
-        yield code
+def _ask(free: "queue.SimpleQueue[Connection]", symbols: Symbols, width: int, height: int) -> RoundTrip:
+    """One call over one pipe. An executor's threads and queues would cost as much as coding a crop."""
+    connection = free.get()
+    try:
+        connection.send((symbols, width, height))
+        answer = connection.recv()
+    except (EOFError, OSError) as error:
+        raise InputError("a coding process was killed, perhaps for memory; use --workers 1") from error
+    finally:
+        free.put(connection)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-_worker_tables: Tables
-
-
-def _start_worker(tables: Tables) -> None:
-    global _worker_tables
+def _serve(connection: Connection, tables: Tables) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
-    _worker_tables = tables
     load_coder()
     # Made here, they are not in the first image's time.
     _ = tables.rows, tables.offsets, tables.cost_bits, tables.digest
-
-
-def _round_trip_in_worker(symbols: Symbols, width: int, height: int) -> RoundTrip:
-    return round_trip(symbols, width, height, _worker_tables)
+    while True:
+        try:
+            symbols, width, height = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(round_trip(symbols, width, height, tables))
+        except (InputError, InexactError, MemoryError) as error:
+            connection.send(error)
