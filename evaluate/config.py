@@ -16,6 +16,8 @@ from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 ORIGINALS = "origin"
 """Folder of the original pictures, beside one of reconstructions for each checkpoint."""
 
+KODAK_IMAGES = 24
+
 GONE = {
     "coco_dir": "pass a folder of images as --images, or packed shards as --shards",
     "use_prepared": "pass packed shards as --shards, or a folder of images as --images",
@@ -93,9 +95,13 @@ class EvaluateConfig:
                 raise InputError(f"--out {self.out}: holds the shards; results need a folder of their own")
         if self.images is not None:
             self._check_images(self.images)
+        elif self.published:
+            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images; give these as --images")
 
     def _check_images(self, images: Path) -> None:
-        list_images(images)
+        num_images = len(list_images(images))
+        if self.published and num_images != KODAK_IMAGES:
+            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images, {images} has {num_images}")
         source, out = images.resolve(), self.out.resolve()
         if source == out or source in out.parents or out in source.parents:
             raise InputError(f"--out {self.out}: lies inside --images {images} or around it; results need their own")

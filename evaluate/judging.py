@@ -7,11 +7,10 @@ from evaluate.config import EvaluateConfig
 from evaluate.curves import Curve, gather_curves
 from evaluate.evaluator import Evaluation, evaluate
 from evaluate.page_pictures import ShownPicture, show
-from evaluate.published import NUM_IMAGES, PUBLISHED
+from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.sources import ImageSource, open_source
 from relic.distributed import World
-from relic.errors import InputError
 
 
 class Verdict(NamedTuple):
@@ -31,8 +30,6 @@ def judge_everything(config: EvaluateConfig, world: World) -> Verdict:
     workers = config.workers_here
     # All are opened before the first is judged: a wrong file among them is known at once.
     source = open_source(config.shards, config.split, config.images)
-    if config.published and source.num_images != NUM_IMAGES:
-        raise InputError(f"--published: the points are of Kodak's {NUM_IMAGES} images, these are {source.num_images}")
     codecs = _open_codecs(config, world, workers)
     evaluations = [
         evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)

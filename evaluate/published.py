@@ -7,7 +7,6 @@ bits, rates of the coded strings. Qualities 1 to 5 have N=128, M=192; 6 to 8 hav
 
 from evaluate.curves import Curve, Point
 
-NUM_IMAGES = 24
 SOURCE = "CompressAI's results/image/8bit-decoded/kodak/compressai-bmshj2018-factorized_mse_ans_cuda.json"
 
 _BPP = (0.122623, 0.188527, 0.287808, 0.440379, 0.648136, 0.966977, 1.351166, 1.833266)
