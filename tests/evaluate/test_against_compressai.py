@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,9 @@ from relic.codec.pretrained import open_codec
 SIZES = {"a.png": (192, 256), "b.png": (256, 192), "c.png": (320, 192)}  # it pads to 64: so do we then, by nothing
 
 
-def test_psnr_ms_ssim_and_real_rate_agree(tmp_path: Path, run: Callable, make_picture: Callable[..., "object"]) -> None:
+def test_psnr_ms_ssim_and_real_rate_agree(
+    tmp_path: Path, run: Callable, make_picture: Callable[..., np.ndarray]
+) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for number, (name, size) in enumerate(SIZES.items()):

@@ -58,7 +58,7 @@ def open_page(browser: Any, report: Path) -> Iterator[Callable[..., "Page"]]:
         page = browser.new_page(**options)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(report.as_uri())
         return page

@@ -77,7 +77,7 @@ def test_a_killed_coding_process_is_an_error_not_a_wait(tables: Tables) -> None:
             assert child.pid
             os.kill(child.pid, signal.SIGKILL)
         for _ in range(3):
-            with pytest.raises(InputError, match="a coding process was killed.*--workers 1"):
+            with pytest.raises(InputError, match=r"a coding process was killed.*--workers 1"):
                 code(symbols, 48, 32)
 
 
