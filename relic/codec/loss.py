@@ -11,7 +11,8 @@ from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor
 from torch.nn import functional as F
 
-_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of MS-SSIM's five scales, finest first."""
 _FLOOR = 1e-6
 
 LossType = Literal["recon", "rd"]
@@ -51,16 +52,16 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """
     window = _fspecial_gauss_1d(11, 1.5).to(x_BCHW).repeat(x_BCHW.size(1), 1, 1, 1)
     terms = []
-    for level in range(len(_MS_WEIGHTS)):
+    for level in range(len(MS_WEIGHTS)):
         ssim, contrast = _ssim(x_BCHW, y_BCHW, data_range=1.0, win=window, size_average=False)
-        if level < len(_MS_WEIGHTS) - 1:
+        if level < len(MS_WEIGHTS) - 1:
             terms.append(contrast.clamp(min=_FLOOR))
             padding = [side % 2 for side in x_BCHW.shape[2:]]
             x_BCHW = F.avg_pool2d(x_BCHW, kernel_size=2, padding=padding)
             y_BCHW = F.avg_pool2d(y_BCHW, kernel_size=2, padding=padding)
         else:
             terms.append(ssim.clamp(min=_FLOOR))
-    weights = torch.tensor(_MS_WEIGHTS, device=x_BCHW.device).view(-1, 1, 1)
+    weights = torch.tensor(MS_WEIGHTS, device=x_BCHW.device).view(-1, 1, 1)
     return torch.prod(torch.stack(terms) ** weights, dim=0).mean(dim=1)
 
 
