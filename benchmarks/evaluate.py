@@ -21,7 +21,7 @@ class EvaluateBenchmarkConfig:
     """Images/s of evaluate/run.py and of `python -m compressai.utils.eval_model`, from PNG files to all numbers.
 
     Both code every image for real. Imports, and building the models, are left out for both; starting the coding
-    processes is not. They take turns in one process, so a machine's drift meets both.
+    processes is not. They take turns, each in a process of its own, so a machine's drift meets both.
     """
 
     images: Path | None = None
@@ -50,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(EvaluateBenchmarkConfig, argv, prog=PROG)
 
-    from benchmarks.evaluators import coder_speedups, loose_crops, measure_evaluators, open_both
+    from benchmarks.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks.measure import cores, machine
 
     workers = config.workers or cores()
     with TemporaryDirectory(prefix="relic-benchmark-") as folder:
         crops = loose_crops(Path(folder), config.images, config.crops, cores())
-        both = open_both(config.codec)
-        speeds = measure_evaluators(both, crops, config.rounds, workers)
-        coder = coder_speedups(both.relic, crops, cores())
+        ours = open_ours(config.codec)
+        speeds = measure_evaluators(config.codec, crops, config.rounds, workers)
+        coder = coder_speedups(ours, crops, cores())
     ratio = speeds.relic / speeds.compressai
     print(f"{config.codec}, {speeds.num_images} crops of 224x224, relic with {workers} workers")
     print(f"{'':12}{'images/s':>10}{'PSNR dB':>10}{'bpp':>9}")

@@ -1,10 +1,12 @@
 """relic's evaluator and CompressAI's on the same files, and how far the entropy coder goes on several cores."""
 
 import contextlib
+import multiprocessing
 import re
 import statistics
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +16,11 @@ from compressai.models import FactorizedPrior
 from PIL import Image
 
 from benchmarks.crops import prepare_crops
-from evaluate.codecs import TorchCodec, open_labelled
+from evaluate.codecs import TorchCodec
 from evaluate.coding import coders
 from evaluate.evaluator import evaluate
-from evaluate.sources import FolderSource, ShardSource, open_source
+from evaluate.memory import keep_freed_memory
+from evaluate.sources import ShardSource, open_source
 from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder
 from relic.bitstream.tables import Tables, quantize
@@ -31,11 +34,12 @@ _CPU = torch.device("cpu")
 _CODINGS = 400
 
 
-class BothCodecs(NamedTuple):
-    """The same weights for either evaluator."""
+class Turn(NamedTuple):
+    """One evaluation of all crops."""
 
-    relic: TorchCodec
-    compressai: FactorizedPrior
+    seconds: float
+    psnr_db: float
+    bpp: float
 
 
 class Speeds(NamedTuple):
@@ -67,54 +71,90 @@ def loose_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Pa
     return loose
 
 
-def open_both(name: str) -> BothCodecs:
-    """`embedded`, a file, or N,M for random weights (scaled so that their rate is one that is used)."""
-    if channels := re.fullmatch(r"(\d+),(\d+)", name):
-        architecture = Architecture((int(channels[1]), int(channels[2])), "none")
-        models = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            model = build_model(architecture).eval()
-            with torch.no_grad():
-                model.g_a[6].weight.mul_(0.3)
-            refresh_tables(model, solve=False)
-            models.append(model)
-        return BothCodecs(TorchCodec(name, "random", architecture, models[0], _CPU), models[1])
-    ours, theirs = open_labelled(name, "codec", _CPU), open_codec(name, flag="--codec")
-    if ours.architecture.replaced != "none":
-        raise InputError(f"--codec {name}: has ReLU in {ours.architecture.replaced}, CompressAI's tool takes it not")
-    # As CompressAI builds and keeps it: contiguous memory.
-    return BothCodecs(ours, theirs.model.to(memory_format=torch.contiguous_format))
+def measure_evaluators(codec: str, crops: Path, rounds: int, workers: int) -> Speeds:
+    """Let them take turns, each in a process of its own, as they are run; the first turn of each warms up."""
+    context = multiprocessing.get_context("spawn")
+    turns: dict[str, list[Turn]] = {"relic": [], "compressai": []}
+    pipes, processes = {}, []
+    for name, serve in (("relic", _serve_relic), ("compressai", _serve_compressai)):
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(theirs, codec, crops, rounds, workers)))
+        processes[-1].start()
+        theirs.close()
+    try:
+        for _ in range(rounds):
+            for name, pipe in pipes.items():
+                pipe.send("your turn")
+                turns[name].append(pipe.recv())
+    except EOFError:
+        raise InputError(f"{name}: its process ended; the lines above say why") from None
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    num_images = len(list(crops.iterdir()))
+    speeds = {name: num_images / statistics.median(turn.seconds for turn in found[1:]) for name, found in turns.items()}
+    ours, theirs_last = turns["relic"][-1], turns["compressai"][-1]
+    return Speeds(
+        num_images,
+        **speeds,
+        relic_psnr_db=ours.psnr_db,
+        compressai_psnr_db=theirs_last.psnr_db,
+        relic_bpp=ours.bpp,
+        compressai_bpp=theirs_last.bpp,
+    )
 
 
-def measure_evaluators(both: BothCodecs, crops: Path, rounds: int, workers: int) -> Speeds:
-    """Let them take turns; the first turn of each warms up."""
+def _serve_relic(pipe: Connection, codec: str, crops: Path, rounds: int, workers: int) -> None:
+    keep_freed_memory()
+    ours = open_ours(codec)
+    source = open_source(None, "val", crops)
+    for _ in range(rounds):
+        pipe.recv()
+        began = time.perf_counter()
+        found = evaluate(ours, source, World(0, 1, _CPU), bitstream=True, recon_count=0, workers=workers)
+        seconds = time.perf_counter() - began
+        summary = summarise(found.results)
+        assert summary.psnr_db is not None and summary.bpp_real is not None
+        pipe.send(Turn(seconds, summary.psnr_db, summary.bpp_real))
+    pipe.recv()  # ends with the parent's word, not before
+
+
+def _serve_compressai(pipe: Connection, codec: str, crops: Path, rounds: int, workers: int) -> None:
     # It sets torch to one thread when imported, as it does in every run of its own.
     from compressai.utils.eval_model.__main__ import collect_images, eval_model
 
-    source = open_source(None, "val", crops)
-    assert isinstance(source, FolderSource)
-    world = World(0, 1, _CPU)
+    # As CompressAI builds and keeps a model: contiguous memory.
+    model = _open(codec)[1].to(memory_format=torch.contiguous_format)
     options = {"entropy_estimation": False, "half": False, "per_image": False, "architecture": "bmshj2018-factorized"}
-    seconds: dict[str, list[float]] = {"relic": [], "compressai": []}
     for _ in range(rounds):
+        pipe.recv()
         began = time.perf_counter()
-        evaluation = evaluate(both.relic, source, world, bitstream=True, recon_count=0, workers=workers)
-        seconds["relic"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        theirs = eval_model(both.compressai, "", crops, collect_images(str(crops)), **options)
-        seconds["compressai"].append(time.perf_counter() - began)
-    ours = summarise(evaluation.results)
-    assert ours.psnr_db is not None and ours.bpp_real is not None
-    speed = {name: source.num_images / statistics.median(found[1:]) for name, found in seconds.items()}
-    return Speeds(
-        source.num_images,
-        **speed,
-        relic_psnr_db=ours.psnr_db,
-        compressai_psnr_db=theirs["psnr-rgb"],
-        relic_bpp=ours.bpp_real,
-        compressai_bpp=theirs["bpp"],
-    )
+        found = eval_model(model, "", crops, collect_images(str(crops)), **options)
+        pipe.send(Turn(time.perf_counter() - began, found["psnr-rgb"], found["bpp"]))
+    pipe.recv()
+
+
+def open_ours(codec: str) -> TorchCodec:
+    """relic's view of a codec named on the command line."""
+    return TorchCodec(codec, codec, *_open(codec), _CPU)
+
+
+def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
+    """`embedded`, a file, or N,M for random weights (scaled so that their rate is one that is used)."""
+    channels = re.fullmatch(r"(\d+),(\d+)", codec)
+    if channels is None:
+        opened = open_codec(codec, flag="--codec")
+        if opened.architecture.replaced != "none":
+            raise InputError(f"--codec {codec}: CompressAI's tool has no model with ReLU beside GDN; take one without")
+        return opened.architecture, opened.model
+    architecture = Architecture((int(channels[1]), int(channels[2])), "none")
+    torch.manual_seed(0)
+    model = build_model(architecture).eval()
+    with torch.no_grad():
+        model.g_a[6].weight.mul_(0.3)
+    refresh_tables(model, solve=False)
+    return architecture, model
 
 
 def coder_speedups(codec: TorchCodec, crops: Path, cores: int) -> CoderSpeedups:

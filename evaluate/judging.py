@@ -6,6 +6,7 @@ from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.config import EvaluateConfig
 from evaluate.curves import Curve, gather_curves
 from evaluate.evaluator import Evaluation, evaluate
+from evaluate.memory import keep_freed_memory
 from evaluate.page_pictures import ShownPicture, show
 from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
@@ -27,6 +28,7 @@ class Verdict(NamedTuple):
 
 def judge_everything(config: EvaluateConfig, world: World) -> Verdict:
     """Open all, judge all. Raises InputError, and InexactError where no number can be trusted."""
+    keep_freed_memory()
     workers = config.workers_here
     # All are opened before the first is judged: a wrong file among them is known at once.
     source = open_source(config.shards, config.split, config.images)
