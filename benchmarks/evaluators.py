@@ -86,6 +86,8 @@ def measure_evaluators(codec: str, crops: Path, rounds: int, workers: int) -> Sp
             for name, pipe in pipes.items():
                 pipe.send("your turn")
                 turns[name].append(pipe.recv())
+        for process in processes:
+            process.join()
     except EOFError:
         raise InputError(f"{name}: its process ended; the lines above say why") from None
     finally:
@@ -117,7 +119,6 @@ def _serve_relic(pipe: Connection, codec: str, crops: Path, rounds: int, workers
         summary = summarise(found.results)
         assert summary.psnr_db is not None and summary.bpp_real is not None
         pipe.send(Turn(seconds, summary.psnr_db, summary.bpp_real))
-    pipe.recv()  # ends with the parent's word, not before
 
 
 def _serve_compressai(pipe: Connection, codec: str, crops: Path, rounds: int, workers: int) -> None:
@@ -132,7 +133,6 @@ def _serve_compressai(pipe: Connection, codec: str, crops: Path, rounds: int, wo
         began = time.perf_counter()
         found = eval_model(model, "", crops, collect_images(str(crops)), **options)
         pipe.send(Turn(time.perf_counter() - began, found["psnr-rgb"], found["bpp"]))
-    pipe.recv()
 
 
 def open_ours(codec: str) -> TorchCodec:
@@ -141,7 +141,7 @@ def open_ours(codec: str) -> TorchCodec:
 
 
 def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
-    """`embedded`, a file, or N,M for random weights (scaled so that their rate is one that is used)."""
+    """`embedded`, a file, or N,M for random weights, whose rate is some bits a pixel."""
     channels = re.fullmatch(r"(\d+),(\d+)", codec)
     if channels is None:
         opened = open_codec(codec, flag="--codec")
@@ -151,8 +151,6 @@ def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
     architecture = Architecture((int(channels[1]), int(channels[2])), "none")
     torch.manual_seed(0)
     model = build_model(architecture).eval()
-    with torch.no_grad():
-        model.g_a[6].weight.mul_(0.3)
     refresh_tables(model, solve=False)
     return architecture, model
 

@@ -19,7 +19,7 @@ from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
-        "export/codec.py", "samples/build.py", "benchmarks/loader.py"]  # fmt: skip
+        "export/codec.py", "samples/build.py", "benchmarks/loader.py", "benchmarks/evaluate.py"]  # fmt: skip
 
 
 def outcome(main: Callable[..., int], *argv: str) -> int:

@@ -99,5 +99,7 @@ def test_large_pictures_come_one_at_a_time_in_their_order(monkeypatch: pytest.Mo
             large = torch.full((1, 20, 20, 3), number, dtype=torch.uint8)
             yield Picture(number, "", large if number % 5 == 0 else shared.fill_(number))
 
+    threads = torch.get_num_threads()
     assert list(map_pictures(look, pictures(), 3)) == [(number, number) for number in range(20)]
+    assert torch.get_num_threads() == threads
     assert all(together[number] == [number] for number in range(0, 20, 5))
