@@ -21,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import onnxruntime
 
-    from benchmarks.measure import cores, machine
+    from benchmarks.machine import machine
     from benchmarks.onnx_figures import plot_timing, timing_table
     from benchmarks.onnx_timing import import_seconds, measure, speedups
     from benchmarks.timed_parts import timed_parts
+    from prep.encoding import available_cores
 
     sizes = config.width_height_pairs
     figures = measure(
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"export/codec.py: {seconds:.2f} s from the start of Python until everything is imported", flush=True)
     if config.plot is not None:
         title = "bmshj2018_factorized N={} M={} in onnxruntime {}, cores: {}"
-        plot_timing(config.plot, figures, sizes, title.format(*config.channel_pair, onnxruntime.__version__, cores()))
+        plot_timing(
+            config.plot, figures, sizes, title.format(*config.channel_pair, onnxruntime.__version__, available_cores())
+        )
     if config.json is not None:
         settings = {
             "channels": config.channels,

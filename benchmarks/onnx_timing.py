@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.timed_parts import PARTS, TimedPart
-from export.session import open_session
+from relic.onnx.sessions import open_session
 
 THREADS = {"1": 1, "all": 0}
 """As figures name them -> as onnxruntime takes them."""

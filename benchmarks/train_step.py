@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = _measure(config, Path(folder))
     print(_table(figures), flush=True)
     if config.json is not None:
-        from benchmarks.measure import machine
+        from benchmarks.machine import machine
 
         write_json(config.json, figures | {"settings": _settings(config), "machine": machine()})
     return 0

@@ -1,28 +1,151 @@
-"""A codec to judge."""
+"""The codecs to judge: torch models and export sets, behind one face.
 
-from typing import NamedTuple
+Shapes: x_BCHW, x_hat_BCHW float32, x in [0, 1]; y_BMhw, y_hat_BMhw float32; B = 1; h = ceil(H / 16), w = ceil(W / 16).
+"""
 
+import json
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
 from compressai.models import FactorizedPrior
+from torch import Tensor
 
+from relic.bitstream.container import latent_shape
+from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
+from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import open_codec
+from relic.errors import InputError
+from relic.onnx.layout import MANIFEST
+from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
 
-_FLAG = "--checkpoint"
+Runtime = Literal["torch", "onnxruntime"]
 
 
-class Codec(NamedTuple):
-    """A model ready to be judged."""
+class Quantised(NamedTuple):
+    """What the codec itself makes of a latent."""
+
+    y_hat_BMhw: Tensor
+    """On the CPU."""
+    estimated_bits: float
+
+
+class Codec(Protocol):
+    """A codec ready to be judged. Its methods may be called from several threads at once."""
 
     checkpoint: str
     """As given on the command line."""
     label: str
     """Short and unique among the codecs of a run."""
     architecture: Architecture
-    model: FactorizedPrior
-    """fp32, on the CPU, in eval mode, its CDF tables made from its density just now."""
+    tables: Tables
+    runtime: Runtime
+    device: torch.device
+    """Where images go in and come out."""
+
+    def analyse(self, x_BCHW: Tensor) -> Tensor:
+        """The latent y of an image of any size: padded by its edges, not rounded."""
+        ...
+
+    def quantise(self, y_BMhw: Tensor) -> Quantised:
+        """Rounded about the medians, and what it should cost."""
+        ...
+
+    def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
+        """The reconstruction, cut to height x width."""
+        ...
+
+    def reconstruct(self, x_BCHW: Tensor) -> Tensor:
+        """The codec's own x_hat, in one piece, without a bitstream."""
+        ...
 
 
-def open_labelled(checkpoint: str, label: str) -> Codec:
+class TorchCodec:
+    """A checkpoint: fp32, its CDF tables made from its density just now. Estimates by its likelihoods."""
+
+    runtime: Runtime = "torch"
+
+    def __init__(
+        self, checkpoint: str, label: str, architecture: Architecture, model: FactorizedPrior, device: torch.device
+    ) -> None:
+        self.checkpoint, self.label, self.architecture = checkpoint, label, architecture
+        self.tables = tables_of(model)
+        self._model = model.to(device, memory_format=torch.channels_last)
+        self.device = device
+
+    def analyse(self, x_BCHW: Tensor) -> Tensor:
+        return self._model.g_a(pad_to_stride(x_BCHW))
+
+    def quantise(self, y_BMhw: Tensor) -> Quantised:
+        y_hat_BMhw, likelihoods = self._model.entropy_bottleneck(y_BMhw)
+        return Quantised(y_hat_BMhw.cpu(), -torch.log2(likelihoods).sum(dtype=torch.float64).item())
+
+    def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
+        y_hat_BMhw = y_hat_BMhw.to(self.device, memory_format=torch.channels_last)
+        return self._model.g_s(y_hat_BMhw)[:, :, :height, :width]
+
+    def reconstruct(self, x_BCHW: Tensor) -> Tensor:
+        height, width = x_BCHW.shape[2:]
+        return self._model(pad_to_stride(x_BCHW))["x_hat"][:, :, :height, :width]
+
+
+class OnnxCodec:
+    """An export set: encoder and decoder in onnxruntime on the CPU. Estimates by its symbols' cost under its tables."""
+
+    runtime: Runtime = "onnxruntime"
+    device = torch.device("cpu")
+
+    def __init__(self, folder: Path, label: str, threads: int) -> None:
+        self.checkpoint, self.label = str(folder), label
+        self.architecture = _architecture_of(folder / MANIFEST)
+        self.tables = load_tables(folder)
+        self._encoder = open_encoder(folder, self.tables, threads)
+        self._decoder = open_decoder(folder, self.tables, threads)
+
+    def analyse(self, x_BCHW: Tensor) -> Tensor:
+        height, width = x_BCHW.shape[2:]
+        padded = pad_to_stride(x_BCHW)
+        self._check_size(self._encoder, height, width)
+        return torch.from_numpy(run_part(self._encoder, padded.contiguous().numpy()))
+
+    def quantise(self, y_BMhw: Tensor) -> Quantised:
+        symbols = quantize(y_BMhw[0].numpy(), self.tables)
+        return Quantised(
+            torch.from_numpy(dequantize(symbols, self.tables))[None], code_length_bits(symbols, self.tables)
+        )
+
+    def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
+        self._check_size(self._decoder, height, width)
+        x_hat = run_part(self._decoder, y_hat_BMhw.contiguous().numpy())
+        return torch.from_numpy(x_hat)[:, :, :height, :width]
+
+    def reconstruct(self, x_BCHW: Tensor) -> Tensor:
+        return self.synthesise(self.quantise(self.analyse(x_BCHW)).y_hat_BMhw, *x_BCHW.shape[2:])
+
+    def _check_size(self, part: OnnxPart, height: int, width: int) -> None:
+        _, rows, columns = latent_shape(width, height, self.tables)
+        stride = self.tables.stride
+        check_size(part, (rows * stride, columns * stride), (height, width), stride)
+
+
+def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:
     """Build what a file of ours or CompressAI's describes. Raises InputError naming the file."""
-    opened = open_codec(checkpoint, flag=_FLAG)
-    return Codec(checkpoint, label, opened.architecture, opened.model)
+    opened = open_codec(checkpoint, flag="--checkpoint")
+    return TorchCodec(checkpoint, label, opened.architecture, opened.model, device)
+
+
+def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
+    """Open what export/onnx_parts.py --part all wrote. Raises InputError naming the file at fault."""
+    try:
+        return OnnxCodec(folder, label, threads)
+    except InputError as error:
+        raise InputError(f"--onnx {folder}: {error}") from None
+
+
+def _architecture_of(manifest: Path) -> Architecture:
+    try:
+        described = json.loads(manifest.read_text())["architecture"]
+        return Architecture(**described | {"channels": tuple(described["channels"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{manifest}: not readable ({error}); export again") from error

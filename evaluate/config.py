@@ -1,5 +1,6 @@
 """Flags of `evaluate/run.py`. Imports no torch: a wrong command line is answered at once."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
+from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 
 ORIGINALS = "origin"
 """Folder of the original pictures, beside one of reconstructions for each checkpoint."""
+
+KODAK_IMAGES = 24
 
 GONE = {
     "coco_dir": "pass a folder of images as --images, or packed shards as --shards",
@@ -23,13 +27,16 @@ GONE = {
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge checkpoints on shards or on a folder of images: PSNR, MS-SSIM, estimated rate and real bitstreams.
+    """Judge codecs on shards or on a folder of images: PSNR, MS-SSIM, estimated rate and real bitstreams.
 
     One process: `python evaluate/run.py ...`; several: `torchrun --nproc_per_node 8 evaluate/run.py ...`.
     """
 
-    checkpoint: list[str]
-    """Checkpoints of ours or CompressAI's state dict files, one or more; `embedded` is the small codec we ship."""
+    checkpoint: list[str] | None = None
+    """Checkpoints of ours or CompressAI's state dict files; `embedded` is the small codec we ship. One or more, these
+    and --onnx together."""
+    onnx: list[Path] | None = None
+    """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8: judged by onnxruntime and their tables."""
     shards: str | None = None
     """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
     `.../val-{000000..000004}.tar`; this or --images."""
@@ -41,26 +48,46 @@ class EvaluateConfig:
     """Encode and decode every image for real, and check the result; without, the rate is only estimated."""
     strict: bool = False
     """Fail when real and estimated rate differ by more than 1 % + 8 bytes an image."""
+    curve: list[str] | None = None
+    """The RD curve each codec belongs to, a name for each --checkpoint and then each --onnx; without it those with
+    ReLU in the same places form one."""
+    references: bool | Literal["auto"] = "auto"
+    """JPEG and WebP curves of the same images; auto: with up to 200 images."""
+    published: bool = False
+    """Add CompressAI's published points of bmshj2018-factorized (mse): they are Kodak's, so only for its 24 images."""
     out: Path = Path("recon/eval")
-    """Folder of metrics.json, per_image.csv and the reconstructions."""
+    """Folder of report.html, rd.png, metrics.json, per_image.csv and the reconstructions."""
     recon_count: int = 16
     """Images whose reconstructions are written as PNG: the first so many."""
+    report_images: int = 3
+    """Images shown in report.html: so many of the worst and of the best."""
+    workers: int = 0
+    """Images judged at a time, a core each; 0: one for each core (of this process's share). With 1, a run's times are
+    those of one image alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Where to compute; export sets always run on the CPU."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself or is not there, naming the flag, before torch is loaded."""
-        if self.recon_count < 0:
-            raise InputError(f"--recon_count {self.recon_count}: must be 0 or more")
+        for name in ("recon_count", "report_images", "workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.strict and not self.bitstream:
             raise InputError("--strict: compares real with estimated rates, so it needs --bitstream true")
+        if not self.codecs:
+            raise InputError("missing --checkpoint or --onnx: nothing to judge (see --help)")
         if (self.shards is None) == (self.images is None):
             found = "neither is" if self.shards is None else "both are"
             raise InputError(f"--shards, --images: give one of the two, {found} given")
-        for checkpoint in self.checkpoint:
+        for checkpoint in self.checkpoint or []:
             if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
                 raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
-        _refuse_twice(self.checkpoint)
+        for folder in self.onnx or []:
+            _check_export(folder)
+        _refuse_twice(self.checkpoint or [], "--checkpoint")
+        _refuse_twice(list(map(str, self.onnx or [])), "--onnx")
+        if self.curve is not None and len(self.curve) != len(self.codecs):
+            raise InputError(f"--curve: {len(self.curve)} names for {len(self.codecs)} codecs; give each one")
         check_folder("--out", self.out)
         if self.shards is not None:
             folder = resolve_shards(self.shards, self.split).folder
@@ -68,17 +95,31 @@ class EvaluateConfig:
                 raise InputError(f"--out {self.out}: holds the shards; results need a folder of their own")
         if self.images is not None:
             self._check_images(self.images)
+        elif self.published:
+            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images; give these as --images")
 
     def _check_images(self, images: Path) -> None:
-        list_images(images)
+        num_images = len(list_images(images))
+        if self.published and num_images != KODAK_IMAGES:
+            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images, {images} has {num_images}")
         source, out = images.resolve(), self.out.resolve()
         if source == out or source in out.parents or out in source.parents:
             raise InputError(f"--out {self.out}: lies inside --images {images} or around it; results need their own")
 
     @property
+    def codecs(self) -> list[str]:
+        """All codecs as named: checkpoints, then export sets."""
+        return [*(self.checkpoint or []), *map(str, self.onnx or [])]
+
+    @property
     def labels(self) -> list[str]:
-        """A short, unique name for each checkpoint, fit for a folder."""
-        return unique_labels([Path(checkpoint).resolve() for checkpoint in self.checkpoint])
+        """A short, unique name for each codec, fit for a folder."""
+        return unique_labels([Path(codec) if codec == EMBEDDED else Path(codec).resolve() for codec in self.codecs])
+
+    @property
+    def workers_here(self) -> int:
+        """Images at a time in this process: `workers`, or its share of this machine's cores."""
+        return self.workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:
@@ -98,10 +139,16 @@ def _last_folders(path: Path, count: int) -> tuple[str, ...]:
     return folders[max(0, len(folders) - count) :]
 
 
-def _refuse_twice(checkpoints: Sequence[str]) -> None:
+def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
     seen: set[Path] = set()
-    for checkpoint in checkpoints:
-        path = Path(checkpoint).resolve()
+    for codec in codecs:
+        path = Path(codec).resolve()
         if path in seen:
-            raise InputError(f"--checkpoint {checkpoint}: given twice")
+            raise InputError(f"{flag} {codec}: given twice")
         seen.add(path)
+
+
+def _check_export(folder: Path) -> None:
+    for name in (ENCODER, DECODER, TABLES, MANIFEST):
+        if not (folder / name).is_file():
+            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes a whole set")

@@ -11,46 +11,27 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from evaluate.codecs import Codec
-from evaluate.sources import ImageSource, Picture
-from relic.bitstream.container import OVERHEAD_BYTES, pack, unpack
-from relic.bitstream.tables import code_length_bits
-from relic.codec.coding import analyse, pad_to_stride, synthesise, tables_of
+from evaluate.coding import CodeSymbols, InexactError, RoundTrip, Symbols, coders
+from evaluate.parallel import map_pictures
+from evaluate.sources import ImageSource, Picture, share
+from relic.bitstream.tables import dequantize, quantize
 from relic.codec.constants import STRIDE
 from relic.codec.loss import without_tf32
-from relic.codec.metrics import score_images
+from relic.codec.metrics import ms_ssim_8bit, psnr_db
 from relic.codec.pixels import to_float, to_uint8
 from relic.distributed import World, gather_to_all
 from relic.errors import InputError
 
 _LENGTH_TOLERANCE = 0.001
 _LENGTH_TOLERANCE_BITS = 64
-
-
-class InexactError(RuntimeError):
-    """What was decoded is not what was encoded, or the stream has another length than its tables give it.
-
-    No number of such a run can be trusted. The message names checkpoint and image.
-    """
-
-
-class Coded(NamedTuple):
-    """What coding one image for real took."""
-
-    bpp: float
-    """Of the symbols' bytes alone, over the image's own pixels."""
-    file_bytes: int
-    """The whole .relic file."""
-    encode_ms: float
-    """Pixels on the device to the file's bytes: transform, rounding, entropy coding. One image at a time."""
-    decode_ms: float
-    """The file's bytes to pixels on the device."""
+_REPEATED_FIRST, _REPEATED_EVERY = 8, 32
+"""The codec's own reconstruction is computed once more, in one piece, for so many first images and every so many'th."""
 
 
 class ImageResult(NamedTuple):
@@ -66,11 +47,15 @@ class ImageResult(NamedTuple):
     ms_ssim_db: float | None
     """-10 log10(1 - MS-SSIM); infinite where MS-SSIM is 1."""
     bpp_estimated: float
-    """From the likelihoods, over the image's own pixels."""
+    """From the likelihoods (of an export set: from its tables), over the image's own pixels."""
     bpp_real: float | None
+    """Of the symbols' bytes alone, over the image's own pixels."""
     file_bytes: int | None
+    """The whole .relic file."""
     encode_ms: float | None
+    """Pixels on the device to the file's bytes: transform, rounding, entropy coding; on one core beside others."""
     decode_ms: float | None
+    """The file's bytes to pixels on the device."""
 
 
 class Evaluation(NamedTuple):
@@ -84,21 +69,26 @@ class Evaluation(NamedTuple):
     reconstructions: dict[int, bytes]
 
 
-def evaluate(codec: Codec, source: ImageSource, world: World, *, bitstream: bool, recon_count: int) -> Evaluation:
+def evaluate(
+    codec: Codec, source: ImageSource, world: World, *, bitstream: bool, recon_count: int, workers: int
+) -> Evaluation:
     """Judge `codec` on all images, shared out over the ranks, in fp32 without autocast.
 
-    Raises InexactError, and InputError for an image that cannot be read or coded.
+    `workers` images at a time in each rank, a core each; their symbols are coded in as many processes. Raises
+    InexactError, and InputError for an image that cannot be read or coded.
     """
     results: list[ImageResult] = []
     originals: dict[int, bytes] = {}
     reconstructions: dict[int, bytes] = {}
-    with exact_arithmetic():
-        judge = Judge(codec, world.device, bitstream=bitstream)
-        pictures = source.pictures(world.rank, world.size)
+    with exact_arithmetic(), coders(codec.tables, workers) as code:
+        judge = Judge(codec, code if bitstream else None)
+        pictures = source.pictures(share(source, world))
         total = math.ceil(source.num_images / world.size)
         off = None if world.is_main else True
-        for picture in tqdm(pictures, desc=codec.label, total=total, unit="img", disable=off, leave=False):
-            result, x_hat_BCHW = judge(picture)
+        judged = map_pictures(judge, pictures, workers)
+        for picture, result, x_hat_BCHW in tqdm(
+            judged, desc=codec.label, total=total, unit="img", disable=off, leave=False
+        ):
             results.append(result)
             if picture.number < recon_count:
                 originals[picture.number] = _png(picture.image_BHWC)
@@ -112,95 +102,87 @@ def evaluate(codec: Codec, source: ImageSource, world: World, *, bitstream: bool
     )
 
 
-class Judge:
-    """A codec on a device, which scores one picture at a time."""
+class Judged(NamedTuple):
+    """A picture, its numbers, and its reconstruction (1, 3, H, W), not clamped."""
 
-    def __init__(self, codec: Codec, device: torch.device, *, bitstream: bool) -> None:
-        self._label = codec.label
-        self._tables = tables_of(codec.model)
-        self._model = codec.model.to(device, memory_format=torch.channels_last)
-        self._device = device
-        self._bitstream = bitstream
+    picture: Picture
+    result: ImageResult
+    x_hat_BCHW: Tensor
+
+
+class Judge:
+    """Scores one picture at a time, in any thread. Without `code` rates are estimated alone."""
+
+    def __init__(self, codec: Codec, code: CodeSymbols | None) -> None:
+        self._codec = codec
+        self._device = codec.device
+        self._code = code
         self._warm_up()
 
     @torch.inference_mode()
-    def __call__(self, picture: Picture) -> tuple[ImageResult, Tensor]:
-        """The picture's numbers and the model's reconstruction (1, 3, H, W), not clamped."""
+    def __call__(self, picture: Picture) -> Judged:
+        """Judge a picture. Raises InexactError and InputError, naming codec and picture."""
+        try:
+            return self._judge(picture)
+        except (InputError, InexactError) as error:
+            raise type(error)(f"{self._codec.label}, {picture.name}: {error}") from error
+
+    def _judge(self, picture: Picture) -> Judged:
         x_BCHW = to_float(picture.image_BHWC.to(self._device))
         height, width = x_BCHW.shape[2:]
-        output = self._model(pad_to_stride(x_BCHW))
-        x_hat_BCHW = output["x_hat"][:, :, :height, :width]
+        began = time.perf_counter()
+        y_BMhw = self._codec.analyse(x_BCHW)
+        symbols = quantize(y_BMhw[0].cpu().numpy(), self._codec.tables)
+        analyse_ms = 1000 * (time.perf_counter() - began)
+        own = self._codec.quantise(y_BMhw)
+        trip = self._code(symbols, width, height) if self._code else None
+        if trip:
+            self._check(symbols, trip, own.y_hat_BMhw)
+        began = time.perf_counter()
+        y_hat_BMhw = torch.from_numpy(dequantize(trip.symbols, self._codec.tables))[None] if trip else own.y_hat_BMhw
+        x_hat_BCHW = self._codec.synthesise(y_hat_BMhw, height, width)
+        self._wait_for_device()
+        synthesise_ms = 1000 * (time.perf_counter() - began)
         if not torch.isfinite(x_hat_BCHW).all():
-            raise InputError(
-                f"{self._label}, {picture.name}: the reconstruction is not finite; take another checkpoint"
-            )
-        psnr_db, ms_ssim, bpp = (score.item() for score in score_images(x_BCHW, x_hat_BCHW, output["likelihoods"]["y"]))
-        coded = self._code(picture.name, x_BCHW, x_hat_BCHW) if self._bitstream else None
-        has_ms_ssim = not math.isnan(ms_ssim)
+            raise InputError("the reconstruction is not finite; take another checkpoint")
+        is_repeated = picture.number < _REPEATED_FIRST or picture.number % _REPEATED_EVERY == 0
+        if trip and is_repeated and not torch.equal(x_hat_BCHW, self._codec.reconstruct(x_BCHW)):
+            raise InexactError("the decoded picture is not the model's own reconstruction")
+        similarity = ms_ssim_8bit(x_BCHW, x_hat_BCHW).item()
+        has_ms_ssim = not math.isnan(similarity)
         result = ImageResult(
             name=picture.name,
             width=width,
             height=height,
-            psnr_db=psnr_db,
-            ms_ssim=ms_ssim if has_ms_ssim else None,
-            ms_ssim_db=in_decibels(ms_ssim) if has_ms_ssim else None,
-            bpp_estimated=bpp,
-            bpp_real=coded.bpp if coded else None,
-            file_bytes=coded.file_bytes if coded else None,
-            encode_ms=coded.encode_ms if coded else None,
-            decode_ms=coded.decode_ms if coded else None,
+            psnr_db=psnr_db(x_BCHW, x_hat_BCHW).item(),
+            ms_ssim=similarity if has_ms_ssim else None,
+            ms_ssim_db=in_decibels(similarity) if has_ms_ssim else None,
+            bpp_estimated=own.estimated_bits / (width * height),
+            bpp_real=8 * trip.payload_bytes / (width * height) if trip else None,
+            file_bytes=trip.file_bytes if trip else None,
+            encode_ms=analyse_ms + trip.pack_ms if trip else None,
+            decode_ms=trip.unpack_ms + synthesise_ms if trip else None,
         )
-        return result, x_hat_BCHW
+        return Judged(picture, result, x_hat_BCHW)
 
-    def _code(self, name: str, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Coded:
-        """Encode, decode, and compare with the symbols encoded and with the model's own reconstruction.
-
-        In this process: the coder holds the GIL, and takes a few hundredths of what transforms and metrics take.
-        """
-        height, width = x_BCHW.shape[2:]
-        began = time.perf_counter()
-        symbols = analyse(self._model, x_BCHW)[0]
-        try:
-            file = pack(symbols, width, height, self._tables)
-        except InputError as error:
-            raise InputError(f"{self._label}, {name}: {error}") from None
-        encoded = time.perf_counter()
-        try:
-            decoded = unpack(file, self._tables)
-        except InputError as error:
-            raise InexactError(f"{self._label}, {name}: the stream just written cannot be read: {error}") from error
-        decoded_BCHW = synthesise(self._model, decoded.symbols[None], decoded.height, decoded.width)
-        self._wait_for_device()
-        finished = time.perf_counter()
-        self._check_symbols(name, symbols, decoded.symbols)
-        if not torch.equal(decoded_BCHW, x_hat_BCHW):
-            raise InexactError(f"{self._label}, {name}: the decoded picture is not the model's own reconstruction")
-        payload_bytes = len(file) - OVERHEAD_BYTES
-        self._check_length(name, symbols, payload_bytes)
-        return Coded(
-            bpp=8 * payload_bytes / (width * height),
-            file_bytes=len(file),
-            encode_ms=1000 * (encoded - began),
-            decode_ms=1000 * (finished - encoded),
-        )
-
-    def _check_symbols(self, name: str, encoded: npt.NDArray[np.int32], decoded: npt.NDArray[np.int32]) -> None:
-        if not np.array_equal(encoded, decoded):
-            raise InexactError(f"{self._label}, {name}: decoding gave other symbols than were encoded")
-
-    def _check_length(self, name: str, symbols: npt.NDArray[np.int32], payload_bytes: int) -> None:
-        expected_bits = code_length_bits(symbols, self._tables)
-        if abs(8 * payload_bytes - expected_bits) > _LENGTH_TOLERANCE * expected_bits + _LENGTH_TOLERANCE_BITS:
+    def _check(self, symbols: Symbols, trip: RoundTrip, own_y_hat_BMhw: Tensor) -> None:
+        if not np.array_equal(symbols, trip.symbols):
+            raise InexactError("decoding gave other symbols than were encoded")
+        # The decoder's input, bit for bit: its output then differs from the model's own only if it does not repeat.
+        if not np.array_equal(dequantize(trip.symbols, self._codec.tables), own_y_hat_BMhw[0].numpy()):
+            raise InexactError("the decoded latents are not the model's own")
+        difference_bits = abs(8 * trip.payload_bytes - trip.expected_bits)
+        if difference_bits > _LENGTH_TOLERANCE * trip.expected_bits + _LENGTH_TOLERANCE_BITS:
             raise InexactError(
-                f"{self._label}, {name}: the stream has {payload_bytes} bytes, its symbols cost "
-                f"{expected_bits / 8:.0f} under the stored tables"
+                f"the stream has {trip.payload_bytes} bytes, its symbols cost {trip.expected_bits / 8:.0f} under the "
+                "stored tables"
             )
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
         """Let libraries start up on a small picture, so that the first image is timed like the others."""
-        x_BCHW = torch.zeros(1, 3, 4 * STRIDE, 4 * STRIDE, device=self._device)
-        synthesise(self._model, analyse(self._model, x_BCHW), *x_BCHW.shape[2:])
+        with contextlib.suppress(InputError):  # parts of a fixed size take no other
+            self._codec.reconstruct(torch.zeros(1, 3, 4 * STRIDE, 4 * STRIDE, device=self._device))
         self._wait_for_device()
 
     def _wait_for_device(self) -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the table, metrics.json, per_image.csv and pictures."""
+"""What an evaluation leaves behind: the tables, metrics.json, per_image.csv, rd.png, report.html and pictures."""
 
 import csv
 from collections.abc import Sequence
@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.config import ORIGINALS
+from evaluate.curves import METRICS, Curve, bd_rate_against
 from evaluate.evaluator import Evaluation, ImageResult
+from evaluate.page_pictures import ShownPicture
+from evaluate.plots import rd_figure, write_png
+from evaluate.report_page import bd_rows, write_page
 from evaluate.summary import RateGap, Summary, rate_gap, summarise
 from relic.codec.constants import MIN_MS_SSIM_SIDE
 from relic.files import atomic_write, write_json
@@ -74,7 +78,21 @@ def wide_gaps(evaluations: Sequence[Evaluation]) -> list[str]:
     return [gap_message(label, gap) for label, gap in gaps if gap is not None and gap.is_wide]
 
 
-def write_report(folder: Path, evaluations: Sequence[Evaluation], source: dict[str, str]) -> None:
+def format_bd_rates(curves: Sequence[Curve]) -> str:
+    """A line for each curve that has a BD-rate against the first; empty where none has."""
+    anchor, *others = curves
+    rows = bd_rows(anchor, others)
+    lines = [f"{name}: {by_psnr} by PSNR, {by_ms_ssim} by MS-SSIM" for name, by_psnr, by_ms_ssim in rows]
+    return "\n".join([f"BD-rate against {anchor.name}:", *lines]) if lines else ""
+
+
+def write_report(
+    folder: Path,
+    evaluations: Sequence[Evaluation],
+    curves: Sequence[Curve],
+    shown: Sequence[ShownPicture],
+    source: dict[str, str],
+) -> None:
     """Write everything, each file whole or not at all, metrics.json last. `source` says what the images were."""
     for evaluation in evaluations:
         _write_pictures(folder / evaluation.codec.label, evaluation.reconstructions)
@@ -85,7 +103,25 @@ def write_report(folder: Path, evaluations: Sequence[Evaluation], source: dict[s
         rows.writerow(("checkpoint", *ImageResult._fields))
         for evaluation in evaluations:
             rows.writerows((evaluation.codec.checkpoint, *result) for result in evaluation.results)
-    write_json(folder / "metrics.json", {"summary": [_describe(evaluation, source) for evaluation in evaluations]})
+    write_png(rd_figure(curves), folder / "rd.png")
+    notes = _notes(evaluations, [summarise(evaluation.results) for evaluation in evaluations]) + wide_gaps(evaluations)
+    images = ", ".join(value for name, value in source.items() if name != "fingerprint")
+    write_page(folder / "report.html", evaluations, curves, shown, images, notes)
+    summary = [_describe(evaluation, source) for evaluation in evaluations]
+    write_json(folder / "metrics.json", {"summary": summary, "curves": _describe_curves(curves)})
+
+
+def _describe_curves(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    described = []
+    for curve in curves:
+        bd_rates = {
+            f"bd_rate_{metric.removesuffix('_db')}": found and found._asdict()
+            for metric in METRICS
+            for found in [bd_rate_against(curves[0], curve, metric)]
+        }
+        points = [point._asdict() for point in curve.points]
+        described.append({"name": curve.name, "kind": curve.kind, **bd_rates, "points": points})
+    return described
 
 
 def _describe(evaluation: Evaluation, source: dict[str, str]) -> dict[str, Any]:
@@ -93,6 +129,7 @@ def _describe(evaluation: Evaluation, source: dict[str, str]) -> dict[str, Any]:
     return {
         "checkpoint": codec.checkpoint,
         "label": codec.label,
+        "runtime": codec.runtime,
         "architecture": codec.architecture.name,
         "channels": list(codec.architecture.channels),
         "replaced": codec.architecture.replaced,

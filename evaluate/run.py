@@ -21,31 +21,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; 0 when done, 1 when a number cannot be trusted (or, with --strict, real and estimated rates differ)."""
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
 
-    from evaluate.codecs import open_labelled
-    from evaluate.evaluator import InexactError, evaluate
-    from evaluate.report import format_table, wide_gaps, write_report
-    from evaluate.sources import open_source
+    from evaluate.coding import InexactError
+    from evaluate.judging import judge_everything
+    from evaluate.report import format_bd_rates, format_table, wide_gaps, write_report
     from relic.distributed import join_world
 
     with join_world(config.device) as world:
-        # All are opened before the first is judged: a wrong file among them is known at once.
-        codecs = [
-            open_labelled(checkpoint, label) for checkpoint, label in zip(config.checkpoint, config.labels, strict=True)
-        ]
-        source = open_source(config.shards, config.split, config.images)
         try:
-            evaluations = [
-                evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count)
-                for codec in codecs
-            ]
+            verdict = judge_everything(config, world)
         except InexactError as error:
             print_error(PROG, str(error))
             return 1
-    gaps = wide_gaps(evaluations)
+    gaps = wide_gaps(verdict.evaluations)
     if world.is_main:
-        write_report(config.out, evaluations, source.describe())
-        print(format_table(evaluations))
-        print(f"written: {config.out / 'metrics.json'}, {config.out / 'per_image.csv'}")
+        write_report(config.out, *verdict)
+        print(format_table(verdict.evaluations))
+        if bd_rates := format_bd_rates(verdict.curves):
+            print(bd_rates)
+        print(f"written: {config.out / 'report.html'}, {config.out / 'metrics.json'}, {config.out / 'per_image.csv'}")
         for message in gaps:
             log.warning("%s: %s: %s", PROG, "error" if config.strict else "warning", message)
     return 1 if gaps and config.strict else 0

@@ -1,14 +1,16 @@
 """The images to judge on: a split of shards or a folder, each image once over all ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evaluate.folder import list_images, read_image
+from relic.distributed import World
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.loader.remote import resolve_shards
@@ -36,8 +38,8 @@ class ImageSource(Protocol):
         """What the images are, as a report names it."""
         ...
 
-    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
-        """This rank's images, in order; over all ranks every image exactly once."""
+    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+        """The images at these places, in this order."""
         ...
 
 
@@ -58,11 +60,11 @@ class ShardSource:
             "fingerprint": self.shards.fingerprint,
         }
 
-    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
-        plan = eval_batches(self.num_images, 1, rank, world_size)
+    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+        plan = [np.array([number]) for number in numbers]
         with ShardLoader(self.shards, batch_size=1) as loader:
-            for (number,), batch in zip(plan, loader.batches(plan), strict=True):
-                yield Picture(int(number), batch.keys[0], batch.images)
+            for number, batch in zip(numbers, loader.batches(plan), strict=True):
+                yield Picture(number, batch.keys[0], batch.images)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,15 @@ class FolderSource:
     def describe(self) -> dict[str, str]:
         return {"images": str(self.folder)}
 
-    def pictures(self, rank: int, world_size: int) -> Iterator[Picture]:
-        for (number,) in eval_batches(self.num_images, 1, rank, world_size):
+    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+        for number in numbers:
             name = self.names[number]
-            yield Picture(int(number), name, torch.from_numpy(read_image(self.folder / name))[None])
+            yield Picture(number, name, torch.from_numpy(read_image(self.folder / name))[None])
+
+
+def share(source: ImageSource, world: World) -> list[int]:
+    """The places of this rank's images, in order; over all ranks every image exactly once."""
+    return [int(number) for (number,) in eval_batches(source.num_images, 1, world.rank, world.size)]
 
 
 def open_source(shards: str | None, split: str, images: Path | None) -> ImageSource:

@@ -46,14 +46,14 @@ class RateGap(NamedTuple):
 def summarise(results: Sequence[ImageResult]) -> Summary:
     """Means over one or more images."""
     return Summary(
-        psnr_db=_mean(r.psnr_db for r in results if math.isfinite(r.psnr_db)),
-        ms_ssim=_mean(r.ms_ssim for r in results),
-        ms_ssim_db=_mean(r.ms_ssim_db for r in results if r.ms_ssim_db != math.inf),
+        psnr_db=mean_of(r.psnr_db for r in results if math.isfinite(r.psnr_db)),
+        ms_ssim=mean_of(r.ms_ssim for r in results),
+        ms_ssim_db=mean_of(r.ms_ssim_db for r in results if r.ms_ssim_db != math.inf),
         bpp_estimated=math.fsum(r.bpp_estimated for r in results) / len(results),
-        bpp_real=_mean(r.bpp_real for r in results),
-        file_bytes=_mean(r.file_bytes for r in results),
-        encode_ms=_mean(r.encode_ms for r in results),
-        decode_ms=_mean(r.decode_ms for r in results),
+        bpp_real=mean_of(r.bpp_real for r in results),
+        file_bytes=mean_of(r.file_bytes for r in results),
+        encode_ms=mean_of(r.encode_ms for r in results),
+        decode_ms=mean_of(r.decode_ms for r in results),
         num_images=len(results),
         num_without_ms_ssim=sum(r.ms_ssim is None for r in results),
         num_exact=sum(r.psnr_db == math.inf for r in results),
@@ -62,12 +62,13 @@ def summarise(results: Sequence[ImageResult]) -> Summary:
 
 def rate_gap(results: Sequence[ImageResult]) -> RateGap | None:
     """Real against estimated bytes, or None where nothing was coded."""
-    real = _mean(None if r.bpp_real is None else r.bpp_real * r.width * r.height / 8 for r in results)
-    estimated = _mean(r.bpp_estimated * r.width * r.height / 8 for r in results)
+    real = mean_of(None if r.bpp_real is None else r.bpp_real * r.width * r.height / 8 for r in results)
+    estimated = mean_of(r.bpp_estimated * r.width * r.height / 8 for r in results)
     return None if real is None or estimated is None else RateGap(real, estimated)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None; None where all are."""
     present = [value for value in values if value is not None]
     # fsum rounds once, so the mean does not depend on the number of ranks.
     return math.fsum(present) / len(present) if present else None

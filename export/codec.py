@@ -13,8 +13,8 @@ from typing import NoReturn
 if not __package__:  # run as a file: same import root as `python -m export.codec`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from export.layout import DECODER, ENCODER, TABLES
 from relic.errors import InputError
+from relic.onnx.layout import DECODER, ENCODER, TABLES
 
 PROG = "export/codec.py"
 
@@ -72,9 +72,10 @@ def _check(arguments: argparse.Namespace, parser: _Parser) -> None:
 
 
 def _encode(source: Path, target: Path, folder: Path) -> None:
-    from export.device import encode, load_tables, open_encoder
+    from export.device import encode
     from export.pictures import read_picture
     from relic.bitstream.container import write_stream
+    from relic.onnx.sessions import load_tables, open_encoder
 
     tables = load_tables(folder)
     pixels = read_picture(source)
@@ -85,9 +86,10 @@ def _encode(source: Path, target: Path, folder: Path) -> None:
 
 
 def _decode(source: Path, target: Path, folder: Path) -> None:
-    from export.device import decode, load_tables, open_decoder
+    from export.device import decode
     from export.pictures import write_picture
     from relic.bitstream.container import read_stream
+    from relic.onnx.sessions import load_tables, open_decoder
 
     tables = load_tables(folder)
     stream = read_stream(source, tables)

@@ -12,7 +12,6 @@ import torch
 
 from export.config import ExportConfig
 from export.int8 import Int8, make_int8
-from export.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
 from export.onnx_files import Geometry, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
@@ -21,6 +20,7 @@ from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
 from relic.files import atomic_write, write_json
+from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from relic.shards.shard_set import open_shard_set
 
 FORMAT = "relic-export"

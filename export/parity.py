@@ -15,11 +15,11 @@ from compressai.models import FactorizedPrior
 
 from export.parts import INPUT_NAMES, Part
 from export.probes import Floats, Probes
-from export.session import open_session
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
 from relic.errors import InputError
+from relic.onnx.sessions import open_session
 
 TOLERANCE = 1e-4
 

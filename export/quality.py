@@ -13,10 +13,10 @@ import torch
 
 from export.crops import Floats
 from export.parts import INPUT_NAMES, Part
-from export.session import open_session
 from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.metrics import ms_ssim_8bit, psnr_db
+from relic.onnx.sessions import open_session
 
 _TINY = 1e-30
 """Energy that stands for none: JSON has no infinity."""

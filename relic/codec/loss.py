@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of MS-SSIM's five scales, finest first."""
 _FLOOR = 1e-6
 
 LossType = Literal["recon", "rd"]
@@ -53,9 +54,9 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """
     window, weights = _ms_ssim_constants(x_BCHW.size(1), x_BCHW.device, x_BCHW.dtype)
     terms = []
-    for level in range(len(_MS_WEIGHTS)):
+    for level in range(len(MS_WEIGHTS)):
         ssim, contrast = _ssim(x_BCHW, y_BCHW, data_range=1.0, win=window, size_average=False)
-        if level < len(_MS_WEIGHTS) - 1:
+        if level < len(MS_WEIGHTS) - 1:
             terms.append(contrast.clamp(min=_FLOOR))
             padding = [side % 2 for side in x_BCHW.shape[2:]]
             x_BCHW = F.avg_pool2d(x_BCHW, kernel_size=2, padding=padding)
@@ -70,7 +71,7 @@ def _ms_ssim_constants(channels: int, device: torch.device, dtype: torch.dtype) 
     """Window (C, 1, 1, 11) and weights (5, 1, 1), brought to a device once: each such copy makes it wait."""
     with torch.inference_mode(False):  # else they could not be used in a backward pass
         window = _fspecial_gauss_1d(11, 1.5).repeat(channels, 1, 1, 1)
-        weights = torch.tensor(_MS_WEIGHTS).view(-1, 1, 1)
+        weights = torch.tensor(MS_WEIGHTS).view(-1, 1, 1)
         return window.to(device, dtype), weights.to(device)
 
 

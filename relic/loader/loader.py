@@ -59,8 +59,8 @@ class ShardLoader:
 
     Errors: what goes wrong in a thread (InputError naming shard and sample) is raised by the iterator at the batch it
     belongs to; batches before it are delivered. Cancel: dropping or closing the iterator forgets what was begun, waits
-    for reads in flight (a task each: a few rows, of raw crops up to 64) and leaves the loader usable. Shutdown: `close()`, or leaving the `with`
-    block, ends the threads; they are plain threads, so a killed process leaves nothing behind.
+    for reads in flight (a task a thread, at most 64 crops) and leaves the loader usable. Shutdown: `close()`, or
+    leaving the `with` block, ends the threads; they are plain threads, so a killed process leaves nothing behind.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from PIL import Image
 from benchmarks.export import main
 from benchmarks.export_config import ExportBenchmarkConfig
 from benchmarks.timed_parts import timed_parts
-from export.session import open_session
 from relic.errors import InputError
+from relic.onnx.sessions import open_session
 
 PARTS = ("encoder", "decoder")
 

@@ -119,7 +119,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Out
     from evaluate.run import main
 
     def run_command(*argv: str | Path, out: str = "out") -> Outcome:
-        code = main([*map(str, argv), "--out", str(tmp_path / out), "--device", "cpu"])
+        code = main(["--workers", "1", *map(str, argv), "--out", str(tmp_path / out), "--device", "cpu"])
         return Outcome(code, capsys.readouterr().out, tmp_path / out)
 
     return run_command

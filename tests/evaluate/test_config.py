@@ -20,7 +20,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--images {folder}", "missing --checkpoint"),
+        ("--images {folder}", "missing --checkpoint or --onnx"),
         ("--checkpoint {folder}/nope.pt --images {folder}", "nope.pt: no such file"),
         ("--checkpoint {checkpoint}", "--shards, --images: give one of the two, neither is given"),
         ("--checkpoint {checkpoint} --shards {shards} --images {folder}", "give one of the two, both are given"),
@@ -37,6 +37,13 @@ def checkpoint(tmp_path: Path) -> Path:
             "--out {checkpoint}: {checkpoint} is not a folder",
         ),
         ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "lies inside --images"),
+        ("--checkpoint {checkpoint} --images {folder} --workers -1", "--workers -1: must be 0 or more"),
+        ("--onnx {empty} --images {folder}", "--onnx {empty}: holds no encoder.onnx"),
+        ("--onnx {folder}/nope --images {folder}", "--onnx {folder}/nope: holds no encoder.onnx"),
+        ("--checkpoint {checkpoint} --images {folder} --curve a b", "--curve: 2 names for 1 codecs"),
+        ("--checkpoint {checkpoint} --images {folder} --references 3", "--references 3: choose from auto, true, false"),
+        ("--checkpoint {checkpoint} --images {folder} --published", "24 images, {folder} has 4"),
+        ("--checkpoint {checkpoint} --shards {shards} --published", "24 images; give these as --images"),
         ("--checkpoint {checkpoint} --coco_dir {folder}", "--coco_dir is gone: "),
         ("--checkpoint {checkpoint} --use_prepared true", "--use_prepared is gone: "),
         ("--checkpoint {checkpoint} --images {folder} --num_workers 4", "--num_workers is gone: "),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from export.onnx_parts import main
-from export.session import open_session
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
 from relic.codec.model import Parts
 from relic.codec.pretrained import open_codec, swap
+from relic.onnx.sessions import open_session
 from tests.export.conftest import as_batch, picture
 
 SIDE = 224

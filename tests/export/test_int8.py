@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.device import decode, encode, load_tables, open_decoder, open_encoder
-from export.layout import CALIBRATION, FLOAT
+from export.device import decode, encode
 from export.onnx_parts import main
-from export.session import open_session
 from relic.bitstream.container import OVERHEAD_BYTES, unpack
 from relic.bitstream.tables import quantize
 from relic.codec.model import Parts
+from relic.onnx.layout import CALIBRATION, FLOAT
+from relic.onnx.sessions import load_tables, open_decoder, open_encoder, open_session
 from tests.conftest import write_shards
 from tests.export.conftest import MakeCheckpoint
 

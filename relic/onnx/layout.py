@@ -1,4 +1,4 @@
-"""What an export folder holds: the names that the exporter writes and the device codec reads. Imports nothing."""
+"""What an export folder holds: names that the exporter writes, and device and evaluator read. Imports nothing."""
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"

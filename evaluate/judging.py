@@ -1,0 +1,58 @@
+"""The whole of a run's work, from opened codecs to what a report needs."""
+
+from typing import NamedTuple
+
+from evaluate.codecs import Codec, open_labelled, open_onnx
+from evaluate.config import EvaluateConfig
+from evaluate.curves import Curve, gather_curves
+from evaluate.evaluator import Evaluation, evaluate
+from evaluate.memory import keep_freed_memory
+from evaluate.page_pictures import ShownPicture, show
+from evaluate.published import PUBLISHED
+from evaluate.references import AUTO_LIMIT, reference_curves
+from evaluate.sources import ImageSource, open_source
+from relic.distributed import World
+
+
+class Verdict(NamedTuple):
+    """What a run found. Evaluations and curves are the same on every rank."""
+
+    evaluations: list[Evaluation]
+    curves: list[Curve]
+    """The codecs' first, then JPEG's and WebP's, then the published one."""
+    shown: list[ShownPicture]
+    """On rank 0 alone."""
+    source: dict[str, str]
+    """What the images are."""
+
+
+def judge_everything(config: EvaluateConfig, world: World) -> Verdict:
+    """Open all, judge all. Raises InputError, and InexactError where no number can be trusted."""
+    keep_freed_memory()
+    workers = config.workers_here
+    # All are opened before the first is judged: a wrong file among them is known at once.
+    source = open_source(config.shards, config.split, config.images)
+    codecs = _open_codecs(config, world, workers)
+    evaluations = [
+        evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)
+        for codec in codecs
+    ]
+    curves = gather_curves(evaluations, config.curve)
+    if _wants_references(config, source):
+        curves += reference_curves(source, world, workers=workers)
+    if config.published:
+        curves.append(PUBLISHED)
+    shown = show(evaluations, source, config.report_images) if world.is_main else []
+    return Verdict(evaluations, curves, shown, source.describe())
+
+
+def _open_codecs(config: EvaluateConfig, world: World, workers: int) -> list[Codec]:
+    labels = iter(config.labels)
+    codecs: list[Codec] = [open_labelled(name, next(labels), world.device) for name in config.checkpoint or []]
+    # Side by side, each image has one core; alone, onnxruntime may take all (0).
+    threads = 1 if workers > 1 else 0
+    return codecs + [open_onnx(folder, next(labels), threads=threads) for folder in config.onnx or []]
+
+
+def _wants_references(config: EvaluateConfig, source: ImageSource) -> bool:
+    return source.num_images <= AUTO_LIMIT if config.references == "auto" else config.references

@@ -1,0 +1,97 @@
+"""The pictures of report.html: which ones, and what each codec makes of them, as data URIs."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, features
+from torch import Tensor
+
+from evaluate.evaluator import Evaluation, ImageResult, Judge, exact_arithmetic
+from evaluate.sources import ImageSource
+from relic.codec.pixels import to_uint8
+
+_MAX_SIDE = 1280
+"""Of larger images the centre is shown: a page has to stay a page, and scaling would hide what coding does."""
+
+
+class Version(NamedTuple):
+    """What one codec makes of a picture."""
+
+    label: str
+    uri: str
+    result: ImageResult
+
+
+class ShownPicture(NamedTuple):
+    """A picture of the page."""
+
+    rank: str
+    """`worst 1`, `best 2`, ..."""
+    name: str
+    width: int
+    height: int
+    """Of what is shown, in pixels."""
+    original: str
+    versions: list[Version]
+    cut: str
+    """Says what part is shown; empty when all is."""
+
+
+def choose(evaluation: Evaluation, count: int) -> dict[int, str]:
+    """Place in the source -> rank, of the codec's `count` worst and best images by PSNR, none twice."""
+    num_images = len(evaluation.results)
+    order = sorted(range(num_images), key=lambda number: evaluation.results[number].psnr_db)
+    worst = {number: f"worst {place}" for place, number in enumerate(order[:count], start=1)}
+    best = order[max(count, num_images - count) :][::-1]
+    return worst | {number: f"best {place}" for place, number in enumerate(best, start=1)}
+
+
+def show(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
+    """The first codec's worst and best images, reconstructed with each codec.
+
+    They are read and coded again: which ones they are is known at the end, and all would fill the memory.
+    """
+    chosen = choose(evaluations[0], count)
+    judges = [Judge(evaluation.codec, None) for evaluation in evaluations]
+    shown = []
+    with exact_arithmetic():
+        for picture in source.pictures(list(chosen)):
+            height, width = picture.image_BHWC.shape[1:3]
+            box = _centre(width, height)
+            versions = [
+                Version(
+                    evaluation.codec.label,
+                    _data_uri(to_uint8(judge(picture).x_hat_BCHW).cpu(), box),
+                    evaluation.results[picture.number],
+                )
+                for evaluation, judge in zip(evaluations, judges, strict=True)
+            ]
+            left, top, right, bottom = box
+            size = right - left, bottom - top
+            cut = "" if size == (width, height) else f"The centre {size[0]}x{size[1]} of {width}x{height} pixels."
+            original = _data_uri(picture.image_BHWC, box)
+            shown.append(ShownPicture(chosen[picture.number], picture.name, *size, original, versions, cut))
+    return shown
+
+
+def _centre(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    shown_width, shown_height = min(width, _MAX_SIDE), min(height, _MAX_SIDE)
+    left, top = (width - shown_width) // 2, (height - shown_height) // 2
+    return left, top, left + shown_width, top + shown_height
+
+
+def _data_uri(image_BHWC: Tensor, box: tuple[int, int, int, int]) -> str:
+    """Lossless: WebP where Pillow has it, for it is a quarter smaller than PNG."""
+    left, top, right, bottom = box
+    pixels = image_BHWC[0, top:bottom, left:right].contiguous().numpy()
+    buffer = io.BytesIO()
+    if features.check("webp"):
+        Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=3)
+        kind = "webp"
+    else:
+        Image.fromarray(pixels).save(buffer, "PNG")
+        kind = "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

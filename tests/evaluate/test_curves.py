@@ -1,0 +1,112 @@
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_msssim import ms_ssim
+
+from evaluate.curves import Curve, Point, bd_rate_against
+from evaluate.published import PUBLISHED
+from evaluate.references import reference_curves
+from evaluate.sources import open_source
+from relic.codec.checkpoint import Checkpoint, save_checkpoint
+from relic.codec.pretrained import open_codec
+from relic.distributed import World
+
+
+def curve(rates: Sequence[float], psnr: Callable[[float], float], name: str = "x") -> Curve:
+    return Curve(name, "codec", tuple(Point(str(rate), rate, psnr(rate), 1 - 0.1 / (1 + rate)) for rate in rates))
+
+
+RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+def quality(rate: float) -> float:
+    return 30 + 5 * math.log2(rate)
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.0, 1.3])
+def test_bd_rate_of_a_curve_whose_rates_are_scaled_is_the_scale(factor: float) -> None:
+    scaled = curve([factor * rate for rate in RATES], lambda rate: quality(rate / factor))
+    found = bd_rate_against(curve(RATES, quality), scaled, "psnr_db")
+    assert found is not None
+    assert found.percent == pytest.approx(100 * (factor - 1), abs=1e-6)
+    assert found.overlap == pytest.approx(1)
+
+
+def test_overlap_is_the_share_of_qualities_both_reach() -> None:
+    shifted = curve([4 * rate for rate in RATES], quality)  # 10 of 20 dB are shared, of 30 in all
+    found = bd_rate_against(curve(RATES, quality), shifted, "psnr_db")
+    assert found is not None
+    assert (found.percent, found.overlap) == (pytest.approx(0, abs=1e-6), pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        curve(RATES[:3], quality),
+        curve(RATES, lambda rate: 30 - rate),
+        curve([1000 * rate for rate in RATES], quality),
+        Curve("x", "codec", tuple(Point("", rate, None, None) for rate in RATES)),
+        Curve("x", "codec", (*curve(RATES, quality).points, Point("", 9.0, math.inf, 1.0))),
+    ],
+    ids=["three rates", "falling", "no common quality", "not measured", "one exact"],
+)
+def test_no_bd_rate_where_it_would_mean_nothing(other: Curve) -> None:
+    assert bd_rate_against(curve(RATES, quality), other, "psnr_db") is None
+
+
+def test_published_points_are_eight_and_rise() -> None:
+    points = np.array([(point.bpp, point.psnr_db, point.ms_ssim) for point in PUBLISHED.points], dtype=float)
+    assert points.shape == (8, 3) and (np.diff(points, axis=0) > 0).all()
+
+
+def test_reference_curves_are_pillow_s_files_under_our_metrics(
+    tmp_path: Path, make_picture: Callable[..., np.ndarray]
+) -> None:
+    for number, size in enumerate(((200, 180), (176, 240))):
+        Image.fromarray(make_picture(*size, number)).save(tmp_path / f"{number}.png")
+    world = World(0, 1, torch.device("cpu"))
+    curves = reference_curves(open_source(None, "val", tmp_path), world, workers=2)
+    assert [curve.name.split()[0] for curve in curves] == ["JPEG", "WebP"]
+    point = next(point for point in curves[0].points if point.name == "quality 50")
+    bpp, psnr, similarity = [], [], []
+    for path in sorted(tmp_path.glob("*.png")):
+        pixels = np.asarray(Image.open(path)).astype(float)
+        Image.open(path).save(tmp_path / "x.jpg", quality=50, optimize=True)
+        decoded = np.asarray(Image.open(tmp_path / "x.jpg")).astype(float)
+        bpp.append(8 * (tmp_path / "x.jpg").stat().st_size / pixels[..., 0].size)
+        psnr.append(10 * math.log10(255**2 / np.square(pixels - decoded).mean()))
+        pair = (torch.from_numpy(image).float().permute(2, 0, 1)[None] for image in (pixels, decoded))
+        similarity.append(ms_ssim(*pair, data_range=255).item())
+    assert (point.bpp, point.psnr_db) == (pytest.approx(np.mean(bpp)), pytest.approx(np.mean(psnr), abs=1e-5))
+    assert point.ms_ssim == pytest.approx(np.mean(similarity), abs=1e-5)
+    for found in curves:
+        assert [point.bpp for point in found.points] == sorted(point.bpp for point in found.points)
+
+
+def test_four_checkpoints_a_curve_give_bd_rates(shards: Path, run: Callable, tmp_path: Path) -> None:
+    paths = []
+    for name in ("a", "b"):
+        for gain in (0.125, 0.25, 0.5, 1):
+            opened = open_codec("embedded", flag="")
+            with torch.no_grad():  # the wider the latents, the finer they are rounded
+                for parameter in opened.model.g_a[6].parameters():
+                    parameter.mul_(gain)
+                opened.model.g_s[0].weight.div_(gain)
+            paths.append(tmp_path / f"{name}{gain}.pt")
+            save_checkpoint(paths[-1], Checkpoint(opened.architecture, opened.model.state_dict()))
+    outcome = run("--checkpoint", *paths, "--shards", shards, "--curve", *"aaaabbbb", "--recon_count", 0)
+    assert outcome.code == 0
+    curves = json.loads((outcome.out / "metrics.json").read_text())["curves"]
+    assert [(curve["name"], len(curve["points"]), curve["kind"]) for curve in curves[:2]] == [
+        ("a", 4, "codec"),
+        ("b", 4, "codec"),
+    ]
+    assert curves[1]["bd_rate_psnr"]["percent"] == pytest.approx(0, abs=1e-6)
+    assert "BD-rate against a:\nb: +0.0 %" in outcome.stdout
+    assert (outcome.out / "rd.png").read_bytes()[:4] == b"\x89PNG"

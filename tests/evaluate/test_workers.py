@@ -1,0 +1,105 @@
+"""Several images at a time: the same rows in the same order, and errors that end the run."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluate import parallel
+from evaluate.coding import coders, round_trip
+from evaluate.parallel import map_pictures
+from evaluate.run import main
+from evaluate.sources import Picture
+from relic.bitstream.tables import Tables
+from relic.codec.coding import tables_of
+from relic.errors import InputError
+
+
+@pytest.fixture
+def tables(make_codec: Callable) -> Tables:
+    model = make_codec()
+    model.update(force=True)
+    return tables_of(model)
+
+
+def test_two_workers_give_what_one_gives(save_codec: Callable[..., Path], folder: Path, run: Callable) -> None:
+    path = save_codec()
+    outcomes = [
+        run("--checkpoint", path, "--images", folder, "--recon_count", 4, "--workers", n, out=n) for n in ("1", "3")
+    ]
+    for alone, beside in zip(*(outcome.rows for outcome in outcomes), strict=True):
+        for name in ("name", "width", "height", "file_bytes", "bpp_real"):
+            assert alone[name] == beside[name]
+        for name in ("psnr_db", "bpp_estimated", "ms_ssim"):
+            assert alone[name] == beside[name] or float(alone[name]) == pytest.approx(float(beside[name]), rel=1e-6)
+        assert float(beside["encode_ms"]) > 0 and float(beside["decode_ms"]) > 0
+    for number in range(4):
+        one, other = (outcome.out / "codec" / f"{number:03d}.png" for outcome in outcomes)
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_bad_image_among_good_ones_ends_it_in_one_line(
+    save_codec: Callable[..., Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "c.jpg").write_bytes(b"not a picture")
+    argv = ["--checkpoint", str(save_codec()), "--images", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--device", "cpu", "--workers", "2"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("evaluate/run.py: error: ") and "c.jpg: not a readable image" in error
+    assert not (tmp_path / "out").exists()
+    assert multiprocessing.active_children() == []
+
+
+def test_coding_processes_answer_as_this_one_does_and_end(tables: Tables) -> None:
+    symbols = np.arange(12 * 6, dtype=np.int32).reshape(12, 2, 3) % 5 - 2
+    here = round_trip(symbols, 48, 32, tables)
+    with coders(tables, 2) as code:
+        for _ in range(3):
+            there = code(symbols, 48, 32)
+            np.testing.assert_array_equal(there.symbols, here.symbols)
+            assert there[1:4] == here[1:4]
+        with pytest.raises(InputError, match="do not belong to 480 x 32 pixels"):
+            code(symbols, 480, 32)
+        assert code(symbols, 48, 32).payload_bytes == here.payload_bytes
+    assert multiprocessing.active_children() == []
+
+
+def test_a_killed_coding_process_is_an_error_not_a_wait(tables: Tables) -> None:
+    symbols = np.zeros((12, 2, 3), dtype=np.int32)
+    with coders(tables, 2) as code:
+        code(symbols, 48, 32)
+        for child in multiprocessing.active_children():
+            assert child.pid
+            os.kill(child.pid, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(InputError, match=r"a coding process was killed.*--workers 1"):
+                code(symbols, 48, 32)
+
+
+def test_large_pictures_come_one_at_a_time_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_LARGE_PIXELS", 100)
+    running: list[int] = []
+    together: dict[int, list[int]] = {}
+    shared = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+
+    def look(picture: Picture) -> tuple[int, int]:
+        running.append(picture.number)
+        together[picture.number] = list(running)
+        value = int(picture.image_BHWC[0, 0, 0, 0])
+        running.remove(picture.number)
+        return picture.number, value
+
+    def pictures():
+        for number in range(20):
+            large = torch.full((1, 20, 20, 3), number, dtype=torch.uint8)
+            yield Picture(number, "", large if number % 5 == 0 else shared.fill_(number))
+
+    threads = torch.get_num_threads()
+    assert list(map_pictures(look, pictures(), 3)) == [(number, number) for number in range(20)]
+    assert torch.get_num_threads() == threads
+    assert all(together[number] == [number] for number in range(0, 20, 5))
