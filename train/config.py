@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
+from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
@@ -44,8 +44,14 @@ class TrainConfig:
     """Where ReLU takes GDN's place."""
     train_scope: Literal["replaced+hyper", "replaced", "all"] = "replaced+hyper"
     """What is trained: the replaced transforms, these and the entropy bottleneck, or everything."""
-    swap_init: Literal["naive"] = "naive"
-    """How weights around a replaced layer start: `naive` keeps them as they are."""
+    swap_init: Literal["calibrated", "naive"] | None = None
+    """How weights around a replaced layer start: `calibrated` refits them to the GDN codec on train crops, `naive`
+    keeps them as they are. By default calibrated, but naive with --pretrained none."""
+    calib_images: int = 64
+    """Train crops that calibration looks at, the first of the first epoch's order."""
+    distill: float = 0.0
+    """Weight of an extra loss to the GDN codec's latents (encoder) and features (decoder); it falls to 0 over the
+    run."""
     epochs: int = 10
     """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
     batch_size: int = 16
@@ -128,6 +134,8 @@ class TrainConfig:
             _within(name, getattr(self, name), 0, None)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
+        _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
+        _within("distill", self.distill, 0, None)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
         if not 0 < self.lr < float("inf"):
@@ -136,6 +144,9 @@ class TrainConfig:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
         if self.replace_parts == "none" and self.train_scope != "all":
             raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
+        for name in ("swap_init", "distill"):
+            if self.replace_parts == "none" and getattr(self, name):
+                raise InputError(f"--{name} {getattr(self, name)}: --replace_parts none swaps nothing; leave it out")
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
         self._check_files()
@@ -182,6 +193,11 @@ class TrainConfig:
         samples = train_set.num_samples
         if samples < self.batch_size:
             raise InputError(f"--batch_size {self.batch_size}: {train_set.folder} holds only {samples} train samples")
+        if self.initialisation == "calibrated" and self.checkpoint_to_resume is None and samples < self.calib_images:
+            raise InputError(
+                f"--calib_images {self.calib_images}: {train_set.folder} holds only {samples} train samples; "
+                "take fewer, or --swap_init naive"
+            )
 
     def train_set(self) -> ShardSet:
         """The train split of --shards."""
@@ -197,6 +213,13 @@ class TrainConfig:
     def needs_ms_ssim(self) -> bool:
         """Whether the loss contains MS-SSIM."""
         return self.distortion == "l1_msssim" and self.alpha_l1 < 1
+
+    @property
+    def initialisation(self) -> Literal["calibrated", "naive", "none"]:
+        """--swap_init, resolved; `none` where nothing is replaced."""
+        if self.replace_parts == "none":
+            return "none"
+        return self.swap_init or ("naive" if self.pretrained == "none" else "calibrated")
 
     @property
     def channel_pair(self) -> tuple[int, int] | None:

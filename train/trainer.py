@@ -36,6 +36,7 @@ class Learner(NamedTuple):
 
     model: FactorizedPrior
     architecture: Architecture
+    swap_init: str
     entropy_trained: bool
     """Whether the entropy bottleneck is trained, and so its quantiles are solved again."""
     optimizer: torch.optim.Optimizer
@@ -165,7 +166,7 @@ class Trainer:
             checkpoint = Checkpoint(
                 architecture=learner.architecture,
                 model=learner.model.state_dict(),
-                swap_init=self._config.swap_init,
+                swap_init=learner.swap_init,
                 train_scope=self._config.train_scope,
                 loss_type=self._config.loss_type,
                 config=self._config_values,

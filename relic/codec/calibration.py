@@ -27,7 +27,7 @@ from relic.codec.refit import HELD_BACK, Chunks, FittedLayer, Regression, lifted
 _CHUNK_VALUES = 1 << 23
 """Float32 values of the widest activation that are computed at once."""
 
-OnProgress = Callable[[float], None]
+OnProgress = Callable[[float], object]
 """Told the share of the work that is done, 0 to 1."""
 
 
@@ -84,7 +84,7 @@ class _Work:
         self._costs = {layer: _multiplications(layer) for layer in layers}
         self._closed, self._on_progress = 0.0, on_progress
 
-    def advance(self, layer: nn.Module, share: float) -> None:
+    def advance(self, layer: Layer, share: float) -> None:
         """`layer` is done to `share`, at 1 for good."""
         done = self._closed + share * self._costs[layer]
         if share == 1:
@@ -124,21 +124,22 @@ class _Fitter:
         `same_input`: both get the same, so the first convolution stays as it is. `last`: what the last convolution is
         fitted to, by default the teacher's output.
         """
-        places = [place for place, layer in enumerate(student) if isinstance(layer, Layer)]
+        layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, Layer)}
         wanted = self.apply(teacher[0], teacher_input)
         if same_input:
-            self._work.advance(student[0], 1)
+            self._work.advance(layers[0], 1)
         else:
-            self.fitted.append(self._regression(student[0], student_input, wanted).fit(f"{name}.0"))
-        before = self.apply(student[0], student_input)
-        for place, following in itertools.pairwise(places):
-            layer = student[following]
+            self.fitted.append(self._regression(layers[0], student_input, wanted).fit(f"{name}.0"))
+        before = self.apply(layers[0], student_input)
+        for place, following in itertools.pairwise(layers):
             wanted = self.apply(teacher[place + 1 : following + 1], wanted)
-            goal = last if last is not None and following == places[-1] else wanted
-            fitted, lift = self._regression(layer, before, goal).fit_behind_relu(f"{name}.{following}")
+            goal = last if last is not None and following == max(layers) else wanted
+            fitted, lift = self._regression(layers[following], before, goal).fit_behind_relu(f"{name}.{following}")
             self.fitted.append(fitted)
-            student[place].bias.add_(lift.to(student[place].bias))
-            before = self.apply(lambda z, layer=layer, lift=lift: layer(lifted(z, lift)), before)
+            bias = layers[place].bias
+            assert bias is not None
+            bias.add_(lift.to(bias))
+            before = [layers[following](lifted(z.to(self._device), lift)).cpu() for z in before]
         return before, wanted
 
     def _regression(self, layer: Layer, before: Chunks, goal: Chunks) -> Regression:

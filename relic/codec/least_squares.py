@@ -36,9 +36,9 @@ Phase = tuple[Axis, Axis]
 
 def phases_of(layer: Layer) -> list[Phase]:
     """The plain convolutions a layer consists of: one, or one a phase of a transposed convolution's outputs."""
-    axes = []
+    assert not isinstance(layer.padding, str)
+    axes: list[list[Axis]] = []
     for kernel, stride, padding in zip(layer.kernel_size, layer.stride, layer.padding, strict=True):
-        padding = int(padding)
         if isinstance(layer, nn.Conv2d):
             axes.append([Axis(tuple(range(kernel)), -padding, stride, 0, 1)])
             continue
