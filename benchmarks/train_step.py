@@ -66,9 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    import torch
+
     from benchmarks.steps import loop_overhead_seconds
     from relic.distributed import join_world
 
+    torch.set_num_threads(1)  # as torchrun sets it; a second one would fight the loader's threads for the cores
     training = _training_config(config, folder)
     with join_world("cpu") as world:
         seconds = _take_turns(training, world, config.rounds)

@@ -7,6 +7,7 @@ Flags are the dataclass's fields, their help the fields' docstrings, their check
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import os
@@ -28,10 +29,16 @@ Config = TypeVar("Config")
 _TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
 
 
+_OF_THE_FILE = ("Problems parsing config", "Option '", "Unexpected config")
+
+
 class _Parser(ArgumentParser):
+    given: Sequence[str] = ()
+    """The command line."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # every rank reads the same command line
-            print_error(self.prog, _one_line(message))
+            print_error(self.prog, _config_file(message, self.given) + _one_line(message))
         sys.exit(2)
 
 
@@ -43,6 +50,24 @@ def print_error(prog: str, message: str) -> None:
         with contextlib.suppress(OSError):
             details = {"py_callstack": line, "timestamp": int(time.time())}
             Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}))
+
+
+def _config_file(message: str, arguments: Sequence[str]) -> str:
+    """`--config FILE: ` where the error is in that file: a fault of its form, or a flag that only it gives."""
+    named = [text.removeprefix("--config=") for text in arguments if text.startswith("--config=")]
+    named += [path for flag, path in itertools.pairwise(arguments) if flag == "--config"]
+    if not named:
+        return ""
+    key = re.search(r'^--(\w+)|[Pp]arser key "(\w+)"', message)
+    flag = (key[1] or key[2]) if key else ""
+    if flag and flag != "config" and not any(text.split("=")[0] == f"--{flag}" for text in arguments):
+        files = [path for path in named if _sets(Path(path), flag)]
+        return f"--config {files[-1]}: " if files else ""
+    return f"--config {named[-1]}: " if message.lstrip().startswith(_OF_THE_FILE) else ""
+
+
+def _sets(path: Path, flag: str) -> bool:
+    return path.is_file() and re.search(rf"^{flag}\s*:", path.read_text(errors="replace"), re.MULTILINE) is not None
 
 
 def _one_line(message: str) -> str:
@@ -64,6 +89,9 @@ def _one_line(message: str) -> str:
     required = re.search(r"arguments are required: (?P<names>.*)", message)
     if required:
         return "missing " + ", ".join(f"--{name.strip()}" for name in required["names"].split(",")) + " (see --help)"
+    option = re.search(r"Option '(?P<name>[^']*)' is not accepted", message)
+    if option:
+        return f"unknown flag {option['name']} (see --help)"
     unknown = re.search(r"unrecognized arguments: (?P<rest>.*)", message, re.IGNORECASE)
     if unknown:
         return f"unknown argument {unknown['rest'].strip()} (see --help)"
@@ -84,6 +112,7 @@ def parse(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(prog=prog, description=config_class.__doc__, formatter_class=DefaultHelpFormatter)
+    parser.given = arguments
     for flag, advice in (gone or {}).items():
         if any(argument.split("=")[0] == f"--{flag}" for argument in arguments):
             parser.error(f"--{flag} is gone: {advice}")

@@ -1,16 +1,22 @@
 """One process or many: who we are, and the few things ranks must agree on."""
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from relic.errors import InputError
 
 T = TypeVar("T")
+_JOIN_SECONDS = 300
+"""How long ranks wait for each other at the start."""
+_POLL_SECONDS = 0.02
 
 
 class World(NamedTuple):
@@ -34,15 +40,65 @@ def join_world(device: str) -> Iterator[World]:
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_cuda else torch.device("cpu")
     if on_cuda:
+        _check_device_count(torch.cuda.device_count())
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if on_cuda else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    attempt = agree_on_attempt(store, rank, size)
+    dist.init_process_group("nccl" if on_cuda else "gloo", store=attempt, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _check_device_count(devices: int) -> None:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > devices:
+        raise InputError(
+            f"{processes} processes on this machine, but torch sees {devices} CUDA devices: "
+            f"start torchrun with --nproc_per_node {devices}, or train with --device cpu"
+        )
+
+
+def agree_on_attempt(store: dist.Store, rank: int, size: int, wait_seconds: float = _JOIN_SECONDS) -> dist.Store:
+    """The part of `store` that belongs to this attempt of torchrun to run the ranks, and to no other.
+
+    torchrun keeps one store for all its attempts, and in it the addresses of ranks that were killed; whoever finds
+    those waits for the dead. Restart counts do not tell attempts apart, since each machine has its own. So rank 0
+    counts the attempts and tells each rank that greets it, under a name of the greeting's own, until all have thanked:
+    what a dead rank left is answered too, and read by nobody. Raises RuntimeError when a rank does not come.
+    """
+    deadline = time.monotonic() + wait_seconds
+    if rank:
+        greeting = uuid.uuid4().hex
+        store.set(f"relic/greeting/{rank}", greeting)
+        _await(store, f"relic/attempt/{greeting}", deadline, "rank 0")
+        attempt = store.get(f"relic/attempt/{greeting}").decode()
+        store.set(f"relic/thanks/{attempt}/{rank}", "")
+        return dist.PrefixStore(f"relic/{attempt}", store)
+    attempt = str(store.add("relic/attempts", 1))
+    missing = set(range(1, size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"relic/greeting/{other}"]):
+                store.set(f"relic/attempt/{store.get(f'relic/greeting/{other}').decode()}", attempt)
+        missing = {other for other in missing if not store.check([f"relic/thanks/{attempt}/{other}"])}
+        _pause(deadline, f"ranks {sorted(missing)}")
+    return dist.PrefixStore(f"relic/{attempt}", store)
+
+
+def _await(store: dist.Store, key: str, deadline: float, whom: str) -> None:
+    while not store.check([key]):
+        _pause(deadline, whom)
+
+
+def _pause(deadline: float, whom: str) -> None:
+    if time.monotonic() > deadline:
+        raise RuntimeError(f"{whom} did not come to the start of this run")
+    time.sleep(_POLL_SECONDS)
 
 
 def gather_to_all(value: T, world: World) -> list[T]:

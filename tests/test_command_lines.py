@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import evaluate.run
 import export.onnx_parts
@@ -160,6 +162,28 @@ def test_print_config_gives_a_config_back(crops: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().out == printed.replace("seed: 4", "seed: 5")
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("lr: [1, 2\n", [], r"--config run\.yaml: .*line 2"),
+        ("lrr: 3\n", [], r"--config run\.yaml: unknown flag lrr"),
+        ("lr: abc\n", [], r"--config run\.yaml: --lr abc: expected a number"),
+        ("quality: 99\n", [], r"--config run\.yaml: --quality 99: must be 1 to 8"),
+        ("- a\n", [], r"--config run\.yaml: Unexpected config"),
+        ("lr: 1e-3\n", ["--lr", "abc"], r"error: --lr abc: expected a number"),
+        ("lr: 1e-3\n", ["--quality", "99"], r"error: --quality 99: must be 1 to 8"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_names_the_file(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    text: str, flags: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(text)
+    assert outcome(train.main.main, "--shards", str(crops), "--config", "run.yaml", *flags) == 2
+    assert re.search(said, one_line(capsys))
+
+
 def test_what_would_overwrite_or_mix_runs_is_refused(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +198,24 @@ def test_what_would_overwrite_or_mix_runs_is_refused(
     assert (tmp_path / "b" / "best_loss.pt").read_bytes() == b"another"
 
 
+def test_a_resume_that_cannot_be_is_answered_without_torch(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--shards", str(crops), "--save_dir", str(tmp_path), "--batch_size", "6"]
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    assert outcome(train.main.main, *flags, "--resume", str(tmp_path / "text.pt")) == 2
+    assert re.search(r"--resume .*text\.pt: not a checkpoint", one_line(capsys))
+    with zipfile.ZipFile(tmp_path / "last.pt", "w"):
+        pass
+    begun = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4, overwrite=True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun.plain_values()))
+    command = [sys.executable, "-X", "importtime", str(ROOT / "train" / "main.py"), *flags, "--resume", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--batch_size 6: the run to resume has 4; keep it" in done.stderr.splitlines()[-1]
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
 def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,8 +226,17 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
     assert "holds a run" in one_line(capsys)
     (tmp_path / ".launch").write_text("this one")
+    with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the form torch gives its files
+        pass
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert config.checkpoint_to_resume == tmp_path / "last.pt"
+    # A process of another machine failed: here nothing was counted, but the launch is the one that began the run.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert config.restarted
+    for run_id, launch in (("none", "none"), ("this one", "older")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+        (tmp_path / ".launch").write_text(launch)
+        assert not config.restarted
 
 
 @pytest.mark.parametrize("flags", [["--save_dir", "FILE/x"], ["--recon_dir", "FILE"], ["--save_dir", ""]])

@@ -1,9 +1,7 @@
 """From a config to everything a run needs."""
 
-import dataclasses
 import functools
 import logging
-import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,16 +9,17 @@ import torch
 import yaml
 from torch.nn.parallel import DistributedDataParallel
 
+from relic.codec.bottleneck import avoid_device_reads
 from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
-from relic.distributed import World
+from relic.distributed import World, gather_to_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
-from train.config import CHECKPOINTS, LAUNCH, TrainConfig
+from train.config import CHECKPOINTS, LAUNCH, TrainConfig, launch_name
 from train.distillation import Distillation, Observed
 from train.guard import Guard
 from train.schedule import Schedule
@@ -30,14 +29,6 @@ from train.tracking import Tracker
 from train.trainer import Learner, Trainer
 
 log = logging.getLogger(__name__)
-
-_FIXED_ON_RESUME = (
-    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "distill", "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
-)  # fmt: skip
-"""A resumed run keeps these, so that it equals the run that was not interrupted."""
-_TEACHER = ("pretrained", "quality")
-"""And these where it learns from a teacher, which is no part of the checkpoint."""
 
 
 def build_trainer(
@@ -70,17 +61,15 @@ def build_trainer(
     if resumed is not None:
         assert resumed.training is not None
         trainer.load_training_state(resumed.training)
-    values = plain_values(config)
+    steps = set(gather_to_all(trainer.progress.step, world))
+    if len(steps) > 1:
+        raise InputError(f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
+                         "give a folder that all machines share")  # fmt: skip
+    values = config.plain_values()
     tracker = _build_tracker(config, world, trainer, values, begins_anew=resumed is None)
     if tracker:
         stack.callback(tracker.close)
     return trainer, tracker, values
-
-
-def plain_values(config: TrainConfig) -> dict[str, Any]:
-    """The config as YAML and a checkpoint can hold it."""
-    return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
-            for name, value in dataclasses.asdict(config).items()}  # fmt: skip
 
 
 def _seed_everything(seed: int, deterministic: bool) -> None:
@@ -99,15 +88,7 @@ def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
         raise InputError(
             f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
         )
-    mine = plain_values(config)
-    fixed = _FIXED_ON_RESUME + (_TEACHER if config.distill else ())
-    theirs = {"distill": 0.0} | checkpoint.config
-    for name in fixed:
-        if theirs.get(name) != mine[name]:
-            raise InputError(
-                f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
-                "keep it, or start a new run with --pretrained and another --save_dir"
-            )
+    config.check_resumed(checkpoint.config)
     if config.swap_init not in (None, checkpoint.swap_init):
         raise InputError(
             f"--swap_init {config.swap_init}: the run to resume began {checkpoint.swap_init}; leave it out"
@@ -121,6 +102,7 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     model, architecture, swap_init, teacher = load_start(config, world, resumed)
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
+    avoid_device_reads(model.entropy_bottleneck)
     entropy_trained = any(parameter.requires_grad for parameter in model.entropy_bottleneck.parameters())
     model.to(world.device, memory_format=torch.channels_last)
     on_cuda = world.device.type == "cuda"
@@ -189,7 +171,7 @@ def _build_tracker(
     if begins_anew:
         for name in CHECKPOINTS:
             (config.save_dir / name).unlink(missing_ok=True)
-    if launch := os.environ.get("TORCHELASTIC_RUN_ID"):
+    if launch := launch_name():
         (config.save_dir / LAUNCH).write_text(launch)
     with atomic_write(config.save_dir / "config.yaml", "w") as file:
         yaml.safe_dump(values, file, sort_keys=False)

@@ -1,9 +1,14 @@
 """Flags of `train/main.py`. Imports no torch: a wrong command line is answered at once."""
 
+import dataclasses
 import os
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
@@ -14,6 +19,15 @@ from relic.shards.shard_set import ShardSet
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
 LAUNCH = ".launch"
 """Names the torchrun launch that a run in save_dir belongs to."""
+_NAMELESS = "none"
+"""torchrun's name for a launch that was given none."""
+_FIXED_ON_RESUME = (
+    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
+    "distill", "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
+)  # fmt: skip
+"""A resumed run keeps these, so that it equals the run that was not interrupted."""
+_TEACHER = ("pretrained", "quality")
+"""And these where it learns from a teacher, which is no part of the checkpoint."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -172,6 +186,34 @@ class TrainConfig:
         stays = self.goes_on and (resumed is None or resumed.parent.resolve() == self.save_dir.resolve())
         if not stays and not self.overwrite and int(os.environ.get("RANK", "0")) == 0:
             self._refuse_other_run()
+        if resumed is not None:
+            self._check_resumed_file(resumed)
+
+    def _check_resumed_file(self, path: Path) -> None:
+        """Answer before torch is loaded what can be: whether it is a checkpoint at all, and the flags beside it."""
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
+        beside = path.with_name("config.yaml")
+        if beside.exists() and path.name == "last.pt":
+            found = yaml.safe_load(beside.read_text())
+            if isinstance(found, dict):
+                self.check_resumed(found)
+
+    def check_resumed(self, theirs: Mapping[str, object]) -> None:
+        """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
+        mine = self.plain_values()
+        theirs = {"distill": 0.0, **theirs}  # which older runs do not know
+        for name in _FIXED_ON_RESUME + (_TEACHER if self.distill else ()):
+            if theirs.get(name) != mine[name]:
+                raise InputError(
+                    f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
+                    "keep it, or start a new run with --pretrained and another --save_dir"
+                )
+
+    def plain_values(self) -> dict[str, Any]:
+        """The flags as YAML and a checkpoint can hold them."""
+        return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
+                for name, value in dataclasses.asdict(self).items()}  # fmt: skip
 
     def _refuse_other_run(self) -> None:
         if any((self.save_dir / name).exists() for name in CHECKPOINTS):
@@ -238,11 +280,14 @@ class TrainConfig:
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun started this process again, and the run in save_dir is the one it had started before."""
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-            return False
+        """Whether torchrun started this process again, and the run in save_dir is the one it had started before.
+
+        A machine whose own processes did not fail counts no restart: there the launch's name alone must tell.
+        """
         launch = self.save_dir / LAUNCH
-        return launch.exists() and launch.read_text() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        told = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
+        return told and launch.exists() and launch.read_text() == launch_name()
 
     @property
     def checkpoint_to_resume(self) -> Path | None:
@@ -256,6 +301,14 @@ class TrainConfig:
     def fp32_class_names(self) -> list[str]:
         """--local_fp32_custom as a list."""
         return [name.strip() for name in self.local_fp32_custom.split(",") if name.strip()]
+
+
+def launch_name() -> str:
+    """What all processes of one torchrun launch, and of its restarts, have in common; empty without torchrun."""
+    names = [os.environ.get("TORCHELASTIC_RUN_ID", "")]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        names += [os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")]  # the same for all restarts
+    return " ".join(names).strip()
 
 
 def _within(name: str, value: float, low: float, high: float | None) -> None:

@@ -1,5 +1,6 @@
 """Fine-tune a swapped codec on packed crops: `python train/main.py` or `torchrun --nproc_per_node N train/main.py`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,6 +13,10 @@ from relic.cli import command, parse, print_error
 from train.config import GONE, TrainConfig
 
 PROG = "train/main.py"
+_OUT_OF_MEMORY = (
+    "the GPU's memory is full: use a smaller --batch_size, more processes, --amp true or smaller crops; "
+    "--resume auto goes on from the last checkpoint with the flags it had"
+)
 
 
 @command(PROG)
@@ -19,16 +24,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when done or stopped by a signal after saving, 1 when the run failed."""
     config = parse(TrainConfig, argv, prog=PROG, gone=GONE)
 
+    if config.deterministic:  # cuBLAS reads it when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    import torch
+
     from relic.distributed import join_world
     from train.build import build_trainer
     from train.guard import DivergedError
 
     with join_world(config.device) as world, ExitStack() as stack:
-        trainer, tracker, values = build_trainer(config, world, stack)
         try:
+            trainer, tracker, values = build_trainer(config, world, stack)
             result = trainer.run(tracker, values)
         except DivergedError as error:
             print_error(PROG, str(error))
+            return 1
+        except torch.OutOfMemoryError as error:
+            print_error(PROG, f"{_OUT_OF_MEMORY} ({str(error).split('. ')[0]})")
             return 1
     if result is not None and world.is_main:
         print(f"done: {config.save_dir / 'last.pt'}")

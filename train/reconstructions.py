@@ -15,7 +15,10 @@ from relic.loader.loader import ShardLoader
 def write_reconstructions(
     model: FactorizedPrior, loader: ShardLoader, folder: Path, name: str, count: int, device: torch.device
 ) -> list[Path]:
-    """Write `folder/name/NNN.png` for the first `count` images, and their originals once as `folder/origin/NNN.png`."""
+    """Write `folder/name/NNN.png` for the first `count` images, and their originals as `folder/origin/NNN.png`.
+
+    Other pictures in the two folders, left by a run that made more of them, are removed.
+    """
     was_training = model.training
     model.eval()
     indices = np.arange(min(count, loader.shards.num_samples))
@@ -27,6 +30,9 @@ def write_reconstructions(
         _save(folder / "origin" / number, batch.images)
         paths.append(_save(folder / name / number, x_hat))
     model.train(was_training)
+    for stale in {*folder.glob("origin/*.png"), *folder.glob(f"{name}/*.png")}:
+        if stale.name not in {path.name for path in paths}:
+            stale.unlink()
     return paths
 
 

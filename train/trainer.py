@@ -57,6 +57,7 @@ class Trainer:
         self._train_loader, self._val_loader = train_loader, val_loader
         self.progress = Progress()
         self._best_ms_ssim, self._best_loss = float("-inf"), float("inf")
+        self._tables_step = -1
         self.wandb_id: str | None = None
 
     def run(self, tracker: Tracker | None, config_values: dict[str, Any]) -> Validation | None:
@@ -125,7 +126,7 @@ class Trainer:
 
     def _validate(self) -> Validation:
         learner = self._learner
-        refresh_tables(learner.model, solve=learner.entropy_trained)
+        self._refresh_tables()
         batch_size = self._config.batch_size // self._world.size
         result = validate(learner.model, self._val_loader, batch_size, learner.loss_config, self._world)
         if not math.isfinite(result.loss):
@@ -160,7 +161,7 @@ class Trainer:
         learner = self._learner
         learner.guard.settle()
         self._check_weights()
-        refresh_tables(learner.model, solve=learner.entropy_trained)
+        self._refresh_tables()
         random_states = gather_to_all(random_state(), self._world) if training else []
         if self._world.is_main:
             checkpoint = Checkpoint(
@@ -176,6 +177,12 @@ class Trainer:
             )
             save_checkpoint(self._config.save_dir / name, checkpoint)
         wait_for_all(self._world)
+
+    def _refresh_tables(self) -> None:
+        """Solve and make the tables once for each state of the weights: at an epoch's end several files hold them."""
+        if self._tables_step != self.progress.step:
+            refresh_tables(self._learner.model, solve=self._learner.entropy_trained)
+            self._tables_step = self.progress.step
 
     def _check_weights(self) -> None:
         """Raise DivergedError when the last step left weights that no forward pass can be made with."""

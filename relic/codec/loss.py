@@ -4,11 +4,13 @@ recon = alpha L1 + (1 - alpha) (1 - MS-SSIM)        or, with distortion "mse", t
 rd    = recon + lambda_bpp bpp
 """
 
-from typing import Literal, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -49,7 +51,7 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     Equal to `pytorch_msssim.ms_ssim` wherever every scale's contrast term is over 1e-6. Below (contrast-inverted or
     constant images) that one cuts to 0 and then takes a power under 1, whose gradient is not a number.
     """
-    window = _fspecial_gauss_1d(11, 1.5).to(x_BCHW).repeat(x_BCHW.size(1), 1, 1, 1)
+    window, weights = _ms_ssim_constants(x_BCHW.size(1), x_BCHW.device, x_BCHW.dtype)
     terms = []
     for level in range(len(_MS_WEIGHTS)):
         ssim, contrast = _ssim(x_BCHW, y_BCHW, data_range=1.0, win=window, size_average=False)
@@ -60,8 +62,16 @@ def differentiable_ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
             y_BCHW = F.avg_pool2d(y_BCHW, kernel_size=2, padding=padding)
         else:
             terms.append(ssim.clamp(min=_FLOOR))
-    weights = torch.tensor(_MS_WEIGHTS, device=x_BCHW.device).view(-1, 1, 1)
     return torch.prod(torch.stack(terms) ** weights, dim=0).mean(dim=1)
+
+
+@functools.cache
+def _ms_ssim_constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Window (C, 1, 1, 11) and weights (5, 1, 1), brought to a device once: each such copy makes it wait."""
+    with torch.inference_mode(False):  # else they could not be used in a backward pass
+        window = _fspecial_gauss_1d(11, 1.5).repeat(channels, 1, 1, 1)
+        weights = torch.tensor(_MS_WEIGHTS).view(-1, 1, 1)
+        return window.to(device, dtype), weights.to(device)
 
 
 def bits_per_pixel(likelihoods: Tensor, num_pixels: int) -> Tensor:
@@ -74,21 +84,52 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
 
     Only MS-SSIM sees `x_hat` clamped to [0, 1]: a clamped L1 would leave out-of-range pixels without a gradient.
     """
-    device = x_BCHW.device.type
-    with torch.autocast(device, enabled=False), without_tf32():
-        x_hat_BCHW = x_hat_BCHW.float()
-        mse = F.mse_loss(x_hat_BCHW, x_BCHW)
-        similarity = torch.full_like(mse, float("nan"))
-        if config.distortion == "mse":
-            distortion = mse
-        else:
-            distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
-            if config.needs_ms_ssim:
-                similarity = differentiable_ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW).mean()
-                distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
-        bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
-        total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
+    with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
+        # Widened first: gradients known in fp16 would vanish before a scaler's factor could reach them.
+        outputs = x_hat_BCHW.float(), likelihoods.float()
+        inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
+        loss = _loss_of(x_BCHW, *inputs, config)
+        if not loss.total.requires_grad:
+            return loss
+        reached = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(loss.total, reached, allow_unused=True))
+        gradients = [next(found) if tensor.requires_grad else None for tensor in inputs]
+        total = _WithGradients.apply(loss.total.detach(), *outputs, *gradients)
+    return Loss(total, *(part.detach() for part in loss[1:]))
+
+
+def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
+    mse = F.mse_loss(x_hat_BCHW, x_BCHW)
+    similarity = torch.full_like(mse, float("nan"))
+    if config.distortion == "mse":
+        distortion = mse
+    else:
+        distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
+        if config.needs_ms_ssim:
+            similarity = differentiable_ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW).mean()
+            distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
+    bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
+    total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
     return Loss(total, distortion, bpp, -10 * torch.log10(mse.detach()), similarity.detach())
+
+
+class _WithGradients(torch.autograd.Function):
+    """A value whose gradients are known already.
+
+    The loss has convolutions, and so has its backward pass. TF32 is a switch of the whole process, read when a kernel
+    starts: so the loss's gradients are computed with it, where the switch is off, and not when `backward` is called.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, x_hat: Tensor, likelihoods: Tensor, *gradients: Tensor | None) -> Tensor:
+        ctx.known = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        known = (None if gradient is None else gradient * upstream for gradient in ctx.known)
+        return (None, *known, None, None)
 
 
 class without_tf32:

@@ -1,12 +1,14 @@
 """Losses and metrics against closed forms, numpy, pytorch_msssim and finite differences of hard inputs."""
 
 import math
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from pytorch_msssim import ms_ssim
 from skimage.metrics import peak_signal_noise_ratio
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relic.codec.loss import LossConfig, compute_loss, differentiable_ms_ssim
 from relic.codec.metrics import score_images
@@ -70,6 +72,65 @@ def test_loss_and_gradient_are_finite_and_something_is_left_to_learn_from(name: 
     assert torch.isfinite(loss) and x_hat.grad is not None and torch.isfinite(x_hat.grad).all()
     if name != "equal":
         assert (x_hat.grad != 0).float().mean() > 0.9
+
+
+def test_tf32_is_off_in_the_loss_and_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Switches(TorchDispatchMode):
+        """The switch at each convolution, and whether one belonged to a backward pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.on: list[bool] = []
+            self.backward = False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "convolution" in func.name():
+                self.on.append(torch.backends.cudnn.allow_tf32)
+                self.backward |= "backward" in func.name()
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x_hat = pictures(seed=1).requires_grad_()
+    with Switches() as switches:
+        compute_loss(
+            pictures(), x_hat, torch.ones(2, 1, 1, 1), LossConfig("rd", "l1_msssim", 0.4, 0.1)
+        ).total.backward()
+        assert torch.backends.cudnn.allow_tf32
+    assert switches.backward and len(switches.on) > 20 and not any(switches.on)
+
+
+@pytest.mark.parametrize("loss_type", ["recon", "rd"])
+def test_gradients_are_those_of_the_formula_however_scaled(loss_type: Literal["recon", "rd"]) -> None:
+    def leaves() -> list[torch.Tensor]:
+        torch.manual_seed(5)
+        return [(pictures() + 0.1 * torch.randn(2, 3, SIDE, SIDE)).requires_grad_(),
+                torch.rand(2, 5, 11, 11).clamp(min=1e-3).requires_grad_()]  # fmt: skip
+
+    x, (x_hat, likelihoods), (x_hat_again, likelihoods_again) = pictures(), leaves(), leaves()
+    total = compute_loss(x, x_hat, likelihoods, LossConfig(loss_type, "l1_msssim", 0.3, 0.5)).total
+    (1024 * total).backward()
+    similarity = ms_ssim(x_hat_again.clamp(0, 1), x, data_range=1.0)
+    again = 0.3 * (x_hat_again - x).abs().mean() + 0.7 * (1 - similarity)
+    if loss_type == "rd":
+        again = again - 0.5 * torch.log2(likelihoods_again).sum() / (2 * SIDE * SIDE)
+    again.backward()
+    assert x_hat.grad is not None and x_hat_again.grad is not None
+    assert torch.allclose(x_hat.grad / 1024, x_hat_again.grad, rtol=1e-3, atol=1e-9)
+    if loss_type == "recon":
+        assert likelihoods.grad is None
+    else:
+        assert likelihoods.grad is not None and likelihoods_again.grad is not None
+        assert torch.allclose(likelihoods.grad / 1024, likelihoods_again.grad, rtol=1e-5)
+
+
+def test_gradients_too_small_for_fp16_live_on_once_scaled() -> None:
+    x_hat = pictures(seed=1).half().requires_grad_()
+    total = compute_loss(pictures(), x_hat, torch.ones(2, 1, 1, 1), LossConfig("recon", "mse", 0.4, 0.0)).total
+    (total * 65536).backward()
+    wide = pictures(seed=1).half().float().requires_grad_()
+    torch.nn.functional.mse_loss(wide, pictures()).backward()
+    assert x_hat.grad is not None and wide.grad is not None
+    assert torch.allclose(x_hat.grad.float() / 65536, wide.grad, rtol=2e-3, atol=1e-9)
 
 
 def test_scores_are_what_other_libraries_say_of_8_bit_pixels() -> None:

@@ -35,10 +35,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(script: str, argv: list[str], processes: int = 1) -> "subprocess.Popen[str]":
+def start(script: str, argv: list[str], processes: int = 1, *torchrun: str) -> "subprocess.Popen[str]":
     command = [sys.executable, script, *argv]
     if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *torchrun]
         command = [sys.executable, *launcher, script, *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -109,3 +109,23 @@ def test_sigterm_on_two_ranks_stops_both_at_one_step_and_resumes(crops: Path, tm
     assert "stopped at step" in error
     training = load_checkpoint(tmp_path / "checkpoints" / "last.pt").training
     assert training is not None and training["progress"]["step"] >= 3 and len(training["random"]) == 2
+
+
+def test_a_killed_rank_is_restarted_by_torchrun_and_the_run_finishes(crops: Path, tmp_path: Path) -> None:
+    flags = ("--epochs", "6", "--log_every", "1", "--save_every_steps", "1")
+    script = str(ROOT / "train" / "main.py")
+    finish(start(script, tiny(crops, tmp_path / "whole", *flags), 2))
+    process = start(script, tiny(crops, tmp_path / "cut", *flags), 2, "--max-restarts", "1")
+    metrics = tmp_path / "cut" / "checkpoints" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 4,' in metrics.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    error = finish(process)
+    assert "resuming from" in error and "at step 0" not in error
+    assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if line["event"] == "train"] == [
+        *range(1, 19)
+    ]
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []

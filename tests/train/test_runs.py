@@ -180,8 +180,14 @@ def test_mixed_precision_runs(run: Run, tmp_path: Path, amp_dtype: str) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
 
 
-def test_a_resume_with_another_schedule_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_with_another_schedule_is_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("--epochs", "1") == 0
+    with pytest.raises(SystemExit, match="2"):
+        run("--epochs", "3", "--resume", "auto")
+    assert "--epochs 3: the run to resume has 1" in capsys.readouterr().err
+    (tmp_path / "checkpoints" / "config.yaml").unlink()  # the checkpoint holds the flags too
     assert run("--epochs", "3", "--resume", "auto") == 1
     assert "--epochs 3: the run to resume has 1" in capsys.readouterr().err
 
