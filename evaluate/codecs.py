@@ -18,6 +18,8 @@ class Codec(NamedTuple):
     label: str
     """Short and unique among the codecs of a run."""
     architecture: Architecture
+    swap_init: str | None
+    """How the weights around ReLU began; None where the file does not say, or nothing was swapped."""
     model: FactorizedPrior
     """fp32, on the CPU, in eval mode, its CDF tables made from its density just now."""
 
@@ -25,4 +27,7 @@ class Codec(NamedTuple):
 def open_labelled(checkpoint: str, label: str) -> Codec:
     """Build what a file of ours or CompressAI's describes. Raises InputError naming the file."""
     opened = open_codec(checkpoint, flag=_FLAG)
-    return Codec(checkpoint, label, opened.architecture, opened.model)
+    swap_init = None
+    if opened.checkpoint is not None and opened.architecture.replaced != "none":
+        swap_init = opened.checkpoint.swap_init
+    return Codec(checkpoint, label, opened.architecture, swap_init, opened.model)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from evaluate.clipping import ReluInputs
 from evaluate.codecs import Codec
 from evaluate.sources import ImageSource, Picture
 from relic.bitstream.container import OVERHEAD_BYTES, pack, unpack
@@ -82,6 +83,8 @@ class Evaluation(NamedTuple):
     originals: dict[int, bytes]
     """PNG files of the first images, by their place in the source."""
     reconstructions: dict[int, bytes]
+    relu_clipped: float | None = None
+    """Share of the ReLU layers' inputs that are below zero; None without such layers."""
 
 
 def evaluate(codec: Codec, source: ImageSource, world: World, *, bitstream: bool, recon_count: int) -> Evaluation:
@@ -103,12 +106,14 @@ def evaluate(codec: Codec, source: ImageSource, world: World, *, bitstream: bool
             if picture.number < recon_count:
                 originals[picture.number] = _png(picture.image_BHWC)
                 reconstructions[picture.number] = _png(to_uint8(x_hat_BCHW).cpu())
-    every = gather_to_all((results, originals, reconstructions), world)
+    every = gather_to_all((results, originals, reconstructions, judge.relu_inputs.counts), world)
+    below, inputs = (sum(counts) for counts in zip(*(part for *_, part in every), strict=True))
     return Evaluation(
         codec,
-        results=[result for part, _, _ in every for result in part],
-        originals={number: png for _, part, _ in every for number, png in part.items()},
-        reconstructions={number: png for _, _, part in every for number, png in part.items()},
+        results=[result for part, *_ in every for result in part],
+        originals={number: png for _, part, *_ in every for number, png in part.items()},
+        reconstructions={number: png for _, _, part, _ in every for number, png in part.items()},
+        relu_clipped=below / inputs if inputs else None,
     )
 
 
@@ -121,6 +126,7 @@ class Judge:
         self._model = codec.model.to(device, memory_format=torch.channels_last)
         self._device = device
         self._bitstream = bitstream
+        self.relu_inputs = ReluInputs(self._model)
         self._warm_up()
 
     @torch.inference_mode()
@@ -128,7 +134,8 @@ class Judge:
         """The picture's numbers and the model's reconstruction (1, 3, H, W), not clamped."""
         x_BCHW = to_float(picture.image_BHWC.to(self._device))
         height, width = x_BCHW.shape[2:]
-        output = self._model(pad_to_stride(x_BCHW))
+        with self.relu_inputs.counted():
+            output = self._model(pad_to_stride(x_BCHW))
         x_hat_BCHW = output["x_hat"][:, :, :height, :width]
         if not torch.isfinite(x_hat_BCHW).all():
             raise InputError(

@@ -114,6 +114,8 @@ class TrainConfig:
     """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
     save_every_steps: int = 0
     """Steps between checkpoints inside an epoch; 0: only at each epoch's end."""
+    validate_every_steps: int = 0
+    """Steps between validations inside an epoch; 0: only at each epoch's end."""
     resume: str | None = None
     """`auto` goes on from save_dir/last.pt where there is one; or a file."""
     overwrite: bool = False
@@ -142,7 +144,15 @@ class TrainConfig:
         _within("quality", self.quality, 1, 8)
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
-        for name in ("epochs", "lr_warmup_steps", "recon_every", "recon_count", "save_every_steps", "decode_threads"):
+        for name in (
+            "epochs",
+            "lr_warmup_steps",
+            "recon_every",
+            "recon_count",
+            "save_every_steps",
+            "validate_every_steps",
+            "decode_threads",
+        ):
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)

@@ -107,6 +107,10 @@ class Trainer:
                     self._track("train", **status.read())
                 if config.save_every_steps and progress.step % config.save_every_steps == 0:
                     self._save("last.pt", training=True)
+                every = config.validate_every_steps
+                if every and progress.step % every == 0 and progress.images < epoch_images:
+                    learner.guard.settle()
+                    self._validate()
             self._track("train", **status.read())
         finally:
             status.close()
