@@ -10,13 +10,16 @@ setup: .venv/.installed
 demo: .venv/.installed
 	$(PY) samples/demo.py
 
-# Hours: what calibration is worth, on a folder in COCO's layout and on pictures that nothing is trained on.
-PHOTOS ?= ../shared/photos
-KODAK ?= ../shared/kodak
+# Hours: what calibration is worth. KODAK: a folder of pictures that nothing is trained on.
+PHOTOS ?= shards/photos
+KODAK ?= kodak
 
-study: .venv/.installed
+study: .venv/.installed $(PHOTOS)
 	$(PY) prep/make_shards.py --coco_dir $(PHOTOS) --out_dir shards/study
 	$(PY) studies/calibration.py --shards shards/study --images $(KODAK)
+
+shards/photos: .venv/.installed
+	$(PY) samples/wallpapers.py --out $@
 
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .
