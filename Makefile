@@ -1,5 +1,5 @@
 # make demo: set up and run the whole job on sample photographs.   make test: set up and run the tests.
-.PHONY: setup demo lint test test-slow lock
+.PHONY: setup demo study lint test test-slow lock
 .NOTPARALLEL:
 
 PY := .venv/bin/python
@@ -9,6 +9,17 @@ setup: .venv/.installed
 
 demo: .venv/.installed
 	$(PY) samples/demo.py
+
+# Hours: what calibration is worth. KODAK: a folder of pictures that nothing is trained on.
+PHOTOS ?= shards/photos
+KODAK ?= kodak
+
+study: .venv/.installed $(PHOTOS)
+	$(PY) prep/make_shards.py --coco_dir $(PHOTOS) --out_dir shards/study
+	$(PY) studies/calibration.py --shards shards/study --images $(KODAK)
+
+shards/photos: .venv/.installed
+	$(PY) samples/wallpapers.py --out $@
 
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .

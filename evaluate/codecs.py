@@ -11,6 +11,7 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
+from evaluate.clipping import ReluCounts, ReluInputs
 from relic.bitstream.container import latent_shape
 from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
@@ -39,6 +40,8 @@ class Codec(Protocol):
     label: str
     """Short and unique among the codecs of a run."""
     architecture: Architecture
+    swap_init: str | None
+    """How the weights around ReLU began; None where the file does not say, or nothing was swapped."""
     tables: Tables
     runtime: Runtime
     device: torch.device
@@ -60,6 +63,10 @@ class Codec(Protocol):
         """The codec's own x_hat, in one piece, without a bitstream."""
         ...
 
+    def relu_counts(self) -> ReluCounts:
+        """Of all that was analysed and synthesised; (0, 0) where layers cannot be looked into."""
+        ...
+
 
 class TorchCodec:
     """A checkpoint: fp32, its CDF tables made from its density just now. Estimates by its likelihoods."""
@@ -67,15 +74,24 @@ class TorchCodec:
     runtime: Runtime = "torch"
 
     def __init__(
-        self, checkpoint: str, label: str, architecture: Architecture, model: FactorizedPrior, device: torch.device
+        self,
+        checkpoint: str,
+        label: str,
+        architecture: Architecture,
+        model: FactorizedPrior,
+        device: torch.device,
+        swap_init: str | None = None,
     ) -> None:
         self.checkpoint, self.label, self.architecture = checkpoint, label, architecture
+        self.swap_init = swap_init
         self.tables = tables_of(model)
         self._model = model.to(device, memory_format=torch.channels_last)
+        self._relu_inputs = ReluInputs(self._model)
         self.device = device
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
-        return self._model.g_a(pad_to_stride(x_BCHW))
+        with self._relu_inputs.counted():
+            return self._model.g_a(pad_to_stride(x_BCHW))
 
     def quantise(self, y_BMhw: Tensor) -> Quantised:
         y_hat_BMhw, likelihoods = self._model.entropy_bottleneck(y_BMhw)
@@ -83,17 +99,22 @@ class TorchCodec:
 
     def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
         y_hat_BMhw = y_hat_BMhw.to(self.device, memory_format=torch.channels_last)
-        return self._model.g_s(y_hat_BMhw)[:, :, :height, :width]
+        with self._relu_inputs.counted():
+            return self._model.g_s(y_hat_BMhw)[:, :, :height, :width]
 
     def reconstruct(self, x_BCHW: Tensor) -> Tensor:
         height, width = x_BCHW.shape[2:]
         return self._model(pad_to_stride(x_BCHW))["x_hat"][:, :, :height, :width]
+
+    def relu_counts(self) -> ReluCounts:
+        return self._relu_inputs.counts
 
 
 class OnnxCodec:
     """An export set: encoder and decoder in onnxruntime on the CPU. Estimates by its symbols' cost under its tables."""
 
     runtime: Runtime = "onnxruntime"
+    swap_init: str | None = None
     device = torch.device("cpu")
 
     def __init__(self, folder: Path, label: str, threads: int) -> None:
@@ -123,6 +144,9 @@ class OnnxCodec:
     def reconstruct(self, x_BCHW: Tensor) -> Tensor:
         return self.synthesise(self.quantise(self.analyse(x_BCHW)).y_hat_BMhw, *x_BCHW.shape[2:])
 
+    def relu_counts(self) -> ReluCounts:
+        return ReluCounts(0, 0)
+
     def _check_size(self, part: OnnxPart, height: int, width: int) -> None:
         _, rows, columns = latent_shape(width, height, self.tables)
         stride = self.tables.stride
@@ -132,7 +156,10 @@ class OnnxCodec:
 def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:
     """Build what a file of ours or CompressAI's describes. Raises InputError naming the file."""
     opened = open_codec(checkpoint, flag="--checkpoint")
-    return TorchCodec(checkpoint, label, opened.architecture, opened.model, device)
+    swap_init: str | None = None
+    if opened.checkpoint is not None and opened.architecture.replaced != "none":
+        swap_init = opened.checkpoint.swap_init
+    return TorchCodec(checkpoint, label, opened.architecture, opened.model, device, swap_init)
 
 
 def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:

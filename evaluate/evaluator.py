@@ -67,6 +67,8 @@ class Evaluation(NamedTuple):
     originals: dict[int, bytes]
     """PNG files of the first images, by their place in the source."""
     reconstructions: dict[int, bytes]
+    relu_clipped: float | None = None
+    """Share of the ReLU layers' inputs that are below zero; None without such layers, and for export sets."""
 
 
 def evaluate(
@@ -93,12 +95,14 @@ def evaluate(
             if picture.number < recon_count:
                 originals[picture.number] = _png(picture.image_BHWC)
                 reconstructions[picture.number] = _png(to_uint8(x_hat_BCHW).cpu())
-    every = gather_to_all((results, originals, reconstructions), world)
+    every = gather_to_all((results, originals, reconstructions, codec.relu_counts()), world)
+    below_zero, relu_inputs = (sum(counts) for counts in zip(*(part for *_, part in every), strict=True))
     return Evaluation(
         codec,
-        results=[result for part, _, _ in every for result in part],
-        originals={number: png for _, part, _ in every for number, png in part.items()},
-        reconstructions={number: png for _, _, part in every for number, png in part.items()},
+        results=[result for part, *_ in every for result in part],
+        originals={number: png for _, part, *_ in every for number, png in part.items()},
+        reconstructions={number: png for _, _, part, _ in every for number, png in part.items()},
+        relu_clipped=below_zero / relu_inputs if relu_inputs else None,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluate.codecs import Codec
 from evaluate.config import ORIGINALS
 from evaluate.curves import METRICS, Curve, bd_rate_against
 from evaluate.evaluator import Evaluation, ImageResult
@@ -38,7 +39,7 @@ def format_table(evaluations: Sequence[Evaluation]) -> str:
 def _row(evaluation: Evaluation, summary: Summary) -> tuple[str, ...]:
     return (
         evaluation.codec.label,
-        evaluation.codec.architecture.replaced,
+        _relu_in(evaluation.codec),
         _number(summary.psnr_db, 3),
         _number(summary.ms_ssim, 5),
         _number(summary.ms_ssim_db, 3),
@@ -46,6 +47,11 @@ def _row(evaluation: Evaluation, summary: Summary) -> tuple[str, ...]:
         _number(summary.bpp_real, 4),
         str(summary.num_images),
     )
+
+
+def _relu_in(codec: Codec) -> str:
+    """Where ReLU stands and, as far as the file says, how the weights around it began."""
+    return codec.architecture.replaced + (f" ({codec.swap_init})" if codec.swap_init else "")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -133,6 +139,8 @@ def _describe(evaluation: Evaluation, source: dict[str, str]) -> dict[str, Any]:
         "architecture": codec.architecture.name,
         "channels": list(codec.architecture.channels),
         "replaced": codec.architecture.replaced,
+        "swap_init": codec.swap_init,
+        "relu_clipped": evaluation.relu_clipped,
         **summarise(evaluation.results)._asdict(),
         **source,
     }

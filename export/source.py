@@ -58,7 +58,8 @@ def describe_source(source: Source) -> str:
         "decoder": "GDN encoder, ReLU decoder",
         "all": "ReLU",
     }
-    return (
-        f"{source.architecture.name} {channels}, {relu[source.architecture.replaced]}, from {source.origin['file']}; "
-        f"torch {torch.__version__}"
-    )
+    began = ""
+    if source.architecture.replaced != "none" and "swap_init" in source.origin:
+        began = f" ({source.origin['swap_init']} swap)"
+    what = f"{source.architecture.name} {channels}, {relu[source.architecture.replaced]}{began}"
+    return f"{what}, from {source.origin['file']}; torch {torch.__version__}"

@@ -116,6 +116,13 @@ def wait_for_all(world: World) -> None:
         dist.barrier()
 
 
+def copy_from_main(model: torch.nn.Module, world: World) -> None:
+    """Give every rank's model, on the world's device, the parameters and buffers of rank 0's."""
+    if world.size > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
 def max_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
     """Elementwise maximum of a small tensor over all ranks, in place."""
     if world.size > 1:

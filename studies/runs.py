@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "compressai", "numpy", "pytorch-msssim")
-_FIGURES = ("label", "psnr_db", "ms_ssim", "bpp_estimated", "bpp_real", "num_images")
+_FIGURES = ("label", "psnr_db", "ms_ssim", "bpp_estimated", "bpp_real", "num_images", "relu_clipped")
+_VALIDATED = ("images_seen", "psnr_db", "ms_ssim", "bpp", "loss")
 
 
 class Run(NamedTuple):
@@ -35,6 +36,8 @@ class Run(NamedTuple):
     """Arguments of `train/main.py`, without --save_dir (which is WORK/name); empty: nothing is trained."""
     settings: Mapping[str, Any] = {}
     """What tables sort and name the run by; goes into the JSON as it is."""
+    validations: bool = False
+    """Keep the trainer's own validations: a list by `images_seen`."""
 
 
 class Study(NamedTuple):
@@ -65,7 +68,13 @@ class Study(NamedTuple):
             return done
         made = _blank(run)
         if run.train:
-            self._call(run.name, made["train"])
+            self.train(run)
+        if run.validations:
+            lines = (self.places["WORK"] / run.name / "metrics.jsonl").read_text().splitlines()
+            events = [event for event in map(json.loads, lines) if event["event"] == "validate"]
+            # A finished run that is started again validates once more.
+            last = {event["images_seen"]: {name: event[name] for name in _VALIDATED} for event in events}
+            made["validations"] = list(last.values())
         for title, evaluation in made["evaluations"].items():
             self._call(run.name, evaluation["command"])
             metrics = json.loads((self.places["WORK"] / run.name / title / "metrics.json").read_text())
@@ -73,6 +82,10 @@ class Study(NamedTuple):
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / f"{run.name}.json", made)
         return made
+
+    def train(self, run: Run) -> None:
+        """Train without evaluating: for a run whose checkpoint another one starts from."""
+        self._call(run.name, str(_blank(run)["train"]))
 
     def _call(self, name: str, command: str) -> None:
         log.info("%s: %s", name, command)

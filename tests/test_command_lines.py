@@ -72,6 +72,18 @@ def small_crops(tmp_path: Path) -> Path:
         (["--val_shards", "missing"], "--val_shards missing: no such folder"),
         (["--local_fp32", "custom"], "--local_fp32 custom: name classes with --local_fp32_custom"),
         (["--config", "missing.yaml"], "--config.*missing.yaml"),
+        (["--calib_images", "3"], "--calib_images 3: must be 4 or more"),
+        (["--batch_size", "4"], "--calib_images 64: .* holds only 12 train samples; take fewer, or --swap_init naive"),
+        (
+            ["--replace_parts", "none", "--train_scope", "all", "--swap_init", "calibrated"],
+            "--swap_init calibrated: --replace_parts none swaps nothing",
+        ),
+        (
+            ["--replace_parts", "none", "--train_scope", "all", "--distill", "1"],
+            "--distill 1.0: --replace_parts none swaps nothing",
+        ),
+        (["--distill", "-1"], "--distill -1.0: must be 0 or more"),
+        (["--swap_init", "clever"], "--swap_init clever: choose from calibrated, naive"),
     ],
 )
 def test_training_flags(
@@ -208,7 +220,7 @@ def test_a_resume_that_cannot_be_is_answered_without_torch(
     assert re.search(r"--resume .*text\.pt: not a checkpoint", one_line(capsys))
     with zipfile.ZipFile(tmp_path / "last.pt", "w"):
         pass
-    begun = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4, overwrite=True)
+    begun = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4, overwrite=True, swap_init="naive")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(begun.plain_values()))
     command = [sys.executable, "-X", "importtime", str(ROOT / "train" / "main.py"), *flags, "--resume", "auto"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,15 +14,16 @@ from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands
-from relic.codec.pretrained import load_codec, swap
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
-from relic.distributed import World, gather_to_all, wait_for_all
+from relic.distributed import World, gather_to_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from train.config import CHECKPOINTS, LAUNCH, TrainConfig, launch_name
+from train.distillation import Distillation, Observed
 from train.guard import Guard
 from train.schedule import Schedule
+from train.start import load_start
 from train.step import Stepper
 from train.tracking import Tracker
 from train.trainer import Learner, Trainer
@@ -88,16 +89,17 @@ def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
             f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
         )
     config.check_resumed(checkpoint.config)
+    if config.swap_init not in (None, checkpoint.swap_init):
+        raise InputError(
+            f"--swap_init {config.swap_init}: the run to resume began {checkpoint.swap_init}; leave it out"
+        )
     log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
     return checkpoint
 
 
 def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
     """Model (on the world's device), optimizer, schedule and step, with the weights of `resumed` where there is one."""
-    if resumed is not None:
-        model, architecture = resumed.build(), resumed.architecture
-    else:
-        model, architecture = _load_and_swap(config, world)
+    model, architecture, swap_init, teacher = load_start(config, world, resumed)
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
     avoid_device_reads(model.entropy_bottleneck)
@@ -123,7 +125,14 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     )
     guard = Guard(world, limit=config.overflow_tol, check_values=config.overflow_check)
     loss_config = LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp)
-    forward: Any = torch.compile(model) if config.compile else model
+    distillation = None
+    forward: Any = model
+    if teacher is not None:
+        num_steps = max(1, config.epochs * steps_per_epoch)
+        distillation = Distillation(teacher, config.replace_parts, weight=config.distill, num_steps=num_steps)
+        forward = Observed(model, decoder_in_fp32="g_s" in islands)
+    if config.compile:
+        forward = torch.compile(forward)
     if world.size > 1:
         forward = DistributedDataParallel(
             forward, device_ids=[world.device] if on_cuda else None, broadcast_buffers=False
@@ -131,18 +140,11 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     autocast = functools.partial(torch.autocast, world.device.type, dtype=dtype, enabled=use_amp)
     stepper = Stepper(
         forward, parameters, optimizer, scaler, schedule, guard, loss_config,
-        autocast=autocast, max_grad_norm=config.max_grad_norm,
+        autocast=autocast, max_grad_norm=config.max_grad_norm, distillation=distillation,
     )  # fmt: skip
-    return Learner(model, architecture, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config)
-
-
-def _load_and_swap(config: TrainConfig, world: World) -> tuple[Any, Architecture]:
-    if config.pretrained == "zoo" and not world.is_main:
-        wait_for_all(world)  # rank 0 downloads, the others find the file
-    model, architecture = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
-    if config.pretrained == "zoo" and world.is_main:
-        wait_for_all(world)
-    return model, swap(model, architecture, config.replace_parts)
+    return Learner(
+        model, architecture, swap_init, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config
+    )
 
 
 def _describe(

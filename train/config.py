@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from relic.codec.constants import EMBEDDED, MIN_MS_SSIM_SIDE, STRIDE
+from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
@@ -23,9 +23,11 @@ _NAMELESS = "none"
 """torchrun's name for a launch that was given none."""
 _FIXED_ON_RESUME = (
     "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
+    "distill", "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
 )  # fmt: skip
 """A resumed run keeps these, so that it equals the run that was not interrupted."""
+_TEACHER = ("pretrained", "quality")
+"""And these where it learns from a teacher, which is no part of the checkpoint."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -56,8 +58,14 @@ class TrainConfig:
     """Where ReLU takes GDN's place."""
     train_scope: Literal["replaced+hyper", "replaced", "all"] = "replaced+hyper"
     """What is trained: the replaced transforms, these and the entropy bottleneck, or everything."""
-    swap_init: Literal["naive"] = "naive"
-    """How weights around a replaced layer start: `naive` keeps them as they are."""
+    swap_init: Literal["calibrated", "naive"] | None = None
+    """How weights around a replaced layer start: `calibrated` refits them to the GDN codec on train crops, `naive`
+    keeps them as they are. By default calibrated, but naive with --pretrained none."""
+    calib_images: int = 64
+    """Train crops that calibration looks at, the first of the first epoch's order."""
+    distill: float = 0.0
+    """Weight of an extra loss to the GDN codec's latents (encoder) and features (decoder); it falls to 0 over the
+    run."""
     epochs: int = 10
     """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
     batch_size: int = 16
@@ -106,6 +114,8 @@ class TrainConfig:
     """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
     save_every_steps: int = 0
     """Steps between checkpoints inside an epoch; 0: only at each epoch's end."""
+    validate_every_steps: int = 0
+    """Steps between validations inside an epoch; 0: only at each epoch's end."""
     resume: str | None = None
     """`auto` goes on from save_dir/last.pt where there is one; or a file."""
     overwrite: bool = False
@@ -134,12 +144,22 @@ class TrainConfig:
         _within("quality", self.quality, 1, 8)
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
-        for name in ("epochs", "lr_warmup_steps", "recon_every", "recon_count", "save_every_steps", "decode_threads"):
+        for name in (
+            "epochs",
+            "lr_warmup_steps",
+            "recon_every",
+            "recon_count",
+            "save_every_steps",
+            "validate_every_steps",
+            "decode_threads",
+        ):
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
+        _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
+        _within("distill", self.distill, 0, None)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
         if not 0 < self.lr < float("inf"):
@@ -148,6 +168,9 @@ class TrainConfig:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
         if self.replace_parts == "none" and self.train_scope != "all":
             raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
+        for name in ("swap_init", "distill"):
+            if self.replace_parts == "none" and getattr(self, name):
+                raise InputError(f"--{name} {getattr(self, name)}: --replace_parts none swaps nothing; leave it out")
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
         self._check_files()
@@ -189,7 +212,8 @@ class TrainConfig:
     def check_resumed(self, theirs: Mapping[str, object]) -> None:
         """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
         mine = self.plain_values()
-        for name in _FIXED_ON_RESUME:
+        theirs = {"distill": 0.0, **theirs}  # which older runs do not know
+        for name in _FIXED_ON_RESUME + (_TEACHER if self.distill else ()):
             if theirs.get(name) != mine[name]:
                 raise InputError(
                     f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
@@ -221,6 +245,11 @@ class TrainConfig:
         samples = train_set.num_samples
         if samples < self.batch_size:
             raise InputError(f"--batch_size {self.batch_size}: {train_set.folder} holds only {samples} train samples")
+        if self.initialisation == "calibrated" and self.checkpoint_to_resume is None and samples < self.calib_images:
+            raise InputError(
+                f"--calib_images {self.calib_images}: {train_set.folder} holds only {samples} train samples; "
+                "take fewer, or --swap_init naive"
+            )
 
     def train_set(self) -> ShardSet:
         """The train split of --shards."""
@@ -236,6 +265,13 @@ class TrainConfig:
     def needs_ms_ssim(self) -> bool:
         """Whether the loss contains MS-SSIM."""
         return self.distortion == "l1_msssim" and self.alpha_l1 < 1
+
+    @property
+    def initialisation(self) -> Literal["calibrated", "naive", "none"]:
+        """--swap_init, resolved; `none` where nothing is replaced."""
+        if self.replace_parts == "none":
+            return "none"
+        return self.swap_init or ("naive" if self.pretrained == "none" else "calibrated")
 
     @property
     def channel_pair(self) -> tuple[int, int] | None:

@@ -49,7 +49,8 @@ class StatusLine:
     def add(self, values: StepValues, images: int) -> None:
         """Take in a step's values without reading them."""
         loss = values.loss
-        scalars = (loss.total, loss.distortion, loss.bpp, loss.psnr_db, loss.ms_ssim, values.grad_norm)
+        distance = torch.full_like(loss.total, math.nan) if values.distance is None else values.distance
+        scalars = (loss.total, loss.distortion, loss.bpp, loss.psnr_db, loss.ms_ssim, values.grad_norm, distance)
         self._values.append(torch.stack([scalar.float() for scalar in scalars]))
         self._lr = values.lr
         self._bar.update(images)
@@ -62,7 +63,7 @@ class StatusLine:
         if self._world.size > 1:
             dist.all_reduce(means)
             means /= self._world.size
-        names = ("loss", "distortion", "bpp", "psnr_db", "ms_ssim", "grad_norm")
+        names = ("loss", "distortion", "bpp", "psnr_db", "ms_ssim", "grad_norm", "distance")
         status = {name: value for name, value in zip(names, means.tolist(), strict=True) if not math.isnan(value)}
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         status["lr"] = self._lr

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from relic.codec.loss import Loss, LossConfig, compute_loss
 from relic.loader.feed import DeviceBatch
+from train.distillation import Distillation
 from train.guard import Guard
 from train.schedule import Schedule
 
@@ -19,6 +20,8 @@ class StepValues(NamedTuple):
     loss: Loss
     grad_norm: Tensor
     lr: float
+    distance: Tensor | None = None
+    """To the teacher, unweighted, with --distill."""
 
 
 class Stepper:
@@ -36,10 +39,13 @@ class Stepper:
         *,
         autocast: Callable[[], AbstractContextManager[Any]],
         max_grad_norm: float,
+        distillation: Distillation | None = None,
     ) -> None:
+        """With a `distillation` the model is an `Observed`."""
         self._model, self._parameters = model, parameters
         self._optimizer, self._scaler, self._schedule, self._guard = optimizer, scaler, schedule, guard
         self._loss_config, self._autocast = loss_config, autocast
+        self._distillation = distillation
         self._max_grad_norm = max_grad_norm if max_grad_norm > 0 else float("inf")
 
     def __call__(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
@@ -49,15 +55,24 @@ class Stepper:
             output = self._model(batch.images)
         likelihoods = output["likelihoods"]["y"]
         loss = compute_loss(batch.images, output["x_hat"], likelihoods, self._loss_config)
-        self._scaler.scale(loss.total).backward()
+        total, distance = loss.total, None
+        if self._distillation is not None:
+            distance = self._distillation.loss(batch.images, output)
+            total = total + self._distillation.weight(step) * distance
+        self._scaler.scale(total).backward()
         self._scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step_done()
-        watched = {"the loss": loss.total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
+        watched = {"the loss": total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
         if not self._scaler.is_enabled():  # which skips steps with such gradients by itself
             watched["the gradient"] = grad_norm
         self._guard.watch(step, watched, batch.keys)
-        return StepValues(Loss(*(part.detach() for part in loss)), grad_norm.detach(), lr)
+        return StepValues(
+            Loss(*(part.detach() for part in loss)),
+            grad_norm.detach(),
+            lr,
+            None if distance is None else distance.detach(),
+        )

@@ -36,6 +36,7 @@ class Learner(NamedTuple):
 
     model: FactorizedPrior
     architecture: Architecture
+    swap_init: str
     entropy_trained: bool
     """Whether the entropy bottleneck is trained, and so its quantiles are solved again."""
     optimizer: torch.optim.Optimizer
@@ -106,6 +107,10 @@ class Trainer:
                     self._track("train", **status.read())
                 if config.save_every_steps and progress.step % config.save_every_steps == 0:
                     self._save("last.pt", training=True)
+                every = config.validate_every_steps
+                if every and progress.step % every == 0 and progress.images < epoch_images:
+                    learner.guard.settle()
+                    self._validate()
             self._track("train", **status.read())
         finally:
             status.close()
@@ -166,7 +171,7 @@ class Trainer:
             checkpoint = Checkpoint(
                 architecture=learner.architecture,
                 model=learner.model.state_dict(),
-                swap_init=self._config.swap_init,
+                swap_init=learner.swap_init,
                 train_scope=self._config.train_scope,
                 loss_type=self._config.loss_type,
                 config=self._config_values,

@@ -26,6 +26,7 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     """State dict in CompressAI's names, CDF tables included."""
     swap_init: str = "naive"
+    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown."""
     train_scope: Scope = "all"
     loss_type: str = "recon"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)

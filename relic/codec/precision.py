@@ -50,11 +50,13 @@ def install_fp32_islands(model: nn.Module, policy: Policy, custom: Iterable[str]
     """
     islands = fp32_modules(model, policy, custom)
     for module in islands.values():
-        module.forward = _in_fp32(module.forward)
+        module.forward = in_fp32(module.forward)
     return list(islands)
 
 
-def _in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
+def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, run without autocast and with floating-point tensors cast up."""
+
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]

@@ -92,6 +92,13 @@ def load_file(path: Path, *, flag: str) -> tuple[FactorizedPrior, Architecture]:
     return model, architecture
 
 
+def recorded_swap_init(source: str) -> str:
+    """How the swapped layers of a codec that `load_codec` knows began, as far as its file says."""
+    path = EMBEDDED_FILE if source == EMBEDDED else Path(source)
+    ours = path.is_file() and read_tensors(path, flag="--pretrained").get("format") == FORMAT
+    return load_checkpoint(path, flag="--pretrained").swap_init if ours else "unknown"
+
+
 def swap(model: FactorizedPrior, architecture: Architecture, parts: Parts) -> Architecture:
     """Replace GDN by ReLU in `parts` and return what the model now is."""
     replace_gdn_with_relu(model, parts)

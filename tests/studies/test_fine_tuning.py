@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             Path(given["--out"]).mkdir(parents=True)
             number = float(len(made))
             codec = {"label": "last", "psnr_db": 20 + number, "ms_ssim": 0.9, "bpp_estimated": 0.3, "bpp_real": 0.301,
-                     "num_images": 4, "encode_ms": 5.0}  # fmt: skip
+                     "num_images": 4, "relu_clipped": 0.5, "encode_ms": 5.0}  # fmt: skip
             (Path(given["--out"]) / "metrics.json").write_text(json.dumps({"summary": [codec]}))
         return subprocess.CompletedProcess(command, 0)
 
@@ -65,7 +65,7 @@ def test_a_run_trains_evaluates_and_keeps_its_figures(study: Study, calls: Calls
     assert result["settings"] == {"part": "all"} and re.match(r"\d+\.\d+", result["versions"]["torch"])
     (figures,) = result["evaluations"]["val"]["figures"]
     assert figures == {"label": "last", "psnr_db": 22, "ms_ssim": 0.9, "bpp_estimated": 0.3, "bpp_real": 0.301,
-                       "num_images": 4}  # fmt: skip
+                       "num_images": 4, "relu_clipped": 0.5}  # fmt: skip
 
 
 def test_a_finished_run_is_skipped_unless_its_commands_are_others(study: Study, calls: Calls) -> None:

@@ -1,0 +1,213 @@
+"""Refit a convolution, plain or transposed, by ridge regression: normal equations in float64, exact at the borders.
+
+A transposed convolution of stride s is s x s plain ones, each of which makes the outputs of one phase (row and column
+modulo s) from a few of the kernel's taps: 9, 6, 6 and 4 for a 5x5 kernel of stride 2, where a zero-inserted input would
+take 25 for every output. The phases share nothing but the bias.
+
+Shapes: a_BCHW the layer's input, z_BOhw its output; a phase sees windows (B, C, h, w, rows, columns) of `a`.
+F: unknowns of one output channel in one phase, C x rows x columns.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layer = nn.Conv2d | nn.ConvTranspose2d
+_GOLDEN = 0.6180339887
+
+
+class Axis(NamedTuple):
+    """One direction of a phase: output `first` + j x `step` is made from inputs j x `stride` + `start` and the next."""
+
+    taps: tuple[int, ...]
+    """Places in the kernel, in the order of the inputs they multiply."""
+    start: int
+    stride: int
+    first: int
+    step: int
+
+
+Phase = tuple[Axis, Axis]
+
+
+def phases_of(layer: Layer) -> list[Phase]:
+    """The plain convolutions a layer consists of: one, or one a phase of a transposed convolution's outputs."""
+    assert not isinstance(layer.padding, str)
+    axes: list[list[Axis]] = []
+    for kernel, stride, padding in zip(layer.kernel_size, layer.stride, layer.padding, strict=True):
+        if isinstance(layer, nn.Conv2d):
+            axes.append([Axis(tuple(range(kernel)), -padding, stride, 0, 1)])
+            continue
+        axes.append([])
+        for phase in range(stride):
+            # Output o takes input i through tap o + padding - stride i: the further the input, the earlier the tap.
+            taps = tuple(tap for tap in reversed(range(kernel)) if (phase + padding - tap) % stride == 0)
+            axes[-1].append(Axis(taps, (phase + padding - taps[0]) // stride, 1, phase, stride))
+    return [(row, column) for row in axes[0] for column in axes[1]]
+
+
+def num_features(layer: Layer, phase: Phase) -> int:
+    """F: inputs that one output of a phase is made from."""
+    return layer.in_channels * len(phase[0].taps) * len(phase[1].taps)
+
+
+def outputs(phase: Phase, z_BOhw: Tensor) -> Tensor:
+    """The outputs that a phase makes."""
+    rows, columns = phase
+    return z_BOhw[:, :, rows.first :: rows.step, columns.first :: columns.step]
+
+
+def windows(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """The inputs of a phase's `height` x `width` outputs, zeros outside: a view (B, C, h, w, rows, columns)."""
+    padding: list[int] = []
+    for axis, side, count in zip(phase, a_BCHW.shape[2:], (height, width), strict=True):
+        end = axis.start + (count - 1) * axis.stride + len(axis.taps)
+        padding = [-axis.start, end - side, *padding]
+    rows, columns = phase
+    view = F.pad(a_BCHW, padding)
+    return view.unfold(2, len(rows.taps), rows.stride).unfold(3, len(columns.taps), columns.stride)
+
+
+def sample(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int) -> Tensor:
+    """Rows (inputs, wanted outputs, 1) at places spread evenly over each crop: (rows, F + O + 1) float64.
+
+    `first_crop` is the number of the first crop.
+
+    Places follow the golden ratio, from another start in each crop, so a few crops' rows cover borders and inside in
+    the proportion they have.
+    """
+    targets = outputs(phase, z_BOhw)
+    crops, _, height, width = targets.shape
+    count = min(rows_per_crop, height * width)
+    starts = torch.arange(first_crop, first_crop + crops) * 7919
+    places = (starts[:, None] + torch.arange(count) * _coprime_step(height * width)) % (height * width)
+    crop, row, column = torch.arange(crops)[:, None], places // width, places % width
+    # An index on both sides of a slice puts the indexed dimensions first: (crops, count, ...).
+    features = windows(phase, a_BCHW, height, width)[crop, :, row, column].flatten(0, 1).flatten(1)
+    wanted = targets[crop, :, row, column].flatten(0, 1)
+    return torch.cat([features, wanted, wanted.new_ones(len(wanted), 1)], dim=1).double()
+
+
+def _coprime_step(places: int) -> int:
+    """Near the golden ratio of `places`, without a common divisor: steps of it come everywhere exactly once."""
+    step = max(1, round(places * _GOLDEN))
+    return next(s for s in range(step, step + places + 1) if math.gcd(s, places) == 1)
+
+
+class NormalEquations:
+    """What a regression with an intercept needs to know of its rows: their products summed, float64."""
+
+    def __init__(self, num_features: int, num_targets: int, device: torch.device) -> None:
+        side = num_features + num_targets + 1
+        self._num_features = num_features
+        self._sums = torch.zeros(side, side, dtype=torch.float64, device=device)
+
+    def add(self, rows: Tensor) -> None:
+        """Take in rows (features, targets, 1)."""
+        self._sums += _products(rows)
+
+    @property
+    def rows(self) -> float:
+        return float(self._sums[-1, -1])
+
+    @property
+    def gram(self) -> Tensor:
+        """Features with features, (F, F)."""
+        return self._sums[: self._num_features, : self._num_features]
+
+    @property
+    def wanted(self) -> Tensor:
+        """Features with targets and, in the last column, their sums, (F, O + 1)."""
+        return self._sums[: self._num_features, self._num_features :]
+
+    @property
+    def target_sums(self) -> Tensor:
+        """(O,)"""
+        return self._sums[-1, self._num_features : -1]
+
+    @property
+    def mean_variance(self) -> float:
+        """Of the features, each about its mean."""
+        return float((self.gram.diagonal() / self.rows - (self.wanted[:, -1] / self.rows) ** 2).mean())
+
+
+def _products(rows: Tensor) -> Tensor:
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    # numpy sees that both factors are one matrix and computes half the products; torch computes all.
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
+class Affine(NamedTuple):
+    """targets ~ features @ weights[phase] + bias, float64."""
+
+    weights: list[Tensor]
+    """(F, O) for each phase."""
+    bias: Tensor
+    """(O,), shared by the phases."""
+
+
+def solve_ridge(equations: Sequence[NormalEquations], ridge: float) -> Affine:
+    """Minimise squared error + penalty x squared weights over all phases together; the bias is not penalised.
+
+    The penalty of a phase is `ridge` x its rows x the mean variance of all features, so that it does not depend on the
+    number of rows, nor on how far the features lie from zero. With the bias eliminated every phase is one Cholesky
+    factorisation; the bias then follows from all of them (a Schur complement). Raises torch.linalg.LinAlgError where
+    the equations are singular.
+    """
+    variance = max(equation.mean_variance for equation in equations)
+    partial = []
+    weight_of_bias, weighted_bias = 0.0, torch.zeros_like(equations[0].target_sums)
+    for equation in equations:
+        matrix = equation.gram.clone()
+        matrix.diagonal().add_(max(ridge * variance, torch.finfo(torch.float32).tiny) * equation.rows)
+        solved = torch.cholesky_solve(equation.wanted, torch.linalg.cholesky(matrix))
+        of_targets, of_ones = solved[:, :-1], solved[:, -1]
+        feature_sums = equation.wanted[:, -1]
+        weight_of_bias += equation.rows - float(feature_sums @ of_ones)
+        weighted_bias += equation.target_sums - feature_sums @ of_targets
+        partial.append((of_targets, of_ones))
+    bias = weighted_bias / weight_of_bias
+    return Affine([of_targets - of_ones[:, None] * bias for of_targets, of_ones in partial], bias)
+
+
+def write_layer(layer: Layer, fitted: Affine) -> None:
+    """Put the regression's weights in their places in the kernel, rounded to the layer's own type."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    weight = layer.weight.data.transpose(0, 1) if transposed else layer.weight.data  # (O, C, rows, columns)
+    for (rows, columns), weights in zip(phases_of(layer), fitted.weights, strict=True):
+        values = weights.T.reshape(weight.size(0), weight.size(1), len(rows.taps), len(columns.taps)).to(weight)
+        grid = torch.tensor(rows.taps)[:, None], torch.tensor(columns.taps)
+        weight[:, :, grid[0], grid[1]] = values
+    assert layer.bias is not None
+    layer.bias.data.copy_(fitted.bias)
+
+
+class PredictionError:
+    """How far off a regression is on rows that come piece by piece."""
+
+    def __init__(self, fitted: Affine) -> None:
+        self._fitted = fitted
+        self._rows = 0
+        self._squared = torch.zeros_like(fitted.bias)
+        self._sum, self._square_sum = torch.zeros_like(fitted.bias), torch.zeros_like(fitted.bias)
+
+    def add(self, rows: Sequence[Tensor]) -> None:
+        """Take in rows (features, targets, 1) of each phase."""
+        for weights, of_phase in zip(self._fitted.weights, rows, strict=True):
+            features, targets = of_phase[:, : len(weights)], of_phase[:, len(weights) : -1]
+            self._rows += len(targets)
+            self._squared += (features @ weights + self._fitted.bias - targets).square().sum(0)
+            self._sum += targets.sum(0)
+            self._square_sum += targets.square().sum(0)
+
+    @property
+    def relative(self) -> float:
+        """Squared error over the targets' squared deviation from their mean, channel by channel: 0 is exact."""
+        deviation = float((self._square_sum - self._sum.square() / self._rows).sum())
+        return float(self._squared.sum()) / max(deviation, torch.finfo(torch.float64).tiny)

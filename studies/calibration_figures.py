@@ -1,0 +1,75 @@
+"""The figures of `studies/calibration.py` from its results alone, whichever there are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from relic.files import atomic_write
+from studies.calibration_page import EVALUATIONS, KINDS, Results, curve, rate_points
+
+_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:orange"), strict=True))
+
+
+def draw(results: Results, folder: Path) -> list[Path]:
+    """Write what can be drawn of `results` and return the files."""
+    figures = []
+    if parts := [part for part in ("encoder", "decoder", "all") if _curves(results, part)]:
+        figures.append(_draw_curves(results, parts, folder / "fine_tuning.png"))
+    if any(len(rate_points(results, "gdn", title)) > 1 for title in EVALUATIONS):
+        figures.append(_draw_rates(results, folder / "rates.png"))
+    return figures
+
+
+def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]]]:
+    return {kind: found for kind in ("naive", "calibrated", "distilled") if (found := curve(results, part, kind))}
+
+
+def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
+    """A column a part: PSNR, MS-SSIM and rate against images seen, with the GDN codec as a line across."""
+    rows = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM", "bpp": "estimated bpp"}
+    figure, axes = plt.subplots(3, len(parts), figsize=(1 + 3.6 * len(parts), 8), sharex=True, squeeze=False)
+    teacher = results.get("original")
+    for column, part in enumerate(parts):
+        axes[0][column].set_title(part)
+        for row, (name, title) in enumerate(rows.items()):
+            axis = axes[row][column]
+            for kind, points in _curves(results, part).items():
+                images, values = [p["images_seen"] for p in points], [p[name] for p in points]
+                axis.plot(images, values, marker=".", color=_COLOURS[kind], label=KINDS[kind])
+            if teacher is not None:
+                figures = teacher["evaluations"]["val"]["figures"][0]
+                level = figures["bpp_estimated" if name == "bpp" else name]
+                axis.axhline(level, color="black", linestyle=":", label="GDN")
+            axis.set_ylabel(title if column == 0 else "")
+            axis.grid(alpha=0.3)
+        axes[-1][column].set_xlabel("images seen")
+    axes[0][0].legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _draw_rates(results: Results, path: Path) -> Path:
+    """PSNR against real rate, on the val crops and on the pictures nothing was trained on."""
+    figure, axes = plt.subplots(1, len(EVALUATIONS), figsize=(10, 4.2))
+    for axis, (title, name) in zip(axes, EVALUATIONS.items(), strict=True):
+        for kind, label in KINDS.items():
+            points = sorted(rate_points(results, kind, title).values())
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, color=_COLOURS[kind], label=label)
+        axis.set(title=name, xlabel="real bpp", ylabel="PSNR, dB")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.tight_layout()
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,132 @@
+"""The calibrated swap: exact where the teacher is linear, repeatable, and close to the embedded codec."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from compressai.layers import GDN
+from compressai.models import FactorizedPrior
+from PIL import Image
+from torch import Tensor
+
+from relic.codec.calibration import swap_calibrated
+from relic.codec.metrics import psnr_db
+from relic.codec.model import Architecture, Parts, build_model, replace_gdn_with_relu
+from relic.codec.pixels import to_float
+from relic.codec.pretrained import load_codec
+from samples.photographs import find_picture
+
+
+class Linear(GDN):
+    """A GDN that changes nothing: what lies around it is then one linear map, which ReLU can be lifted out of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def random_crops(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    crops = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)).astype(int)
+        crops.append(np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255))
+    return torch.from_numpy(np.stack(crops).astype(np.uint8))
+
+
+def photograph_crops(count: int, side: int = 128) -> Tensor:
+    rng = np.random.default_rng(0)
+    names = ("astronaut.png", "coffee.png", "motorcycle_left.png", "chelsea.png")
+    pictures = [np.asarray(Image.open(find_picture(f"skimage/data/{name}")).convert("RGB")) for name in names]
+    crops = []
+    for number in range(count):
+        picture = pictures[number % len(pictures)]
+        top, left = (int(rng.integers(0, size - side + 1)) for size in picture.shape[:2])
+        crops.append(picture[top : top + side, left : left + side])
+    return torch.from_numpy(np.stack(crops))
+
+
+def made_linear(channels: tuple[int, int]) -> FactorizedPrior:
+    torch.manual_seed(1)
+    model = build_model(Architecture(channels, "none")).eval()
+    for transform in (model.g_a, model.g_s):
+        for layer in transform:
+            if isinstance(layer, GDN):
+                layer.__class__ = Linear
+    return model
+
+
+def test_a_linear_encoder_is_recovered() -> None:
+    """But for the borders, where a lifted signal meets zeros: what the weights do about that costs 1 % inside."""
+    teacher = made_linear((6, 8))
+    student, naive = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    fitted = swap_calibrated(student, "encoder", random_crops(16, side=160))
+    assert [layer.name for layer in fitted] == ["g_a.2", "g_a.4", "g_a.6"]
+    replace_gdn_with_relu(naive, "encoder")
+    x = to_float(random_crops(4, side=160, seed=9))
+    with torch.no_grad():
+        wanted, found, kept = (model.g_a(x)[:, :, 3:-3, 3:-3] for model in (teacher, student, naive))
+    deviation = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
+    assert float((found - wanted).square().sum() / deviation) < 0.02
+    assert float((kept - wanted).square().sum() / deviation) > 0.2
+
+
+@pytest.mark.parametrize("parts", ["encoder", "decoder", "all"])
+def test_it_repeats_itself_and_touches_only_what_was_swapped(parts: Parts) -> None:
+    torch.manual_seed(0)
+    teacher = build_model(Architecture((4, 6), "none")).eval()
+    crops = random_crops(8)
+    one, other = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    swap_calibrated(one, parts, crops)
+    torch.rand(7)  # draws of others do not matter
+    swap_calibrated(other, parts, crops)
+    before, states = teacher.state_dict(), (one.state_dict(), other.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    refitted = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}[parts]
+    for name, tensor in states[0].items():
+        if not name.startswith(refitted):
+            assert torch.equal(tensor, before[name]), name
+    # A first convolution that sees what the teacher's sees keeps its weights; only its bias is lifted.
+    if parts != "decoder":
+        assert torch.equal(states[0]["g_a.0.weight"], before["g_a.0.weight"])
+
+
+def test_crops_held_back_at_the_end_change_nothing_but_the_choice() -> None:
+    """Every crop counts: leaving one out changes the weights."""
+    torch.manual_seed(0)
+    teacher = build_model(Architecture((4, 6), "none")).eval()
+    crops = random_crops(8)
+    one, other = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    swap_calibrated(one, "encoder", crops)
+    swap_calibrated(other, "encoder", torch.cat([crops[1:], crops[1:2]]))
+    assert not torch.equal(one.g_a[2].weight, other.g_a[2].weight)
+
+
+def test_what_is_swapped_already_is_left_alone_and_progress_ends_at_one() -> None:
+    torch.manual_seed(0)
+    model = build_model(Architecture((4, 6), "encoder")).eval()
+    before = copy.deepcopy(model.g_a.state_dict())
+    shares: list[float] = []
+    fitted = swap_calibrated(model, "all", random_crops(4), on_progress=shares.append)
+    assert [layer.name for layer in fitted] == ["g_s.2", "g_s.4", "g_s.6"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.g_a.state_dict().items())
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
+    assert swap_calibrated(model, "all", random_crops(4)) == []
+
+
+@pytest.mark.parametrize("parts", ["encoder", "decoder", "all"])
+def test_the_embedded_codec_keeps_most_of_its_quality(parts: Parts) -> None:
+    teacher, _ = load_codec("embedded", quality=8, channels=None)
+    crops = photograph_crops(20)
+    seen, unseen = crops[:16], to_float(crops[16:])
+    student, naive = copy.deepcopy(teacher).eval(), copy.deepcopy(teacher).eval()
+    swap_calibrated(student, parts, seen)
+    replace_gdn_with_relu(naive, parts)
+    scores = []
+    with torch.no_grad():
+        for model in (teacher.eval(), student, naive):
+            scores.append(float(psnr_db(unseen, model(unseen)["x_hat"]).mean()))
+    of_teacher, of_student, of_naive = scores
+    assert of_student > of_naive + 12
+    assert of_student > of_teacher - 3

@@ -1,0 +1,99 @@
+"""How a run's swapped layers begin: calibrated or naive, remembered, refused where it makes no sense."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from relic.codec.checkpoint import load_checkpoint
+from relic.codec.model import Architecture
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order
+from relic.shards.shard_set import open_shard_set
+from tests.train.conftest import Run
+from tests.train.test_runs import assert_equal, weights
+from train.main import main
+
+CALIBRATED = ("--swap_init", "calibrated", "--calib_images", "8")
+
+
+def from_file(shards: Path, path: Path, folder: Path, *flags: str) -> list[str]:
+    kept = ["--loss_type", "rd", "--batch_size", "4", "--recon_every", "0", "--device", "cpu", "--epochs", "0"]
+    return [
+        "--shards",
+        str(shards),
+        "--pretrained",
+        str(path),
+        "--save_dir",
+        str(folder / "checkpoints"),
+        *kept,
+        *flags,
+    ]
+
+
+def swap_init(folder: Path) -> str:
+    return load_checkpoint(folder / "checkpoints" / "last.pt").swap_init
+
+
+def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
+    gdn = ("--replace_parts", "none", "--train_scope", "all", "--epochs", "0")
+    assert run(*gdn, folder=tmp_path / "gdn") == 0
+    assert run("--epochs", "0", folder=tmp_path / "new") == 0
+    source = tmp_path / "gdn" / "checkpoints" / "last.pt"
+    few = ("--calib_images", "8", "--replace_parts")
+    assert main(from_file(crops, source, tmp_path / "encoder", *few, "encoder")) == 0
+    once = tmp_path / "encoder" / "checkpoints" / "last.pt"
+    assert main(from_file(crops, once, tmp_path / "again", *few, "encoder", "--swap_init", "naive")) == 0
+    assert main(from_file(crops, once, tmp_path / "naive", *few, "all", "--swap_init", "naive")) == 0
+    # Weights that were never learnt are kept by default, learnt ones calibrated; what is swapped keeps its name.
+    wanted = {"gdn": "none", "new": "naive", "encoder": "calibrated", "again": "calibrated", "naive": "naive"}
+    assert {name: swap_init(tmp_path / name) for name in wanted} == wanted
+    assert load_checkpoint(tmp_path / "naive" / "checkpoints" / "last.pt").architecture == Architecture((4, 6), "all")
+
+
+def test_a_swapped_codec_has_no_teacher(
+    run: Run, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--epochs", "0", folder=tmp_path / "swapped") == 0
+    source = tmp_path / "swapped" / "checkpoints" / "last.pt"
+    flags = ("--replace_parts", "all", "--distill", "1", "--calib_images", "8")
+    assert main(from_file(crops, source, tmp_path / "next", *flags)) == 1
+    assert "has no GDN to learn from" in capsys.readouterr().err
+
+
+def test_runs_repeat_and_other_seeds_see_other_crops(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import start
+
+    seen: list[torch.Tensor] = []
+    calibrate = start.swap_calibrated
+
+    def watched(*args: object, **kwargs: object) -> object:
+        seen.append(args[2])  # type: ignore[arg-type]
+        return calibrate(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("train.start.swap_calibrated", watched)
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert run(*CALIBRATED, "--epochs", "0", "--seed", seed, folder=tmp_path / name) == 0
+    assert_equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
+def test_its_crops_are_the_first_of_the_first_epoch(run: Run, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watch(model: object, parts: object, images: torch.Tensor, **_: object) -> list[object]:
+        seen.append(images)
+        return []
+
+    monkeypatch.setattr("train.start.swap_calibrated", watch)
+    assert run("--swap_init", "calibrated", "--calib_images", "5", "--epochs", "0", "--seed", "2") == 0
+    shards = open_shard_set(crops, "train")
+    with ShardLoader(shards, batch_size=12) as loader:
+        (batch,) = loader.batches([epoch_order(shards.samples, 2, 0)])
+        assert torch.equal(seen[0], batch.images[:5])
+
+
+def test_a_resume_with_another_start_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*CALIBRATED, "--epochs", "1") == 0
+    assert run("--swap_init", "naive", "--epochs", "1", "--resume", "auto") == 1
+    assert "--swap_init naive: the run to resume began calibrated; leave it out" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""What a run starts from: the codec it was asked for, swapped, and the teacher it may learn from."""
+
+import copy
+import logging
+import time
+from typing import NamedTuple
+
+import torch
+from compressai.models import FactorizedPrior
+from torch import Tensor
+from tqdm import tqdm
+
+from relic.codec.calibration import swap_calibrated
+from relic.codec.checkpoint import Checkpoint
+from relic.codec.model import Architecture
+from relic.codec.pretrained import load_codec, recorded_swap_init, swap
+from relic.distributed import World, copy_from_main, wait_for_all
+from relic.errors import InputError
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order
+from train.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """Models on the world's device, the same on every rank."""
+
+    model: FactorizedPrior
+    architecture: Architecture
+    swap_init: str
+    """How the swapped layers began: `calibrated`, `naive`, `none` (no layer is), or `unknown` (CompressAI's files)."""
+    teacher: FactorizedPrior | None
+    """With --distill: the codec before the swap."""
+
+
+def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) -> Start:
+    """Load, swap and calibrate; of a resumed run only the teacher is loaded anew."""
+    if resumed is not None:
+        teacher = _load(config, world)[0] if config.distill else None
+        return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init, teacher)
+    model, before = _load(config, world)
+    teacher = copy.deepcopy(model) if config.distill else None
+    if config.initialisation == "calibrated":
+        _calibrate(model, config, world)
+    architecture = swap(model, before, config.replace_parts)
+    copy_from_main(model, world)
+    swap_init: str = config.initialisation
+    if architecture.replaced == before.replaced:
+        swap_init = recorded_swap_init(config.pretrained) if before.replaced != "none" else "none"
+        if config.distill:
+            raise InputError(f"--distill: --pretrained {config.pretrained} has no GDN to learn from; leave it out")
+    return Start(model, architecture, swap_init, teacher)
+
+
+def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> None:
+    """On rank 0, whose weights the others then take."""
+    if not world.is_main:
+        return
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
+        began = time.perf_counter()
+        fitted = swap_calibrated(
+            model, config.replace_parts, _crops(config), on_progress=lambda share: bar.update(share - bar.n)
+        )
+    for layer in fitted:
+        behind = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
+        log.info("calibrated %s: %serror %.4f on held-back crops", layer.name, behind, layer.error)
+    if fitted:
+        log.info("calibrated on %d crops in %.1f s", config.calib_images, time.perf_counter() - began)
+
+
+def _crops(config: TrainConfig) -> Tensor:
+    """The first --calib_images of the first epoch's order, uint8 (B, H, W, 3)."""
+    train_set = config.train_set()
+    order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: config.calib_images]
+    with ShardLoader(train_set, batch_size=16, threads=config.decode_threads, verify=config.verify) as loader:
+        plan = (order[first : first + 16] for first in range(0, len(order), 16))
+        return torch.cat([batch.images.clone() for batch in loader.batches(plan)])
+
+
+def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Architecture]:
+    if config.pretrained == "zoo" and not world.is_main:
+        wait_for_all(world)  # rank 0 downloads, the others find the file
+    model, architecture = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
+    if config.pretrained == "zoo" and world.is_main:
+        wait_for_all(world)
+    return model.to(world.device), architecture
