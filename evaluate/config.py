@@ -56,7 +56,7 @@ class EvaluateConfig:
     published: bool = False
     """Add CompressAI's published points of bmshj2018-factorized (mse): they are Kodak's, so only for its 24 images."""
     out: Path = Path("recon/eval")
-    """Folder of report.html, rd.png, metrics.json, per_image.csv and the reconstructions."""
+    """Folder of report.html, rd.png, summary.md, metrics.json, per_image.csv and the reconstructions."""
     recon_count: int = 16
     """Images whose reconstructions are written as PNG: the first so many."""
     report_images: int = 3

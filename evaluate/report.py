@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the tables, metrics.json, per_image.csv, rd.png, report.html and pictures."""
+"""What an evaluation leaves behind: tables, metrics.json, per_image.csv, summary.md, rd.png, report.html, pictures."""
 
 import csv
 from collections.abc import Sequence
@@ -34,6 +34,19 @@ def format_table(evaluations: Sequence[Evaluation]) -> str:
         for row in rows
     ]
     return "\n".join(lines + _notes(evaluations, summaries))
+
+
+def format_markdown(evaluations: Sequence[Evaluation], curves: Sequence[Curve]) -> str:
+    """The table, its notes and the BD-rates as Markdown, for documents."""
+    rows = [_row(evaluation, summarise(evaluation.results)) for evaluation in evaluations]
+    lines = [_HEADINGS, ("---",) * len(_HEADINGS), *rows]
+    notes = _notes(evaluations, [summarise(evaluation.results) for evaluation in evaluations])
+    text = "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{note}." for note in notes)])
+    anchor, *others = curves
+    if bd_rates := bd_rows(anchor, others):
+        header = [(f"BD-rate against {anchor.name}", "at equal PSNR", "at equal MS-SSIM"), ("---",) * 3]
+        text += "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in [*header, *bd_rates])
+    return text + "\n"
 
 
 def _row(evaluation: Evaluation, summary: Summary) -> tuple[str, ...]:
@@ -110,6 +123,8 @@ def write_report(
         for evaluation in evaluations:
             rows.writerows((evaluation.codec.checkpoint, *result) for result in evaluation.results)
     write_png(rd_figure(curves), folder / "rd.png")
+    with atomic_write(folder / "summary.md", "w") as file:
+        file.write(format_markdown(evaluations, curves))
     notes = _notes(evaluations, [summarise(evaluation.results) for evaluation in evaluations]) + wide_gaps(evaluations)
     images = ", ".join(value for name, value in source.items() if name != "fingerprint")
     write_page(folder / "report.html", evaluations, curves, shown, images, notes)

@@ -154,7 +154,7 @@ def test_without_bitstream_no_real_rate_is_given(save_codec: Callable[..., Path]
     outcome = run("--checkpoint", save_codec(), "--shards", shards, "--bitstream", "false", "--recon_count", 0)
     assert (outcome.code, outcome.summary[0]["bpp_real"], outcome.rows[0]["bpp_real"]) == (0, None, "")
     assert outcome.summary[0]["bpp_estimated"] > 0
-    written = ["metrics.json", "per_image.csv", "rd.png", "report.html"]
+    written = ["metrics.json", "per_image.csv", "rd.png", "report.html", "summary.md"]
     assert sorted(path.name for path in outcome.out.iterdir()) == written
 
 
