@@ -19,8 +19,20 @@ from relic.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 _MARKER = ".relic-demo"
-_MADE = ("coco", "shards", "swapped", "tuned", "recon", "eval", "onnx", "000.relic", "000.png", "comparison.png")
-_NAMES = ("GDN", "swapped, not yet trained", "swapped and fine-tuned")
+_MADE = (
+    "coco",
+    "shards",
+    "naive",
+    "swapped",
+    "tuned",
+    "recon",
+    "eval",
+    "onnx",
+    "000.relic",
+    "000.png",
+    "comparison.png",
+)
+_NAMES = ("GDN", "swapped naively", "swapped, calibrated", "calibrated and fine-tuned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +41,14 @@ class DemoConfig:
 
     out: Path = ROOT / "demo"
     """Folder of everything the demo makes; what an earlier demo left there is removed."""
-    epochs: int = 12
+    epochs: int = 8
     """Passes over the crops, four a photograph."""
     train: int = 120
-    """Photographs to train on."""
+    """Photographs to train on; calibration takes 64 of their crops."""
 
     def __post_init__(self) -> None:
         check_folder("--out", self.out)
-        for flag, value, least in (("--epochs", self.epochs, 1), ("--train", self.train, 4)):
+        for flag, value, least in (("--epochs", self.epochs, 1), ("--train", self.train, 16)):
             if value < least:
                 raise InputError(f"{flag} {value}: must be {least} or more")
 
@@ -47,14 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(DemoConfig, argv, prog="samples/demo.py")
     out, began = config.out.resolve(), time.perf_counter()
     _clear(out)
-    swap = "--shards OUT/shards --pretrained embedded --replace_parts all --loss_type rd --recon_dir OUT/recon"
+    swap = "--shards OUT/shards --pretrained embedded --replace_parts all --recon_dir OUT/recon"
+    loss = "--loss_type rd --distortion mse --lambda_bpp 0.0023"  # the embedded codec's own
     stages = {
         "photographs": f"samples/build.py --out OUT/coco --train {config.train}",
         "shards": "prep/make_shards.py --coco_dir OUT/coco --out_dir OUT/shards --crop random --crops_per_image 4",
-        "swap, without training": f"train/main.py {swap} --epochs 0 --recon_every 0 --save_dir OUT/swapped",
-        "fine-tuning": f"train/main.py {swap} --epochs {config.epochs} --lr 1e-3 --save_dir OUT/tuned",
-        "evaluation": "evaluate/run.py --checkpoint embedded OUT/swapped/last.pt OUT/tuned/best_loss.pt "
-        "--shards OUT/shards --out OUT/eval",
+        "naive swap": f"train/main.py {swap} --swap_init naive --epochs 0 --recon_every 0 --save_dir OUT/naive",
+        "calibrated swap": f"train/main.py {swap} --epochs 0 --recon_every 0 --save_dir OUT/swapped",
+        "fine-tuning": f"train/main.py {swap} {loss} --epochs {config.epochs} --sched onecycle --save_dir OUT/tuned",
+        "evaluation": "evaluate/run.py --shards OUT/shards --out OUT/eval "
+        "--checkpoint embedded OUT/naive/last.pt OUT/swapped/last.pt OUT/tuned/best_loss.pt",
         "export": "export/onnx_parts.py --ckpt OUT/tuned/best_loss.pt --part all --out OUT/onnx",
         "encoding without torch": "export/codec.py encode OUT/eval/origin/000.png OUT/000.relic --export OUT/onnx",
         "decoding without torch": "export/codec.py decode OUT/000.relic OUT/000.png --export OUT/onnx",
@@ -96,7 +110,7 @@ def _table(summary: list[dict[str, float]]) -> str:
 
 
 def _compare(folder: Path, labels: list[str], target: Path, images: int = 3) -> None:
-    """A row an image: original, GDN, swapped, fine-tuned."""
+    """A row an image: original, GDN, swapped naively, calibrated, fine-tuned."""
     from PIL import Image
 
     columns = ["origin", *labels]
@@ -112,7 +126,7 @@ def _compare(folder: Path, labels: list[str], target: Path, images: int = 3) -> 
 def _places(out: Path) -> str:
     return f"""
 to look at:
-  {out / "comparison.png"}   original | GDN | swapped, not yet trained | fine-tuned
+  {out / "comparison.png"}   original | GDN | swapped naively | calibrated | fine-tuned
   {out / "eval"}   metrics.json, per_image.csv, reconstructions
   {out / "tuned" / "best_loss.pt"}   the fine-tuned codec
   {out / "onnx"}   encoder.onnx, decoder.onnx, full.onnx, tables.npz, export.json

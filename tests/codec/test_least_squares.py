@@ -1,5 +1,7 @@
 """Refitting a convolution against torch's own least squares on unfolded, and on zero-inserted, inputs."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from relic.codec.least_squares import (
     write_layer,
 )
 
-LAYERS = [
+LAYERS: list[Layer] = [
     nn.Conv2d(3, 4, 5, stride=2, padding=2),
     nn.Conv2d(2, 3, 3, padding=1),
     nn.ConvTranspose2d(3, 2, 5, stride=2, padding=2, output_padding=1),
@@ -39,10 +41,8 @@ def fit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 
 
 def fresh(layer: Layer) -> Layer:
     """A layer of the same shape with other weights."""
-    other: Layer = type(layer)(
-        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-        **({"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {}),
-    )  # fmt: skip
+    other = copy.deepcopy(layer)
+    other.reset_parameters()
     return other
 
 

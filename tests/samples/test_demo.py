@@ -19,9 +19,10 @@ def test_the_demo_runs_every_stage_and_recovers_quality(tmp_path: Path, capfd: p
     (out / "mine.txt").unlink()
     assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 0
     said = capfd.readouterr().out
-    gdn, swapped, tuned = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
-    assert swapped["psnr_db"] + 2 < tuned["psnr_db"] < gdn["psnr_db"]
-    for summary in (gdn, swapped, tuned):
+    gdn, naive, calibrated, tuned = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
+    assert naive["psnr_db"] + 12 < calibrated["psnr_db"] < gdn["psnr_db"]
+    assert tuned["psnr_db"] > calibrated["psnr_db"] - 0.5
+    for summary in (gdn, naive, calibrated, tuned):
         assert f"{summary['psnr_db']:9.2f}{summary['ms_ssim']:9.4f}" in said
     for name in ("comparison.png", "000.relic", "000.png", "onnx/encoder.onnx", "tuned/best_loss.pt"):
         assert (out / name).stat().st_size > 0
