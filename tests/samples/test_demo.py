@@ -7,7 +7,7 @@ import pytest
 
 from samples.demo import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def test_the_demo_runs_every_stage_and_recovers_quality(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
