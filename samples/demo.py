@@ -127,7 +127,7 @@ def _places(out: Path) -> str:
     return f"""
 to look at:
   {out / "comparison.png"}   original | GDN | swapped naively | calibrated | fine-tuned
-  {out / "eval"}   metrics.json, per_image.csv, reconstructions
+  {out / "eval" / "report.html"}   all of them side by side, with a divider; beside it every number
   {out / "tuned" / "best_loss.pt"}   the fine-tuned codec
   {out / "onnx"}   encoder.onnx, decoder.onnx, full.onnx, tables.npz, export.json
   {out / "000.relic"}   an image as a bitstream, encoded and decoded without torch
