@@ -29,16 +29,16 @@ pixels, rates those of real bitstreams.
 _LIMITS = """\
 ## What it is not
 
-ReLU at k standard deviations clips next to nothing, so a calibrated codec is nearly linear; the column *ReLU clips* says
-how little fine-tuning of this length changes that. Where GDN's nonlinearity counts most, in a decoder that is swapped
-alone, the gap that is left is the widest. At the borders the lifted signal meets zeros, which no weights make up for:
-small pictures lose more than large ones. The fit is made of train crops as the GDN codec sees them, so it inherits that
-codec's rate.
+ReLU at k standard deviations clips next to nothing, so a calibrated codec is nearly linear; the column *ReLU clips*
+says how little fine-tuning of this length changes that. Where GDN's nonlinearity counts most, in a decoder that is
+swapped alone, the gap that is left is the widest. At the borders the lifted signal meets zeros, which no weights make
+up for: small pictures lose more than large ones. The fit is made of train crops as the GDN codec sees them, so it
+inherits that codec's rate.
 
-Tried and left out, since the error on held-back crops did not fall: a k for each channel (by the gradient of the fitted
-error), targets behind GDN in place of those before it, targets from latents that were not rounded, one channel lifted so
-far that it marks the border. A gain for each channel is taken up by the next layer's fit. k = 2, which clips ten times as
-much, starts 2.7 dB lower and is still lower after 2,000 images.
+Tried and left out, since the error on held-back crops did not fall: a k for each channel (by the gradient of the
+fitted error), targets behind GDN in place of those before it, targets from latents that were not rounded, one channel
+lifted so far that it marks the border. A gain for each channel is taken up by the next layer's fit. k = 2, which
+clips ten times as much, starts 2.7 dB lower and is still lower after 2,000 images.
 """
 _COMMANDS = """\
 ## How it was made
