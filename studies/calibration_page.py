@@ -180,6 +180,9 @@ def _compared(
     helped = "lowers" if tuned[-1]["loss"] < tuned[0]["loss"] else "does not lower"
     about = f"({change[0]:+.2f} dB at {change[1]:+.1%} of the rate)"
     lines = [f"- {part}, {label}: training {helped} the loss of the start {about}"]
+    lowest = min(tuned, key=lambda point: point["psnr_db"])
+    if lowest["psnr_db"] < tuned[0]["psnr_db"] - 0.1:
+        lines.append(f"  - on the way it falls to {lowest['psnr_db']:.2f} dB, at {lowest['images_seen']:,} images")
     theirs = {point["images_seen"]: point for point in naive}
     both = [(point, theirs[point["images_seen"]]) for point in tuned if point["images_seen"] in theirs]
     if both:
