@@ -81,8 +81,9 @@ class Trainer:
         result = self._validate()
         if self._config.recon_every:
             self._picture(f"pre_e{self.progress.epoch:03d}")
+        # A calibrated start is good: training has to beat it.
+        self._keep_best(result)
         if not self._config.epochs:
-            self._keep_best(result)
             self._save("last.pt", training=True)
         return result
 
