@@ -1,6 +1,7 @@
 """Small shard sets of random crops, written by the project's own writer."""
 
 import io
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ from PIL import Image
 
 from relic.shards.manifest import MEMBER_SUFFIX, Encoding, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
+
+# One thread, as torchrun gives each process: sums in one order, so that runs can be compared bit by bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start what runs in the background deaf to Ctrl-C, and our children would inherit that.
