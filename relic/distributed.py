@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -116,10 +116,10 @@ def wait_for_all(world: World) -> None:
         dist.barrier()
 
 
-def copy_from_main(model: torch.nn.Module, world: World) -> None:
-    """Give every rank's model, on the world's device, the parameters and buffers of rank 0's."""
+def copy_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
+    """Write rank 0's values into every rank's tensors, which lie on the world's device."""
     if world.size > 1:
-        for tensor in model.state_dict().values():
+        for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 

@@ -25,6 +25,8 @@ _LR = "1e-4"
 """A constant rate of 1e-3 takes a calibrated codec from 30.0 to 26.8 dB in 2,000 images; naive ones take it better."""
 _LR_OF_NAIVE = "1e-3"
 _DISTILL = "0.01"
+_LR_PRECONDITIONED = "2e-3"
+"""After 4,000 images better than 1e-3 (a loss of 0.00192 against 0.00193)."""
 _TEACHING = "--replace_parts none --train_scope all --lr 5e-4 --sched onecycle"
 """Turns the embedded codec into the GDN codec of another rate."""
 _LONG = 5
@@ -120,28 +122,36 @@ def runs(epochs: int, num_samples: int) -> list[Planned]:
             plan.append(Planned(faster))
     for part in ("encoder", "decoder"):
         plan += _tuned(part, EMBEDDED_RATE, None, epochs, images)
+    preconditioned = settings | {"images": images, "lr": _LR_PRECONDITIONED, "precondition": True}
+    shifted = _student("all-naive-preconditioned", preconditioned, "embedded", epochs=epochs, lr=_LR_PRECONDITIONED)
     longer = _student(
         "all-naive-longer", settings | {"images": _LONG * images}, "embedded", epochs=_LONG * epochs, lr=_LR_OF_NAIVE
     )
-    return [*plan, Planned(longer)]
+    return [*plan, Planned(shifted), Planned(longer)]
 
 
 def _tuned(part: str, rate: str, teacher: Run | None, epochs: int, images: int) -> list[Planned]:
-    """Naive, calibrated, and calibrated with distillation."""
+    """Naive, calibrated, and calibrated with preconditioning or with distillation."""
     suffix = "" if rate == EMBEDDED_RATE else f"-{rate}"
     source = "embedded" if teacher is None else f"WORK/{teacher.name}/last.pt"
-    kinds = {"calibrated": ("calibrated", "0"), "naive": ("naive", "0"), "distilled": ("calibrated", _DISTILL)}
+    common: dict[str, Any] = {
+        "rate": rate,
+        "part": part,
+        "init": "calibrated",
+        "distill": "0",
+        "images": images,
+        "lr": _LR,
+    }
+    kinds: dict[str, dict[str, Any]] = {
+        "calibrated": {},
+        "naive": {"init": "naive"},
+        "preconditioned": {"precondition": True, "lr": _LR_PRECONDITIONED},
+        "distilled": {"distill": _DISTILL},
+    }
+    settings = {kind: common | own for kind, own in kinds.items()}
     return [
-        Planned(
-            _student(
-                f"{part}-{kind}{suffix}",
-                {"rate": rate, "part": part, "init": init, "distill": distill, "images": images, "lr": _LR},
-                source,
-                epochs=epochs,
-            ),
-            teacher,
-        )
-        for kind, (init, distill) in kinds.items()
+        Planned(_student(f"{part}-{kind}{suffix}", each, source, epochs=epochs, lr=each["lr"]), teacher)
+        for kind, each in settings.items()
     ]
 
 
@@ -157,6 +167,8 @@ def _student(name: str, settings: Mapping[str, Any], source: str, *, epochs: int
     )
     if settings["distill"] != "0":
         train += f" --distill {settings['distill']}"
+    if settings.get("precondition"):
+        train += " --precondition"
     return _judged(name, f"WORK/{name}/last.pt", settings, train)
 
 

@@ -11,9 +11,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from relic.files import atomic_write
-from studies.calibration_page import EVALUATIONS, KINDS, Results, curve, rate_points
+from studies.calibration_page import EVALUATIONS, KINDS, TUNED, Results, curve, rate_points
 
-_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:orange"), strict=True))
+_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple", "tab:orange"), strict=True))
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -27,7 +27,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]]]:
-    return {kind: found for kind in ("naive", "calibrated", "distilled") if (found := curve(results, part, kind))}
+    return {kind: found for kind in TUNED if (found := curve(results, part, kind))}
 
 
 def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:

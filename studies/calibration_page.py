@@ -12,9 +12,14 @@ KINDS = {
     "naive": "naive, fine-tuned",
     "untrained": "calibrated, no training",
     "calibrated": "calibrated, fine-tuned",
+    "preconditioned": "calibrated, fine-tuned with preconditioning",
     "distilled": "calibrated, fine-tuned with distillation",
 }
 EVALUATIONS = {"val": "val crops", "kodak": "pictures of --images"}
+TUNED = ("naive", "calibrated", "preconditioned", "distilled")
+"""Kinds that are trained, each with a curve."""
+OTHER_NAIVE = ("all-naive-faster", "all-naive-preconditioned", "all-naive-longer")
+"""Runs of the naive swap that were given better conditions than the calibrated ones."""
 _PARTS = ("encoder", "decoder", "all")
 
 _INTRODUCTION = """\
@@ -60,6 +65,8 @@ def kind_of(result: Mapping[str, Any]) -> str:
         return "untrained" if settings["init"] == "calibrated" else "start"
     if settings["distill"] != "0":
         return "distilled"
+    if settings.get("precondition") and settings["init"] == "calibrated":
+        return "preconditioned"
     return str(settings["init"])
 
 
@@ -73,7 +80,7 @@ def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[floa
     found = {}
     for name, result in results.items():
         settings = result["settings"]
-        both = settings.get("part", "all") == "all" and not name.startswith(("all-naive-faster", "all-naive-longer"))
+        both = settings.get("part", "all") == "all" and name not in OTHER_NAIVE
         if both and kind_of(result) == kind:
             figures = result["evaluations"][title]["figures"][0]
             found[settings["rate"]] = figures["bpp_real"], figures["psnr_db"]
@@ -116,16 +123,22 @@ def _table_of_starts(results: Results) -> str:
 def _table_of_ends(results: Results) -> str:
     rows = []
     for part in _PARTS:
-        for kind in ("naive", "calibrated", "distilled"):
+        for kind in TUNED:
             rows.append(_row(part, KINDS[kind], results.get(f"{part}-{kind}")))
-    for name in ("all-naive-faster", "all-naive-longer"):
+    for name in OTHER_NAIVE:
         if result := results.get(name):
-            settings = result["settings"]
-            rows.append(_row("all", f"naive, {settings['images']:,} images at a rate of {settings['lr']}", result))
+            rows.append(_row("all", _conditions(result), result))
     tuned = [results[name] for part in _PARTS if (name := f"{part}-calibrated") in results]
     counts = sorted({result["settings"]["images"] for result in tuned})
     images = " or ".join(f"{count:,}" for count in counts)
     return _section(f"After fine-tuning on {images} images", ("ReLU in", "start"), rows) if counts else ""
+
+
+def _conditions(result: Mapping[str, Any]) -> str:
+    """Of a run in OTHER_NAIVE."""
+    settings = result["settings"]
+    how = ", preconditioned" if settings.get("precondition") else ""
+    return f"naive, {settings['images']:,} images at a learning rate of {settings['lr']}{how}"
 
 
 def _row(first: str, second: str, result: Mapping[str, Any] | None) -> list[str] | None:
@@ -155,15 +168,14 @@ def _worth(results: Results) -> str:
     lines = []
     for part in _PARTS:
         naive = curve(results, part, "naive")
-        for kind in ("calibrated", "distilled"):
+        for kind in TUNED[1:]:
             if tuned := curve(results, part, kind):
                 lines += _compared(part, KINDS[kind], naive, tuned)
     start = curve(results, "all", "calibrated")
-    for name in ("all-naive-faster", "all-naive-longer"):
+    for name in OTHER_NAIVE:
         if start and name in results:
-            settings = results[name]["settings"]
-            label = f"all, naive, {settings['images']:,} images at a learning rate of {settings['lr']}"
-            lines.append(f"- {label}: {_reached(results[name]['validations'], start[0])}")
+            reached = _reached(results[name]["validations"], start[0])
+            lines.append(f"- all, {_conditions(results[name])}: {reached}")
     if not lines:
         return ""
     about = (
@@ -203,7 +215,7 @@ def _reached(naive: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> st
 
 def _table_of_rates(results: Results) -> str:
     rows = []
-    for kind in ("naive", "untrained", "calibrated", "distilled"):
+    for kind in ("untrained", *TUNED):
         rates = [bd_rate(results, kind, title) for title in EVALUATIONS]
         if any(rate is not None for rate in rates):
             rows.append([KINDS[kind], *("" if rate is None else f"{rate:+.1f} %" for rate in rates)])

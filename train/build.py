@@ -15,15 +15,16 @@ from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
-from relic.distributed import World, gather_to_all
+from relic.distributed import World, copy_from_main, gather_to_all
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from train.config import CHECKPOINTS, LAUNCH, TrainConfig, launch_name
 from train.distillation import Distillation, Observed
 from train.guard import Guard
+from train.preconditioning import Preconditioning
 from train.schedule import Schedule
-from train.start import load_start
+from train.start import calibration_crops, load_start
 from train.step import Stepper
 from train.tracking import Tracker
 from train.trainer import Learner, Trainer
@@ -109,7 +110,14 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     use_amp = on_cuda if config.amp == "auto" else bool(config.amp)
     islands = install_fp32_islands(model, config.local_fp32, config.fp32_class_names) if use_amp else []
     _describe(config, world, model, architecture, frozen, islands)
+    preconditioning = None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.precondition:
+        preconditioning = Preconditioning(model)
+        parameters = preconditioning.parameters
+        if resumed is None:
+            preconditioning.measure(calibration_crops(config))
+            copy_from_main(preconditioning.tensors(), world)
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[config.amp_dtype]
@@ -141,9 +149,20 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     stepper = Stepper(
         forward, parameters, optimizer, scaler, schedule, guard, loss_config,
         autocast=autocast, max_grad_norm=config.max_grad_norm, distillation=distillation,
+        preconditioning=preconditioning,
     )  # fmt: skip
     return Learner(
-        model, architecture, swap_init, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config
+        model,
+        architecture,
+        swap_init,
+        entropy_trained,
+        optimizer,
+        scaler,
+        schedule,
+        guard,
+        stepper,
+        loss_config,
+        preconditioning,
     )
 
 

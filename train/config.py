@@ -23,7 +23,8 @@ _NAMELESS = "none"
 """torchrun's name for a launch that was given none."""
 _FIXED_ON_RESUME = (
     "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "distill", "optimizer", "weight_decay", "sched", "lr_warmup_steps", "onecycle_pct_start", "seed", "shuffle_window",
+    "distill", "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
+    "onecycle_pct_start", "seed", "shuffle_window",
 )  # fmt: skip
 """A resumed run keeps these, so that it equals the run that was not interrupted."""
 _TEACHER = ("pretrained", "quality")
@@ -92,6 +93,9 @@ class TrainConfig:
     """Optimizer."""
     weight_decay: float = 0.0
     """Weight decay."""
+    precondition: bool = False
+    """Move kernels in coordinates where their inputs, as the first crops show them, are centred and decorrelated: a
+    calibrated start then learns several times faster, at an --lr of 1e-3 to 2e-3."""
     sched: Literal["cosine", "none", "onecycle", "plateau"] = "cosine"
     """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 2 epochs without a better MS-SSIM."""
     lr_warmup_steps: int = 0
@@ -171,6 +175,8 @@ class TrainConfig:
         for name in ("swap_init", "distill"):
             if self.replace_parts == "none" and getattr(self, name):
                 raise InputError(f"--{name} {getattr(self, name)}: --replace_parts none swaps nothing; leave it out")
+        if self.precondition and self.weight_decay:
+            raise InputError(f"--weight_decay {self.weight_decay}: has no meaning under --precondition; leave one out")
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
         self._check_files()
@@ -212,7 +218,7 @@ class TrainConfig:
     def check_resumed(self, theirs: Mapping[str, object]) -> None:
         """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
         mine = self.plain_values()
-        theirs = {"distill": 0.0, **theirs}  # which older runs do not know
+        theirs = {"distill": 0.0, "precondition": False, **theirs}  # which older runs do not know
         for name in _FIXED_ON_RESUME + (_TEACHER if self.distill else ()):
             if theirs.get(name) != mine[name]:
                 raise InputError(

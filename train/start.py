@@ -44,7 +44,7 @@ def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) ->
     if config.initialisation == "calibrated":
         _calibrate(model, config, world)
     architecture = swap(model, before, config.replace_parts)
-    copy_from_main(model, world)
+    copy_from_main(model.state_dict().values(), world)
     swap_init: str = config.initialisation
     if architecture.replaced == before.replaced:
         swap_init = recorded_swap_init(config.pretrained) if before.replaced != "none" else "none"
@@ -61,7 +61,7 @@ def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> Non
     with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
         began = time.perf_counter()
         fitted = swap_calibrated(
-            model, config.replace_parts, _crops(config), on_progress=lambda share: bar.update(share - bar.n)
+            model, config.replace_parts, calibration_crops(config), on_progress=lambda share: bar.update(share - bar.n)
         )
     for layer in fitted:
         behind = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
@@ -70,7 +70,7 @@ def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> Non
         log.info("calibrated on %d crops in %.1f s", config.calib_images, time.perf_counter() - began)
 
 
-def _crops(config: TrainConfig) -> Tensor:
+def calibration_crops(config: TrainConfig) -> Tensor:
     """The first --calib_images of the first epoch's order, uint8 (B, H, W, 3)."""
     train_set = config.train_set()
     order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: config.calib_images]

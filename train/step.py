@@ -11,6 +11,7 @@ from relic.codec.loss import Loss, LossConfig, compute_loss
 from relic.loader.feed import DeviceBatch
 from train.distillation import Distillation
 from train.guard import Guard
+from train.preconditioning import Preconditioning
 from train.schedule import Schedule
 
 
@@ -40,12 +41,13 @@ class Stepper:
         autocast: Callable[[], AbstractContextManager[Any]],
         max_grad_norm: float,
         distillation: Distillation | None = None,
+        preconditioning: Preconditioning | None = None,
     ) -> None:
-        """With a `distillation` the model is an `Observed`."""
+        """With a `distillation` the model is an `Observed`; a `preconditioning`'s parameters are the `parameters`."""
         self._model, self._parameters = model, parameters
         self._optimizer, self._scaler, self._schedule, self._guard = optimizer, scaler, schedule, guard
         self._loss_config, self._autocast = loss_config, autocast
-        self._distillation = distillation
+        self._distillation, self._preconditioning = distillation, preconditioning
         self._max_grad_norm = max_grad_norm if max_grad_norm > 0 else float("inf")
 
     def __call__(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
@@ -60,9 +62,13 @@ class Stepper:
             distance = self._distillation.loss(batch.images, output)
             total = total + self._distillation.weight(step) * distance
         self._scaler.scale(total).backward()
+        if self._preconditioning is not None:
+            self._preconditioning.take_gradients()
         self._scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._scaler.step(self._optimizer)
+        if self._preconditioning is not None:
+            self._preconditioning.move_kernels()
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step_done()

@@ -21,6 +21,7 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.config import TrainConfig
 from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
+from train.preconditioning import Preconditioning
 from train.progress import Progress, StatusLine
 from train.reconstructions import write_reconstructions
 from train.schedule import Schedule
@@ -45,6 +46,7 @@ class Learner(NamedTuple):
     guard: Guard
     stepper: Callable[[DeviceBatch, int, int], StepValues]
     loss_config: LossConfig
+    preconditioning: Preconditioning | None = None
 
 
 class Trainer:
@@ -202,6 +204,7 @@ class Trainer:
         learner = self._learner
         return {
             "optimizer": learner.optimizer.state_dict(),
+            "preconditioning": learner.preconditioning.state_dict() if learner.preconditioning else None,
             "scaler": learner.scaler.state_dict(),
             "schedule": learner.schedule.state_dict(),
             "progress": vars(self.progress).copy(),
@@ -215,6 +218,8 @@ class Trainer:
         """Continue from what a checkpoint kept beside the weights."""
         learner = self._learner
         learner.optimizer.load_state_dict(state["optimizer"])
+        if learner.preconditioning:
+            learner.preconditioning.load_state_dict(state["preconditioning"])
         learner.scaler.load_state_dict(state["scaler"])
         learner.schedule.load_state_dict(state["schedule"])
         self.progress = Progress(**state["progress"])

@@ -106,7 +106,9 @@ def steps_watched(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPat
     return between, reads.names[len(between) :]
 
 
-@pytest.mark.parametrize("flags", [(), ("--loss_type", "recon"), ("--sched", "onecycle"), ("--distortion", "mse")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--loss_type", "recon"), ("--sched", "onecycle"), ("--distortion", "mse"), ("--precondition",)]
+)
 def test_nothing_is_read_between_logging_intervals(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
