@@ -13,6 +13,8 @@ from relic.cli import command, parse, print_error
 from train.config import GONE, TrainConfig
 
 PROG = "train/main.py"
+_MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
+"""What MKL asks for to give the same sums in every run, however busy the machine; it looks when torch is loaded."""
 _OUT_OF_MEMORY = (
     "the GPU's memory is full: use a smaller --batch_size, more processes, --amp true or smaller crops; "
     "--resume auto goes on from the last checkpoint with the flags it had"
@@ -24,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; 0 when done or stopped by a signal after saving, 1 when the run failed."""
     config = parse(TrainConfig, argv, prog=PROG, gone=GONE)
 
+    for name, value in _MKL_REPEATS.items():
+        os.environ.setdefault(name, value)
     if config.deterministic:  # cuBLAS reads it when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

@@ -37,12 +37,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(script: str, argv: list[str], processes: int = 1, *torchrun: str) -> "subprocess.Popen[str]":
+def start(
+    script: str, argv: list[str], processes: int = 1, *torchrun: str, threads: int = 1
+) -> "subprocess.Popen[str]":
     command = [sys.executable, script, *argv]
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *torchrun]
         command = [sys.executable, *launcher, script, *argv]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -85,15 +87,18 @@ def test_two_and_four_processes_train_like_one(crops: Path, tmp_path: Path) -> N
                 assert torch.allclose(theirs[name], tensor, atol=1e-5), name
 
 
-def test_sigkill_at_random_steps_and_resume_equals_the_uninterrupted_run(crops: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sigkill_at_random_steps_and_resume_equals_the_uninterrupted_run(
+    crops: Path, tmp_path: Path, threads: int
+) -> None:
     steps = sorted(random.sample(range(2, 28), 5))
     flags = ("--save_every_steps", "1", "--log_every", "1", "--epochs", "10")
     script = str(ROOT / "train" / "main.py")
-    finish(start(script, tiny(crops, tmp_path / "whole", *flags)))
+    finish(start(script, tiny(crops, tmp_path / "whole", *flags), threads=threads))
     metrics = tmp_path / "cut" / "checkpoints" / "metrics.jsonl"
     resumed_at = []
     for wanted in (*steps, None):
-        process = start(script, tiny(crops, tmp_path / "cut", *flags, "--resume", "auto"))
+        process = start(script, tiny(crops, tmp_path / "cut", *flags, "--resume", "auto"), threads=threads)
         while wanted and process.poll() is None:
             if metrics.exists() and f'"train", "step": {wanted},' in metrics.read_text():
                 process.send_signal(signal.SIGKILL)
