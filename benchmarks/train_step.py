@@ -27,7 +27,8 @@ _SLEEP_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class StepBenchmarkConfig:
-    """Milliseconds of the trainer's RD step, of the same arithmetic written bare, and of a step that reads each value.
+    """Milliseconds of the trainer's RD step, plain and preconditioned, of the same arithmetic written bare, and of a
+    step that reads each value.
 
     The steps take turns, one at a time. Then the trainer's loop, with the real loader and a step that sleeps 20 ms.
     """
@@ -78,9 +79,10 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
         loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     # A quotient of neighbours in time: what slows the machine for a while slows both.
+    pairs = (("ours", "bare"), ("seed", "ours"), ("preconditioned", "ours"))
     quotients = {
-        "ours/bare": statistics.median(a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True)),
-        "seed/ours": statistics.median(a / b for a, b in zip(seconds["seed"], seconds["ours"], strict=True)),
+        f"{one}/{other}": statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+        for one, other in pairs
     }
     return {
         **{f"{name}_ms": 1000 * median for name, median in medians.items()},
@@ -130,11 +132,15 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     from train.build import build_learner
 
     shards = training.train_set()
-    ours, bare, seed = (build_learner(training, world, None, steps_per_epoch=1) for _ in range(3))
+    preconditioned = dataclasses.replace(training, precondition=True)
+    ours, bare, seed, moved = (
+        build_learner(each, world, None, steps_per_epoch=1) for each in (training, training, training, preconditioned)
+    )
     steps = {
         "ours": our_step(ours, training, world),
         "bare": bare_step(bare, training),
         "seed": seed_step(seed, training),
+        "preconditioned": our_step(moved, training, world),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     plan = itertools.cycle(train_batches(epoch_order(shards.samples, 0, 0), training.batch_size, 0, 1))
@@ -153,6 +159,7 @@ def _table(figures: Mapping[str, Any]) -> str:
         "ours": "the trainer's step",
         "bare": "forward, backward, one loss, clip, step",
         "seed": "the loss twice, values read each step",
+        "preconditioned": "the trainer's step with --precondition",
     }
     lines = [f"{title:42}{figures[f'{name}_ms']:8.1f} ms" for name, title in names.items()]
     lines += ["", *(f"{name:42}{quotient:8.3f}" for name, quotient in figures["ratios"].items())]

@@ -32,6 +32,7 @@ _MADE = (
     "000.png",
     "comparison.png",
 )
+_TUNING = "--sched onecycle --precondition --lr 2e-3"
 _NAMES = ("GDN", "swapped naively", "swapped, calibrated", "calibrated and fine-tuned")
 
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shards": "prep/make_shards.py --coco_dir OUT/coco --out_dir OUT/shards --crop random --crops_per_image 4",
         "naive swap": f"train/main.py {swap} --swap_init naive --epochs 0 --recon_every 0 --save_dir OUT/naive",
         "calibrated swap": f"train/main.py {swap} --epochs 0 --recon_every 0 --save_dir OUT/swapped",
-        "fine-tuning": f"train/main.py {swap} {loss} --epochs {config.epochs} --sched onecycle --save_dir OUT/tuned",
+        "fine-tuning": f"train/main.py {swap} {loss} {_TUNING} --epochs {config.epochs} --save_dir OUT/tuned",
         "evaluation": "evaluate/run.py --shards OUT/shards --out OUT/eval "
         "--checkpoint embedded OUT/naive/last.pt OUT/swapped/last.pt OUT/tuned/best_loss.pt",
         "export": "export/onnx_parts.py --ckpt OUT/tuned/best_loss.pt --part all --out OUT/onnx",
