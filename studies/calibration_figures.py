@@ -15,6 +15,9 @@ from studies.calibration_page import EVALUATIONS, KINDS, TUNED, Results, curve, 
 
 _COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple", "tab:orange"), strict=True))
 
+_NEAR_DB = -1.6, 0.25
+"""Range of the enlarged row, about the GDN codec's PSNR."""
+
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Write what can be drawn of `results` and return the files."""
@@ -32,12 +35,17 @@ def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]
 
 def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
     """A column a part: PSNR, MS-SSIM and rate against images seen, with the GDN codec as a line across."""
-    rows = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM", "bpp": "estimated bpp"}
-    figure, axes = plt.subplots(3, len(parts), figsize=(1 + 3.6 * len(parts), 8), sharex=True, squeeze=False)
+    rows = (
+        ("psnr_db", "PSNR, dB", None),
+        ("psnr_db", "PSNR, dB, near GDN", _NEAR_DB),
+        ("ms_ssim", "MS-SSIM", None),
+        ("bpp", "estimated bpp", None),
+    )
+    figure, axes = plt.subplots(len(rows), len(parts), figsize=(1 + 3.6 * len(parts), 11), sharex=True, squeeze=False)
     teacher = results.get("original")
     for column, part in enumerate(parts):
         axes[0][column].set_title(part)
-        for row, (name, title) in enumerate(rows.items()):
+        for row, (name, title, near) in enumerate(rows):
             axis = axes[row][column]
             for kind, points in _curves(results, part).items():
                 images, values = [p["images_seen"] for p in points], [p[name] for p in points]
@@ -46,6 +54,8 @@ def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
                 figures = teacher["evaluations"]["val"]["figures"][0]
                 level = figures["bpp_estimated" if name == "bpp" else name]
                 axis.axhline(level, color="black", linestyle=":", label="GDN")
+                if near is not None:
+                    axis.set_ylim(level + near[0], level + near[1])
             axis.set_ylabel(title if column == 0 else "")
             axis.grid(alpha=0.3)
         axes[-1][column].set_xlabel("images seen")
@@ -54,12 +64,15 @@ def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
 
 
 def _draw_rates(results: Results, path: Path) -> Path:
-    """PSNR against real rate, on the val crops and on the pictures nothing was trained on."""
+    """PSNR against real rate, on the val crops and on the pictures nothing was trained on.
+
+    Naive swaps are left out: they lie decibels below, and the others could not be told apart.
+    """
     figure, axes = plt.subplots(1, len(EVALUATIONS), figsize=(10, 4.2))
     for axis, (title, name) in zip(axes, EVALUATIONS.items(), strict=True):
         for kind, label in KINDS.items():
             points = sorted(rate_points(results, kind, title).values())
-            if points:
+            if points and kind != "naive":
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=4, color=_COLOURS[kind], label=label)
         axis.set(title=name, xlabel="real bpp", ylabel="PSNR, dB")
         axis.grid(alpha=0.3)

@@ -1,5 +1,6 @@
 """The page of `studies/calibration.py` from its results alone, whichever there are."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -88,14 +89,20 @@ def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[floa
 
 
 def bd_rate(results: Results, kind: str, title: str) -> float | None:
-    """Bjontegaard's difference in rate against the GDN codecs, per cent; None with fewer than four rates."""
+    """Bjontegaard's difference in rate against the GDN codecs, per cent; None with fewer than four rates.
+
+    Not a number where the two curves have no PSNR in common.
+    """
     anchor, test = (rate_points(results, each, title) for each in ("gdn", kind))
     common = sorted(anchor.keys() & test.keys())
     if len(common) < 4:
         return None
     ordered = [sorted(points[rate] for rate in common) for points in (anchor, test)]
     columns = [column for points in ordered for column in zip(*points, strict=True)]
-    return float(bjontegaard.bd_rate(*columns, method="akima"))
+    (_, highest), (_, lowest) = ordered[1][-1], ordered[0][0]
+    if highest < lowest:
+        return math.nan
+    return float(bjontegaard.bd_rate(*columns, method="akima", min_overlap=0))
 
 
 def render(results: Results, figures: Sequence[str]) -> str:
@@ -218,12 +225,21 @@ def _table_of_rates(results: Results) -> str:
     for kind in ("untrained", *TUNED):
         rates = [bd_rate(results, kind, title) for title in EVALUATIONS]
         if any(rate is not None for rate in rates):
-            rows.append([KINDS[kind], *("" if rate is None else f"{rate:+.1f} %" for rate in rates)])
+            rows.append([KINDS[kind], *map(_per_cent, rates)])
     if not rows:
         return ""
     head = ["both sides swapped", *(f"BD-rate, {name}" for name in EVALUATIONS.values())]
-    about = "Rate for the same PSNR against the GDN codecs, four rates, Akima interpolation; less is better.\n"
+    about = (
+        "Rate for the same PSNR against the GDN codecs, over the PSNR that both reach; four rates, Akima interpolation; "
+        "less is better.\n"
+    )
     return "\n".join(["## Four rates\n", about, _line(head), _line(["---"] * len(head)), *map(_line, rows)]) + "\n"
+
+
+def _per_cent(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return "no PSNR in common" if math.isnan(rate) else f"{rate:+.1f} %"
 
 
 def _commands(results: Results) -> str:
