@@ -62,8 +62,8 @@ class EvaluateConfig:
     report_images: int = 3
     """Images shown in report.html: so many of the worst and of the best."""
     workers: int = 0
-    """Images judged at a time, a core each; 0: one for each core (of this process's share). With 1, a run's times are
-    those of one image alone."""
+    """Images judged at a time, a core each; 0: one for each core (of this process's share), on CUDA at most 2. With 1,
+    a run's times are those of one image alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; export sets always run on the CPU."""
 

@@ -26,10 +26,16 @@ class Verdict(NamedTuple):
     """What the images are."""
 
 
+_CUDA_WORKERS = 2
+"""One image on the device while another is coded: more would only fill its memory."""
+
+
 def judge_everything(config: EvaluateConfig, world: World) -> Verdict:
     """Open all, judge all. Raises InputError, and InexactError where no number can be trusted."""
     keep_freed_memory()
     workers = config.workers_here
+    if world.device.type == "cuda" and not config.workers:
+        workers = min(workers, _CUDA_WORKERS)
     # All are opened before the first is judged: a wrong file among them is known at once.
     source = open_source(config.shards, config.split, config.images)
     codecs = _open_codecs(config, world, workers)

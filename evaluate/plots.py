@@ -82,7 +82,7 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], metric: Metric) -> None:
             colour = _REFERENCES[references % len(_REFERENCES)]
             style = {"linestyle": ("-", (0, (4, 2)))[references % 2], "linewidth": 1.2}
             references += 1
-        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, label=curve.name, **style)
+        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, label=_literal(curve.name), **style)
         shown += [point for point in points if point[0] <= limit]
     axes.set_xlim(0, limit)
     if shown:
@@ -114,13 +114,18 @@ def spread_figure(evaluations: Sequence[Evaluation], curves: Sequence[Curve], *,
         panels = figure.subplots(len(evaluations), 1, sharex=True, squeeze=False).ravel()
         for axes, evaluation, found in zip(panels, evaluations, values, strict=True):
             axes.hist(found, bins=bins, color=_SERIES[series_of(evaluation, curves)], rwidth=0.9)
-            axes.set_title(evaluation.codec.label, loc="left", fontsize=9)
+            axes.set_title(_literal(evaluation.codec.label), loc="left", fontsize=9)
             axes.spines["left"].set_visible(False)
             axes.set_yticks([])
             if len(found):
                 axes.axvline(float(np.median(found)), color=_INK, linewidth=1, linestyle=(0, (3, 2)))
         panels[-1].set_xlabel("PSNR of an image, dB (dashed: the median)")
     return figure
+
+
+def _literal(name: str) -> str:
+    """Matplotlib takes what stands between two dollars for mathematics."""
+    return name.replace("$", r"\$")
 
 
 def as_svg(figure: Figure, salt: str) -> str:

@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; 0 when done, 1 when a number cannot be trusted (or, with --strict, real and estimated rates differ)."""
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
 
+    import torch
+
     from evaluate.coding import InexactError
     from evaluate.judging import judge_everything
     from evaluate.report import format_bd_rates, format_table, wide_gaps, write_report
@@ -31,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             verdict = judge_everything(config, world)
         except InexactError as error:
             print_error(PROG, str(error))
+            return 1
+        except torch.OutOfMemoryError as error:
+            print_error(
+                PROG, f"the GPU's memory is full: use --workers 1, or --device cpu ({str(error).split('. ')[0]})"
+            )
             return 1
     gaps = wide_gaps(verdict.evaluations)
     if world.is_main:

@@ -1,5 +1,6 @@
 """The images to judge on: a split of shards or a folder, each image once over all ranks."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,9 @@ class FolderSource:
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         for number in numbers:
             name = self.names[number]
-            yield Picture(number, name, torch.from_numpy(read_image(self.folder / name))[None])
+            pixels = torch.from_numpy(read_image(self.folder / name))[None]
+            # A name that is not UTF-8 can be opened, but not written into a table.
+            yield Picture(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
 
 
 def share(source: ImageSource, world: World) -> list[int]:

@@ -230,8 +230,8 @@ def _table_of_rates(results: Results) -> str:
         return ""
     head = ["both sides swapped", *(f"BD-rate, {name}" for name in EVALUATIONS.values())]
     about = (
-        "Rate for the same PSNR against the GDN codecs, over the PSNR that both reach; four rates, Akima interpolation; "
-        "less is better.\n"
+        "Rate for the same PSNR against the GDN codecs, over the PSNR that both reach; four rates, Akima "
+        "interpolation; less is better.\n"
     )
     return "\n".join(["## Four rates\n", about, _line(head), _line(["---"] * len(head)), *map(_line, rows)]) + "\n"
 

@@ -74,6 +74,8 @@ class Study(NamedTuple):
             events = [event for event in map(json.loads, lines) if event["event"] == "validate"]
             # A finished run that is started again validates once more.
             last = {event["images_seen"]: {name: event[name] for name in _VALIDATED} for event in events}
+            if max(last) < run.settings.get("images", 0):
+                raise InputError(f"{run.name}: its training was stopped; start the study again and it goes on")
             made["validations"] = list(last.values())
         for title, evaluation in made["evaluations"].items():
             self._call(run.name, evaluation["command"])

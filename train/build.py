@@ -41,6 +41,7 @@ def build_trainer(
     """
     _seed_everything(config.seed, config.deterministic)
     resumed = _resumed_checkpoint(config)
+    _check_same_run(config, resumed, world)
     train_set, val_set = config.train_set(), config.val_set()
     if resumed is not None and resumed.fingerprint != train_set.fingerprint:
         raise InputError(f"--resume: the checkpoint was trained on other shards than {config.shards}")
@@ -61,13 +62,9 @@ def build_trainer(
     trainer = Trainer(config, world, learner, train_loader, val_loader)
     if resumed is not None:
         assert resumed.training is not None
-        trainer.load_training_state(resumed.training)
-    steps = set(gather_to_all(trainer.progress.step, world))
-    if len(steps) > 1:
-        raise InputError(f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
-                         "give a folder that all machines share")  # fmt: skip
+        trainer.load_training_state(resumed.training, keep_bests=config.continues_save_dir)
     values = config.plain_values()
-    tracker = _build_tracker(config, world, trainer, values, begins_anew=resumed is None)
+    tracker = _build_tracker(config, world, trainer, values)
     if tracker:
         stack.callback(tracker.close)
     return trainer, tracker, values
@@ -95,7 +92,18 @@ def _resumed_checkpoint(config: TrainConfig) -> Checkpoint | None:
             f"--swap_init {config.swap_init}: the run to resume began {checkpoint.swap_init}; leave it out"
         )
     log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
+    for name, before, now in config.changed_since(checkpoint.config):
+        log.info("resuming with --%s %s, where the run had %s", name, now, before)
     return checkpoint
+
+
+def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: World) -> None:
+    """Before anything else is exchanged: ranks that found other checkpoints would wait for each other forever."""
+    training = resumed.training if resumed is not None else None
+    steps = set(gather_to_all(training["progress"]["step"] if training else 0, world))
+    if len(steps) > 1:
+        raise InputError(f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
+                         "give a folder that all machines share")  # fmt: skip
 
 
 def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
@@ -181,19 +189,16 @@ def _describe(
         log.info("in fp32 under mixed precision: %s", ", ".join(islands))
 
 
-def _build_tracker(
-    config: TrainConfig, world: World, trainer: Trainer, values: dict[str, Any], *, begins_anew: bool
-) -> Tracker | None:
+def _build_tracker(config: TrainConfig, world: World, trainer: Trainer, values: dict[str, Any]) -> Tracker | None:
     if not world.is_main:
         return None
     config.save_dir.mkdir(parents=True, exist_ok=True)
-    if begins_anew:
+    if not config.continues_save_dir:
         for name in CHECKPOINTS:
             (config.save_dir / name).unlink(missing_ok=True)
     if launch := launch_name():
         (config.save_dir / LAUNCH).write_text(launch)
     with atomic_write(config.save_dir / "config.yaml", "w") as file:
         yaml.safe_dump(values, file, sort_keys=False)
-    return Tracker(
-        config.save_dir, config=values, use_wandb=config.wandb, wandb_id=trainer.wandb_id, step=trainer.progress.step
-    )
+    step = trainer.progress.step if config.continues_save_dir else 0
+    return Tracker(config.save_dir, config=values, use_wandb=config.wandb, wandb_id=trainer.wandb_id, step=step)

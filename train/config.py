@@ -4,6 +4,7 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,11 @@ _FIXED_ON_RESUME = (
     "onecycle_pct_start", "seed", "shuffle_window",
 )  # fmt: skip
 """A resumed run keeps these, so that it equals the run that was not interrupted."""
+_FREE_ON_RESUME = (
+    "val_shards", "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "max_grad_norm", "overflow_check",
+    "overflow_tol", "compile", "deterministic",
+)  # fmt: skip
+"""What it may change, as a way out of trouble, though it then computes something else; a line says so."""
 _TEACHER = ("pretrained", "quality")
 """And these where it learns from a teacher, which is no part of the checkpoint."""
 GONE = {
@@ -97,7 +103,7 @@ class TrainConfig:
     """Move kernels in coordinates where their inputs, as the first crops show them, are centred and decorrelated: a
     calibrated start then learns several times faster, at an --lr of 1e-3 to 2e-3."""
     sched: Literal["cosine", "none", "onecycle", "plateau"] = "cosine"
-    """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 2 epochs without a better MS-SSIM."""
+    """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 3 epochs without a better MS-SSIM."""
     lr_warmup_steps: int = 0
     """Steps over which the rate rises linearly from lr / steps."""
     onecycle_pct_start: float = 0.1
@@ -199,7 +205,7 @@ class TrainConfig:
         if self.overwrite and self.resume == "auto":
             raise InputError("--overwrite: begins anew, --resume auto goes on; give one of the two")
         resumed = self.checkpoint_to_resume
-        stays = self.goes_on and (resumed is None or resumed.parent.resolve() == self.save_dir.resolve())
+        stays = self.goes_on and (resumed is None or self.continues_save_dir)
         if not stays and not self.overwrite and int(os.environ.get("RANK", "0")) == 0:
             self._refuse_other_run()
         if resumed is not None:
@@ -211,9 +217,11 @@ class TrainConfig:
             raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
         beside = path.with_name("config.yaml")
         if beside.exists() and path.name == "last.pt":
-            found = yaml.safe_load(beside.read_text())
-            if isinstance(found, dict):
-                self.check_resumed(found)
+            # A damaged one is no loss: the checkpoint holds the flags too.
+            with suppress(yaml.YAMLError, UnicodeDecodeError):
+                found = yaml.safe_load(beside.read_text())
+                if isinstance(found, dict):
+                    self.check_resumed(found)
 
     def check_resumed(self, theirs: Mapping[str, object]) -> None:
         """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
@@ -225,6 +233,13 @@ class TrainConfig:
                     f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
                     "keep it, or start a new run with --pretrained and another --save_dir"
                 )
+
+    def changed_since(self, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
+        """(name, value there, value here) of what differs from the run to resume and may."""
+        mine = self.plain_values()
+        return [
+            (name, theirs[name], mine[name]) for name in _FREE_ON_RESUME if theirs.get(name, mine[name]) != mine[name]
+        ]
 
     def plain_values(self) -> dict[str, Any]:
         """The flags as YAML and a checkpoint can hold them."""
@@ -312,6 +327,12 @@ class TrainConfig:
         if self.restarted or self.resume == "auto":
             return last if last.exists() else None
         return Path(self.resume) if self.resume else None
+
+    @property
+    def continues_save_dir(self) -> bool:
+        """Whether the checkpoint to go on from is save_dir's own, and so are the records and bests beside it."""
+        resumed = self.checkpoint_to_resume
+        return resumed is not None and resumed.parent.resolve() == self.save_dir.resolve()
 
     @property
     def fp32_class_names(self) -> list[str]:

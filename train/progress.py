@@ -64,7 +64,7 @@ class StatusLine:
             dist.all_reduce(means)
             means /= self._world.size
         names = ("loss", "distortion", "bpp", "psnr_db", "ms_ssim", "grad_norm", "distance")
-        status = {name: value for name, value in zip(names, means.tolist(), strict=True) if not math.isnan(value)}
+        status = {name: value for name, value in zip(names, means.tolist(), strict=True) if math.isfinite(value)}
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         status["lr"] = self._lr
         status["images_per_second"] = (self._progress.images_seen - self._images) / elapsed

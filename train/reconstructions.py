@@ -7,6 +7,7 @@ import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
 
+from relic.codec.loss import without_tf32
 from relic.codec.pixels import to_float, to_uint8
 from relic.loader.loader import ShardLoader
 
@@ -24,8 +25,8 @@ def write_reconstructions(
     indices = np.arange(min(count, loader.shards.num_samples))
     paths: list[Path] = []
     for batch in loader.batches(indices[i : i + 1] for i in range(len(indices))):
-        x = to_float(batch.images.to(device))
-        x_hat = to_uint8(model(x)["x_hat"]).cpu()
+        with without_tf32():
+            x_hat = to_uint8(model(to_float(batch.images.to(device)))["x_hat"]).cpu()
         number = f"{len(paths):03d}.png"
         _save(folder / "origin" / number, batch.images)
         paths.append(_save(folder / name / number, x_hat))

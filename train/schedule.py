@@ -34,8 +34,11 @@ class Schedule:
         self._best, self._stale, self._halvings = -math.inf, 0, 0
         self._onecycle = None
         if sched == "onecycle" and epochs:
+            total_steps = epochs * steps_per_epoch
+            if onecycle_pct_start * total_steps == 1:
+                onecycle_pct_start *= 1 + 1e-6  # torch divides by the rise's length less one step
             self._onecycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=lr, total_steps=epochs * steps_per_epoch, pct_start=onecycle_pct_start
+                optimizer, max_lr=lr, total_steps=total_steps, pct_start=onecycle_pct_start
             )
 
     def set_rate(self, step: int, epoch: int) -> float:

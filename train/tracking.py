@@ -28,11 +28,11 @@ class Tracker:
         with self._path.open("a") as file:
             file.write(json.dumps({"event": event, **values}) + "\n")
         numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-        self._to_wandb(lambda: self._wandb.log(numbers, step=values.get("step")))
+        self._to_wandb(lambda: self._wandb.log({**numbers, "step": values.get("step")}))
 
     def write_images(self, name: str, paths: list[Path], step: int) -> None:
         """Show reconstructions in W&B."""
-        self._to_wandb(lambda: self._wandb.log({name: [_wandb_image(path) for path in paths]}, step=step))
+        self._to_wandb(lambda: self._wandb.log({name: [_wandb_image(path) for path in paths], "step": step}))
 
     def close(self) -> None:
         self._to_wandb(lambda: self._wandb.finish())
@@ -50,6 +50,8 @@ class Tracker:
 
             self._wandb = wandb.init(project="relic", id=self.wandb_id, resume="allow", config=config)
             self.wandb_id = self._wandb.id
+            # Not W&B's own count, which only rises: it would drop the steps that a resumed run repeats.
+            self._wandb.define_metric("*", step_metric="step")
         except Exception as error:
             log.warning("W&B is off for this run: %s", error)
 

@@ -108,20 +108,21 @@ class Trainer:
                 status.add(values, config.batch_size)
                 if progress.step % config.log_every == 0:
                     self._track("train", **status.read())
-                if config.save_every_steps and progress.step % config.save_every_steps == 0:
-                    self._save("last.pt", training=True)
                 every = config.validate_every_steps
                 if every and progress.step % every == 0 and progress.images < epoch_images:
                     learner.guard.settle()
                     self._validate()
+                # Last, so that a run resumed from here has all that came before in its records.
+                if config.save_every_steps and progress.step % config.save_every_steps == 0:
+                    self._save("last.pt", training=True)
             self._track("train", **status.read())
         finally:
             status.close()
 
     def _finish_epoch(self) -> Validation:
         config, progress = self._config, self.progress
-        self._learner.guard.settle()
-        self._check_weights()
+        # Before the validation: who is told to stop meanwhile may have seconds left, not the time for a new epoch.
+        self._save("last.pt", training=True)
         progress.epoch, progress.images = progress.epoch + 1, 0
         result = self._validate()
         self._learner.schedule.epoch_done(result.ms_ssim)
@@ -214,16 +215,21 @@ class Trainer:
             "wandb_id": self._tracker.wandb_id if self._tracker else None,
         }
 
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Continue from what a checkpoint kept beside the weights."""
+    def load_training_state(self, state: dict[str, Any], *, keep_bests: bool) -> None:
+        """Continue from what a checkpoint kept beside the weights.
+
+        `keep_bests`: the best checkpoints so far lie in this run's folder, so new ones have to beat them.
+        """
         learner = self._learner
         learner.optimizer.load_state_dict(state["optimizer"])
         if learner.preconditioning:
             learner.preconditioning.load_state_dict(state["preconditioning"])
-        learner.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty of a run without one
+            learner.scaler.load_state_dict(state["scaler"])
         learner.schedule.load_state_dict(state["schedule"])
         self.progress = Progress(**state["progress"])
-        self._best_ms_ssim, self._best_loss = state["best_ms_ssim"], state["best_loss"]
+        if keep_bests:
+            self._best_ms_ssim, self._best_loss = state["best_ms_ssim"], state["best_loss"]
         self.wandb_id = state["wandb_id"]
         if self._world.rank < len(state["random"]):
             restore_random_state(state["random"][self._world.rank])

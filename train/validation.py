@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from compressai.models import FactorizedPrior
 
-from relic.codec.loss import LossConfig, compute_loss
+from relic.codec.loss import LossConfig, compute_loss, without_tf32
 from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float
 from relic.distributed import World, gather_to_all
@@ -35,7 +35,8 @@ def validate(
     rows: list[tuple[float, float, float, float]] = []
     plan = eval_batches(loader.shards.num_samples, batch_size, world.rank, world.size)
     for batch in feed_device(loader.batches(plan), world.device, to_float):
-        output = model(batch.images)
+        with without_tf32():  # as in the evaluator, which has to give the same numbers
+            output = model(batch.images)
         likelihoods = output["likelihoods"]["y"]
         scores = score_images(batch.images, output["x_hat"], likelihoods)
         losses = [

@@ -52,8 +52,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: a full disk or a kill leaves the file that was there."""
     content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     content["architecture"] = checkpoint.architecture._asdict()
-    with atomic_write(path) as file:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+    try:
+        with atomic_write(path) as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+    except RuntimeError as error:
+        # torch's writer of archives fails in its own way when a write fails.
+        if isinstance(error.__context__, OSError):
+            raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+        raise
 
 
 def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
@@ -120,13 +126,16 @@ def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source
 
 
 def random_state() -> dict[str, Any]:
-    """The state of torch's generators, which draw the quantisation noise; nothing else in a run is random."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """The state of torch's generators, which draw the quantisation noise; nothing else in a run is random.
+
+    Of CUDA devices it is the current one's, this rank's own: a run may go on on others, or on fewer.
+    """
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
     """Set the generators to what `random_state` returned."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

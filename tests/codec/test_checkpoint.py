@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
 from relic.codec import pretrained
-from relic.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from relic.codec.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from relic.codec.model import Architecture, Parts, build_model
 from relic.codec.pretrained import load_codec, load_file
 from relic.codec.quantiles import refresh_tables
@@ -186,3 +193,34 @@ def test_the_embedded_codec_is_small_and_loads() -> None:
     model, architecture = load_codec("embedded", quality=8, channels=None)
     assert architecture.replaced == "none"
     assert sum(parameter.numel() for parameter in model.parameters()) > 100_000
+
+
+@pytest.mark.parametrize("bytes_left", [0, 1000, 5000, 20000])
+def test_a_disk_that_fills_anywhere_in_a_checkpoint_is_an_error_of_the_disk(tmp_path: Path, bytes_left: int) -> None:
+    """torch's own error speaks of an unexpected position. A limit on file sizes stands for the disk."""
+    path = tmp_path / "a.pt"
+    checkpoint, before = saved(path), path.read_bytes()
+    assert len(before) > 20000
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limits[1]))
+        with pytest.raises(OSError, match=r"File too large.*a\.pt"):
+            save_checkpoint(path, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_the_random_state_is_that_of_the_rank_s_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number it has: on a machine with fewer devices, or as another local rank, it is the current one."""
+    restored: list[torch.Tensor] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+        patch.setattr("torch.cuda.set_rng_state", restored.append)
+        state = random_state()
+        drawn = torch.rand(3)
+        restore_random_state(state)
+        assert torch.equal(torch.rand(3), drawn) and [each.tolist() for each in restored] == [[7]]
+    restore_random_state(state)  # without CUDA
+    assert torch.equal(torch.rand(3), drawn)

@@ -1,4 +1,5 @@
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -280,3 +281,19 @@ def test_two_processes_give_what_one_gives(save_codec: Callable[..., Path], fold
     assert done.stdout.count("codec  ") == 1
     for part in ("origin", "codec"):
         assert sorted(path.name for path in (together.out / part).iterdir()) == ["000.png", "001.png", "002.png"]
+
+
+def test_names_with_dollars_or_bytes_that_are_no_text(
+    save_codec: Callable[..., Path], make_picture: Callable, run: Callable, tmp_path: Path
+) -> None:
+    """A plot takes what stands between two dollars for mathematics, and a table is UTF-8."""
+    named = tmp_path / "cost_$5_and_$6.pt"
+    save_codec().rename(named)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(make_picture(32, 16, 1)).save(pictures / "plain.png")
+    os.rename(pictures / "plain.png", os.fsencode(pictures) + b"/\xff.png")
+    outcome = run("--checkpoint", named, "--images", pictures, "--references", "false")
+    assert outcome.code == 0 and outcome.summary[0]["label"] == "cost_$5_and_$6"
+    assert [row["name"] for row in outcome.rows] == ["\\xff.png"]
+    assert "cost_$5_and_$6" in (outcome.out / "report.html").read_text()

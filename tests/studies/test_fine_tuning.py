@@ -158,3 +158,17 @@ def test_the_table_shows_what_the_results_say() -> None:
     assert "- all: `replaced`, `rd`, -5.00 dB at +3.3% of the rate" in table  # 0.5 bpp is no match
     assert "2,000 crops" in table and "python train/main.py --name all-replaced-rd" in table
     assert "| encoder | all | rd |  |" in render({})
+
+
+def test_a_training_that_was_stopped_is_not_a_result(study: Study, calls: Calls, tmp_path: Path) -> None:
+    """A stop asked for by a signal ends a training cleanly, with exit code 0."""
+    run = ONE._replace(settings={"images": 4000}, validations=True)
+    records = tmp_path / "work" / "one" / "metrics.jsonl"
+    records.parent.mkdir(parents=True)
+    validation = {"event": "validate", "psnr_db": 30.0, "ms_ssim": 0.9, "bpp": 0.3, "loss": 0.002}
+    records.write_text(json.dumps(validation | {"images_seen": 2000}) + "\n")
+    with pytest.raises(InputError, match="one: its training was stopped; start the study again"):
+        study.finish(run)
+    assert study.result(run) is None
+    records.write_text(json.dumps(validation | {"images_seen": 4000}) + "\n")
+    assert [point["images_seen"] for point in study.finish(run)["validations"]] == [4000]

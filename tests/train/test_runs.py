@@ -218,16 +218,20 @@ class FakeWandb(types.ModuleType):
         super().__init__("wandb")
         self.begun: list[dict[str, Any]] = []
         self.logged: list[tuple[dict[str, Any], int]] = []
+        self.axes: list[tuple[str, str]] = []
         self.finished, self.id, self._fail_at = 0, "abc", fail_at
 
     def init(self, **given: Any) -> "FakeWandb":
         self.begun.append(given)
         return self
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.axes.append((name, step_metric))
+
+    def log(self, values: dict[str, Any]) -> None:
         if len(self.logged) == self._fail_at:
             raise ConnectionError("the server has gone")
-        self.logged.append((values, step))
+        self.logged.append(({name: value for name, value in values.items() if name != "step"}, values["step"]))
 
     def finish(self) -> None:
         self.finished += 1
@@ -252,6 +256,7 @@ def test_wandb_is_told_config_curves_gradients_and_pictures_and_goes_on_after_a_
     assert run(*flags, "--resume", "auto") == 0
     assert fake.begun[0]["config"]["lr"] == 1e-3 and fake.begun[0]["id"] is None
     assert again.begun[0]["id"] == "abc" and again.finished == 1
+    assert fake.axes == again.axes == [("*", "step")]
     curves = {name for values, _ in again.logged for name in values}
     assert {"train/loss", "train/grad_norm", "train/lr", "train/wait_share", "validate/psnr_db"} <= curves
     assert ({"recon": ["000", "001"]}, 6) in again.logged and ({"recon": ["000", "001"]}, 0) in fake.logged

@@ -103,3 +103,25 @@ def test_onecycle_is_torchs() -> None:
         if step < EPOCHS * STEPS - 1:
             torchs.step()
     assert rates("onecycle") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "pct_start"), [(10, 0.1), (20, 0.05), (5, 0.2), (100, 0.01), (3, 0.1), (1, 0.5)])
+def test_onecycle_of_any_length(steps: int, pct_start: float) -> None:
+    """A rise of exactly one step is the length that torch divides by zero for."""
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    schedule = Schedule(
+        optimizer,
+        sched="onecycle",
+        lr=LR,
+        epochs=1,
+        steps_per_epoch=steps,
+        warmup_steps=0,
+        onecycle_pct_start=pct_start,
+    )
+    seen = []
+    for step in range(steps):
+        seen.append(schedule.set_rate(step, 0))
+        optimizer.step()
+        schedule.step_done()
+    assert all(0 < rate <= LR for rate in seen)
+    assert seen[-1] == min(seen) or steps == 1
