@@ -19,7 +19,6 @@ from benchmarks.crops import prepare_crops
 from evaluate.codecs import TorchCodec
 from evaluate.coding import coders
 from evaluate.evaluator import evaluate
-from evaluate.memory import keep_freed_memory
 from evaluate.sources import ShardSource, open_source
 from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder
@@ -29,6 +28,7 @@ from relic.codec.pretrained import open_codec
 from relic.codec.quantiles import refresh_tables
 from relic.distributed import World
 from relic.errors import InputError
+from relic.memory import keep_freed_memory
 
 _CPU = torch.device("cpu")
 _CODINGS = 400

@@ -6,12 +6,12 @@ from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.config import EvaluateConfig
 from evaluate.curves import Curve, gather_curves
 from evaluate.evaluator import Evaluation, evaluate
-from evaluate.memory import keep_freed_memory
 from evaluate.page_pictures import ShownPicture, show
 from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.sources import ImageSource, open_source
 from relic.distributed import World
+from relic.memory import keep_freed_memory
 
 
 class Verdict(NamedTuple):

@@ -18,6 +18,7 @@ from relic.distributed import World, copy_from_main, wait_for_all
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
+from relic.memory import keep_freed_memory
 from train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> Non
     """On rank 0, whose weights the others then take."""
     if not world.is_main:
         return
+    keep_freed_memory()
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
         began = time.perf_counter()

@@ -89,7 +89,11 @@ def sample(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, fir
     # An index on both sides of a slice puts the indexed dimensions first: (crops, count, ...).
     features = windows(phase, a_BCHW, height, width)[crop, :, row, column].flatten(0, 1).flatten(1)
     wanted = targets[crop, :, row, column].flatten(0, 1)
-    return torch.cat([features, wanted, wanted.new_ones(len(wanted), 1)], dim=1).double()
+    num_features, num_targets = features.size(1), wanted.size(1)
+    # Widened on the way into their places: a copy less of what is most of the time not in a cache.
+    rows = features.new_empty(len(features), num_features + num_targets + 1, dtype=torch.float64)
+    rows[:, :num_features], rows[:, num_features:-1], rows[:, -1] = features, wanted, 1
+    return rows
 
 
 def _coprime_step(places: int) -> int:
