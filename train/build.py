@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import yaml
+from compressai.models import FactorizedPrior
 from torch.nn.parallel import DistributedDataParallel
 
 from relic.codec.bottleneck import avoid_device_reads
@@ -118,14 +119,9 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     use_amp = on_cuda if config.amp == "auto" else bool(config.amp)
     islands = install_fp32_islands(model, config.local_fp32, config.fp32_class_names) if use_amp else []
     _describe(config, world, model, architecture, frozen, islands)
-    preconditioning = None
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if config.precondition:
-        preconditioning = Preconditioning(model)
-        parameters = preconditioning.parameters
-        if resumed is None:
-            preconditioning.measure(calibration_crops(config))
-            copy_from_main(preconditioning.tensors(), world)
+    preconditioning = _preconditioning(config, world, model, begins=resumed is None) if config.precondition else None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = preconditioning.parameters if preconditioning else trained
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[config.amp_dtype]
@@ -160,18 +156,18 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
         preconditioning=preconditioning,
     )  # fmt: skip
     return Learner(
-        model,
-        architecture,
-        swap_init,
-        entropy_trained,
-        optimizer,
-        scaler,
-        schedule,
-        guard,
-        stepper,
-        loss_config,
+        model, architecture, swap_init, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config,
         preconditioning,
-    )
+    )  # fmt: skip
+
+
+def _preconditioning(config: TrainConfig, world: World, model: FactorizedPrior, *, begins: bool) -> Preconditioning:
+    """Measured where a run begins; one that goes on has its coordinates in the checkpoint."""
+    preconditioning = Preconditioning(model)
+    if begins:
+        preconditioning.measure(calibration_crops(config))
+        copy_from_main(preconditioning.tensors(), world)
+    return preconditioning
 
 
 def _describe(
