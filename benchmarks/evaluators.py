@@ -24,7 +24,7 @@ from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder
 from relic.bitstream.tables import Tables, quantize
 from relic.codec.model import Architecture, build_model
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.codec.quantiles import refresh_tables
 from relic.distributed import World
 from relic.errors import InputError
@@ -144,10 +144,10 @@ def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
     """`embedded`, a file, or N,M for random weights, whose rate is some bits a pixel."""
     channels = re.fullmatch(r"(\d+),(\d+)", codec)
     if channels is None:
-        opened = open_codec(codec, flag="--codec")
+        opened = read_codec(codec_path(codec), flag="--codec")
         if opened.architecture.replaced != "none":
             raise InputError(f"--codec {codec}: CompressAI's tool has no model with ReLU beside GDN; take one without")
-        return opened.architecture, opened.model
+        return opened.architecture, finished_model(opened, f"--codec {codec}")
     architecture = Architecture((int(channels[1]), int(channels[2])), "none")
     torch.manual_seed(0)
     model = build_model(architecture).eval()

@@ -16,7 +16,7 @@ from relic.bitstream.container import latent_shape
 from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
 from relic.onnx.layout import MANIFEST
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
@@ -40,8 +40,8 @@ class Codec(Protocol):
     label: str
     """Short and unique among the codecs of a run."""
     architecture: Architecture
-    swap_init: str | None
-    """How the weights around ReLU began; None where the file does not say, or nothing was swapped."""
+    swap_init: str
+    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown."""
     tables: Tables
     runtime: Runtime
     device: torch.device
@@ -80,7 +80,7 @@ class TorchCodec:
         architecture: Architecture,
         model: FactorizedPrior,
         device: torch.device,
-        swap_init: str | None = None,
+        swap_init: str = "unknown",
     ) -> None:
         self.checkpoint, self.label, self.architecture = checkpoint, label, architecture
         self.swap_init = swap_init
@@ -114,12 +114,11 @@ class OnnxCodec:
     """An export set: encoder and decoder in onnxruntime on the CPU. Estimates by its symbols' cost under its tables."""
 
     runtime: Runtime = "onnxruntime"
-    swap_init: str | None = None
     device = torch.device("cpu")
 
     def __init__(self, folder: Path, label: str, threads: int) -> None:
         self.checkpoint, self.label = str(folder), label
-        self.architecture = _architecture_of(folder / MANIFEST)
+        self.architecture, self.swap_init = _described(folder / MANIFEST)
         self.tables = load_tables(folder)
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
@@ -155,11 +154,10 @@ class OnnxCodec:
 
 def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:
     """Build what a file of ours or CompressAI's describes. Raises InputError naming the file."""
-    opened = open_codec(checkpoint, flag="--checkpoint")
-    swap_init: str | None = None
-    if opened.checkpoint is not None and opened.architecture.replaced != "none":
-        swap_init = opened.checkpoint.swap_init
-    return TorchCodec(checkpoint, label, opened.architecture, opened.model, device, swap_init)
+    path = codec_path(checkpoint)
+    codec = read_codec(path, flag="--checkpoint")
+    model = finished_model(codec, f"--checkpoint {path}")
+    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init)
 
 
 def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
@@ -170,9 +168,12 @@ def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
         raise InputError(f"--onnx {folder}: {error}") from None
 
 
-def _architecture_of(manifest: Path) -> Architecture:
+def _described(manifest: Path) -> tuple[Architecture, str]:
+    """The architecture and `swap_init` of an export set."""
     try:
-        described = json.loads(manifest.read_text())["architecture"]
-        return Architecture(**described | {"channels": tuple(described["channels"])})
+        content = json.loads(manifest.read_text())
+        described = content["architecture"]
+        architecture = Architecture(**described | {"channels": tuple(described["channels"])})
+        return architecture, content.get("checkpoint", {}).get("swap_init", "unknown")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{manifest}: not readable ({error}); export again") from error

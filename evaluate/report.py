@@ -64,7 +64,7 @@ def _row(evaluation: Evaluation, summary: Summary) -> tuple[str, ...]:
 
 def _relu_in(codec: Codec) -> str:
     """Where ReLU stands and, as far as the file says, how the weights around it began."""
-    return codec.architecture.replaced + (f" ({codec.swap_init})" if codec.swap_init else "")
+    return codec.architecture.replaced + (f" ({codec.swap_init})" if codec.swap_init != "none" else "")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -10,7 +10,7 @@ from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.coding import tables_of
 from relic.codec.model import Architecture
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
 
 _FLAG = "--ckpt"
@@ -28,14 +28,14 @@ class Source(NamedTuple):
 
 def load_source(ckpt: str, replace_parts: str | None) -> Source:
     """Read a checkpoint of ours or CompressAI's; InputError names the file and what is wrong with it."""
-    opened = open_codec(ckpt, flag=_FLAG)
-    found = opened.architecture.replaced
+    path = codec_path(ckpt)
+    checkpoint = read_codec(path, flag=_FLAG)
+    model = finished_model(checkpoint, f"{_FLAG} {path}")
+    found = checkpoint.architecture.replaced
     if replace_parts is not None and replace_parts != found:
-        raise InputError(f"--replace_parts {replace_parts}: {opened.path} is {found}; leave it out")
-    origin: dict[str, Any] = {"file": opened.path.name, "sha256": hashlib.sha256(opened.path.read_bytes()).hexdigest()}
-    if opened.checkpoint is not None:
-        origin |= _described(opened.checkpoint)
-    return Source(opened.model, opened.architecture, tables_of(opened.model), origin)
+        raise InputError(f"--replace_parts {replace_parts}: {path} is {found}; leave it out")
+    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **_described(checkpoint)}
+    return Source(model, checkpoint.architecture, tables_of(model), origin)
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def describe_source(source: Source) -> str:
         "all": "ReLU",
     }
     began = ""
-    if source.architecture.replaced != "none" and "swap_init" in source.origin:
+    if source.architecture.replaced != "none":
         began = f" ({source.origin['swap_init']} swap)"
     what = f"{source.architecture.name} {channels}, {relu[source.architecture.replaced]}{began}"
     return f"{what}, from {source.origin['file']}; torch {torch.__version__}"

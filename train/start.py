@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from relic.codec.calibration import swap_calibrated
 from relic.codec.checkpoint import Checkpoint
-from relic.codec.model import Architecture
-from relic.codec.pretrained import load_codec, recorded_swap_init, swap
+from relic.codec.model import Architecture, replace_gdn_with_relu
+from relic.codec.pretrained import load_codec
 from relic.distributed import World, copy_from_main, wait_for_all
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
@@ -40,15 +40,16 @@ def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) ->
     if resumed is not None:
         teacher = _load(config, world)[0] if config.distill else None
         return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init, teacher)
-    model, before = _load(config, world)
+    model, codec = _load(config, world)
     teacher = copy.deepcopy(model) if config.distill else None
     if config.initialisation == "calibrated":
         _calibrate(model, config, world)
-    architecture = swap(model, before, config.replace_parts)
+    replace_gdn_with_relu(model, config.replace_parts)
+    architecture = codec.architecture.with_relu_in(config.replace_parts)
     copy_from_main(model.state_dict().values(), world)
     swap_init: str = config.initialisation
-    if architecture.replaced == before.replaced:
-        swap_init = recorded_swap_init(config.pretrained) if before.replaced != "none" else "none"
+    if architecture == codec.architecture:
+        swap_init = codec.swap_init
         if config.distill:
             raise InputError(f"--distill: --pretrained {config.pretrained} has no GDN to learn from; leave it out")
     return Start(model, architecture, swap_init, teacher)
@@ -81,10 +82,10 @@ def calibration_crops(config: TrainConfig) -> Tensor:
         return torch.cat([batch.images.clone() for batch in loader.batches(plan)])
 
 
-def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Architecture]:
+def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Checkpoint]:
     if config.pretrained == "zoo" and not world.is_main:
         wait_for_all(world)  # rank 0 downloads, the others find the file
-    model, architecture = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
+    codec = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
     if config.pretrained == "zoo" and world.is_main:
         wait_for_all(world)
-    return model.to(world.device), architecture
+    return codec.build(f"--pretrained {config.pretrained}").to(world.device), codec

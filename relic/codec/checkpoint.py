@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values, self-describing, read with `weights_only=True` and loaded strictly."""
+"""Checkpoints: tensors and plain values. A file describes itself, runs no code when read, and is loaded strictly."""
 
 import dataclasses
 import pickle
@@ -10,7 +10,6 @@ import torch
 from compressai.models import FactorizedPrior
 
 from relic.codec.model import NAME, Architecture, Parts, build_model
-from relic.codec.scope import Scope
 from relic.errors import InputError
 from relic.files import atomic_write
 
@@ -26,8 +25,9 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     """State dict in CompressAI's names, CDF tables included."""
     swap_init: str = "naive"
-    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown."""
-    train_scope: Scope = "all"
+    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown. A file that was
+    written before there was a choice says nothing: its swap is naive."""
+    train_scope: str = "all"
     loss_type: str = "recon"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -41,10 +41,13 @@ class Checkpoint:
         """Whether the run trained the entropy bottleneck: its quantiles then follow from the density it learnt."""
         return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
 
-    def build(self) -> FactorizedPrior:
-        """The model with these weights, on the CPU, in eval mode."""
+    def build(self, source: str = "the checkpoint") -> FactorizedPrior:
+        """The model with these weights, on the CPU, in eval mode.
+
+        Raises InputError naming `source` where the tensors do not fit the architecture.
+        """
         model = build_model(self.architecture)
-        load_strictly(model, self.model, "the checkpoint")
+        load_strictly(model, self.model, source)
         return model.eval()
 
 
@@ -63,14 +66,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
-    """Read a checkpoint of this project's. Raises InputError naming `flag` and the path for anything else."""
+    """Read one of relic's checkpoints. Raises InputError naming `flag` and the path for anything else."""
     content = read_tensors(path, flag=flag)
-    if content.get("format") != FORMAT:
+    if not is_checkpoint(content):
         raise InputError(
             f"{flag} {path}: not a checkpoint of relic's (no `format` in it); --pretrained takes CompressAI's"
         )
+    return checkpoint_of(content, f"{flag} {path}")
+
+
+def is_checkpoint(content: dict[str, Any]) -> bool:
+    """Whether a file with this content was written by `save_checkpoint`, in any version."""
+    return content.get("format") == FORMAT
+
+
+def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
+    """Check the content of a checkpoint's file. Raises InputError naming `source`."""
     if content.get("version") != VERSION:
-        raise InputError(f"{flag} {path}: checkpoint version {content.get('version')}, this relic reads {VERSION}")
+        raise InputError(f"{source}: checkpoint version {content.get('version')}, this relic reads {VERSION}")
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     values = {name: value for name, value in content.items() if name in names}
     try:
@@ -79,17 +92,22 @@ def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
         described = Architecture(channels=(inner, latent), **architecture)
         if min(inner, latent) < 1 or described.replaced not in get_args(Parts):
             raise ValueError(f"architecture {described}")
+        if described.replaced == "none":
+            values["swap_init"] = "none"
         checkpoint = Checkpoint(architecture=described, **values)
         check_state(checkpoint.model)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{flag} {path}: not a whole checkpoint ({error})") from error
+        raise InputError(f"{source}: not a whole checkpoint ({error})") from error
     if described.name != NAME:
-        raise InputError(f"{flag} {path}: holds a {described.name}, this relic builds {NAME}")
+        raise InputError(f"{source}: holds a {described.name}, this relic builds {NAME}")
     return checkpoint
 
 
 def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
-    """`torch.load` that runs no code from the file; what is not a dict of tensors and plain values is an InputError."""
+    """The content of a file, without running code from it.
+
+    Raises InputError where the file is not a dict of tensors and plain values.
+    """
     if not path.is_file():
         raise InputError(f"{flag} {path}: no such file")
     try:

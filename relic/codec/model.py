@@ -25,6 +25,12 @@ class Architecture(NamedTuple):
     """Where ReLU stands in GDN's place."""
     name: str = NAME
 
+    def with_relu_in(self, parts: Parts) -> "Architecture":
+        """What the model is once GDN has been replaced in `parts` too."""
+        if "none" in (parts, self.replaced):
+            return self._replace(replaced=parts if self.replaced == "none" else self.replaced)
+        return self._replace(replaced=parts if parts == self.replaced else "all")
+
 
 def zoo_channels(quality: int) -> tuple[int, int]:
     """(N, M) of CompressAI's pretrained models, quality 1 to 8."""

@@ -117,7 +117,7 @@ def test_what_is_swapped_already_is_left_alone_and_progress_ends_at_one() -> Non
 
 @pytest.mark.parametrize("parts", ["encoder", "decoder", "all"])
 def test_the_embedded_codec_keeps_most_of_its_quality(parts: Parts) -> None:
-    teacher, _ = load_codec("embedded", quality=8, channels=None)
+    teacher = load_codec("embedded", quality=8, channels=None).build()
     crops = photograph_crops(20)
     seen, unseen = crops[:16], to_float(crops[16:])
     student, naive = copy.deepcopy(teacher).eval(), copy.deepcopy(teacher).eval()

@@ -20,7 +20,7 @@ from relic.codec.checkpoint import (
     save_checkpoint,
 )
 from relic.codec.model import Architecture, Parts, build_model
-from relic.codec.pretrained import load_codec, load_file
+from relic.codec.pretrained import load_codec, read_codec
 from relic.codec.quantiles import refresh_tables
 from relic.errors import InputError
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_wrong_types_is_an_input_error(tmp_path: Path, change: d
 def test_a_foreign_file_of_wrong_types_is_an_input_error(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "b.pt")
     with pytest.raises(InputError, match=r"--pretrained .*b\.pt: "):
-        load_file(tmp_path / "b.pt", flag="--pretrained")
+        read_codec(tmp_path / "b.pt", flag="--pretrained")
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +157,9 @@ def test_compressai_files_load_under_old_and_new_names(tmp_path: Path, wrapped: 
     for number, state in enumerate((theirs.state_dict(), old_names(theirs.state_dict()))):
         path = tmp_path / f"{number}.pth.tar"
         torch.save({"state_dict": state, "epoch": 3} if wrapped else state, path)
-        model, architecture = load_file(path, flag="--pretrained")
-        assert architecture == Architecture((4, 6), "all")
-        assert torch.equal(model.eval()(x)["x_hat"], theirs(x)["x_hat"])
+        codec = read_codec(path, flag="--pretrained")
+        assert codec.architecture == Architecture((4, 6), "all") and codec.swap_init == "unknown"
+        assert torch.equal(codec.build()(x)["x_hat"], theirs(x)["x_hat"])
 
 
 def test_the_zoo_is_compressais_download(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +172,10 @@ def test_the_zoo_is_compressais_download(monkeypatch: pytest.MonkeyPatch) -> Non
         return {name.removeprefix("module."): tensor for name, tensor in old_names(theirs.state_dict()).items()}
 
     monkeypatch.setattr("compressai.zoo.image.load_state_dict_from_url", local)
-    model, architecture = load_codec("zoo", quality=3, channels=None)
+    codec = load_codec("zoo", quality=3, channels=None)
     assert "bmshj2018-factorized-prior-3" in asked[0]
-    assert architecture == Architecture((128, 192), "none")
-    assert torch.equal(model.g_a[0].weight, theirs.g_a[0].weight)
+    assert codec.architecture == Architecture((128, 192), "none")
+    assert torch.equal(codec.build().g_a[0].weight, theirs.g_a[0].weight)
 
 
 def test_without_a_network_the_zoo_names_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +190,9 @@ def test_without_a_network_the_zoo_names_the_other_ways(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not pretrained.EMBEDDED_FILE.exists(), reason="the embedded codec's weights are not there")
 def test_the_embedded_codec_is_small_and_loads() -> None:
     assert pretrained.EMBEDDED_FILE.stat().st_size < 2_000_000
-    model, architecture = load_codec("embedded", quality=8, channels=None)
-    assert architecture.replaced == "none"
-    assert sum(parameter.numel() for parameter in model.parameters()) > 100_000
+    codec = load_codec("embedded", quality=8, channels=None)
+    assert codec.architecture.replaced == codec.swap_init == "none"
+    assert sum(parameter.numel() for parameter in codec.build().parameters()) > 100_000
 
 
 @pytest.mark.parametrize("bytes_left", [0, 1000, 5000, 20000])

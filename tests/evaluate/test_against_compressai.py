@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 
 SIZES = {"a.png": (192, 256), "b.png": (256, 192), "c.png": (320, 192)}  # it pads to 64: so do we then, by nothing
 
@@ -25,7 +25,7 @@ def test_psnr_ms_ssim_and_real_rate_agree(
         Image.fromarray(make_picture(*size, number)).save(images / name)
     # It cuts eight characters, `.tar.pth`, off the name.
     weights = tmp_path / "embedded.tar.pth"
-    torch.save({"state_dict": open_codec("embedded", flag="").model.state_dict()}, weights)
+    torch.save({"state_dict": finished_model(read_codec(EMBEDDED_FILE, flag=""), "").state_dict()}, weights)
 
     theirs_dir = tmp_path / "theirs"
     command = [sys.executable, "-m", "compressai.utils.eval_model", "checkpoint", str(images)]

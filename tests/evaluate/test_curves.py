@@ -14,7 +14,7 @@ from evaluate.published import PUBLISHED
 from evaluate.references import reference_curves
 from evaluate.sources import open_source
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import EMBEDDED_FILE, read_codec
 from relic.distributed import World
 
 
@@ -93,13 +93,14 @@ def test_four_checkpoints_a_curve_give_bd_rates(shards: Path, run: Callable, tmp
     paths = []
     for name in ("a", "b"):
         for gain in (0.125, 0.25, 0.5, 1):
-            opened = open_codec("embedded", flag="")
+            codec = read_codec(EMBEDDED_FILE, flag="")
+            model = codec.build()
             with torch.no_grad():  # the wider the latents, the finer they are rounded
-                for parameter in opened.model.g_a[6].parameters():
+                for parameter in model.g_a[6].parameters():
                     parameter.mul_(gain)
-                opened.model.g_s[0].weight.div_(gain)
+                model.g_s[0].weight.div_(gain)
             paths.append(tmp_path / f"{name}{gain}.pt")
-            save_checkpoint(paths[-1], Checkpoint(opened.architecture, opened.model.state_dict()))
+            save_checkpoint(paths[-1], Checkpoint(codec.architecture, model.state_dict()))
     outcome = run("--checkpoint", *paths, "--shards", shards, "--curve", *"aaaabbbb", "--recon_count", 0)
     assert outcome.code == 0
     curves = json.loads((outcome.out / "metrics.json").read_text())["curves"]

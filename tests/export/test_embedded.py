@@ -10,8 +10,8 @@ import pytest
 from export.onnx_parts import main
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
-from relic.codec.model import Parts
-from relic.codec.pretrained import open_codec, swap
+from relic.codec.model import Parts, replace_gdn_with_relu
+from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 from relic.onnx.sessions import open_session
 from tests.export.conftest import as_batch, picture
 
@@ -20,10 +20,11 @@ SIDE = 224
 
 @pytest.mark.parametrize("replaced", get_args(Parts))
 def test_every_part_agrees_with_torch_and_full_with_its_halves(replaced: Parts, tmp_path: Path) -> None:
-    opened = open_codec("embedded", flag="--ckpt")
-    architecture = swap(opened.model, opened.architecture, replaced)
+    codec = read_codec(EMBEDDED_FILE, flag="--ckpt")
+    model, architecture = finished_model(codec, "--ckpt"), codec.architecture.with_relu_in(replaced)
+    replace_gdn_with_relu(model, replaced)
     assert architecture.replaced == replaced
-    save_checkpoint(tmp_path / "c.pt", Checkpoint(architecture, opened.model.state_dict(), loss_type="rd"))
+    save_checkpoint(tmp_path / "c.pt", Checkpoint(architecture, model.state_dict(), loss_type="rd"))
     out = tmp_path / "out"
     assert main(["--ckpt", str(tmp_path / "c.pt"), "--part", "all", "--out", str(out)]) == 0
     parts = json.loads((out / "export.json").read_text())["parts"]

@@ -14,7 +14,7 @@ from export.parts import Decoder
 from export.targets import Upsample
 from export.upsample import Shuffle, rewrite_upsampling, shuffle_by_deconv2
 from relic.codec.checkpoint import load_checkpoint
-from relic.codec.pretrained import open_codec
+from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 from relic.errors import InputError
 from relic.onnx.sessions import open_session
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint
@@ -61,7 +61,7 @@ def test_both_interleavings_are_onnx_depth_to_space() -> None:
 @torch.no_grad()
 def test_the_embedded_decoder_gives_the_same_picture(upsample: Upsample) -> None:
     """All four layers with trained weights: within 1e-5 in fp32."""
-    model = open_codec("embedded", flag="--ckpt").model
+    model = finished_model(read_codec(EMBEDDED_FILE, flag="--ckpt"), "--ckpt")
     y_hat = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (1, 48, 6, 7)).round().astype(np.float32))
     expected = model.g_s(y_hat).clamp(0, 1)
     assert expected.std() > 0.1
