@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         SHARED | {"relic.bitstream", "relic.codec"},
         {"torch", "numpy", "compressai", "pytorch_msssim"},
     ),
+    "relic/swap": ({"relic.codec", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED, {"jsonargparse", "docstring_parser", "torch"}),
     "prep": (
@@ -92,5 +93,5 @@ def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
 
 
 def test_the_rooms_packages_are_empty() -> None:
-    for room in ("relic", "relic/shards", "relic/bitstream", "relic/loader", "relic/codec", "relic/onnx"):
+    for room in ("relic", "relic/shards", "relic/bitstream", "relic/loader", "relic/codec", "relic/swap", "relic/onnx"):
         assert (ROOT / room / "__init__.py").read_text() == ""

@@ -17,9 +17,9 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.least_squares import Layer, phases_of, sample
 from relic.codec.loss import without_tf32
 from relic.codec.pixels import to_float
+from relic.swap.least_squares import Layer, phases_of, sample
 
 NUM_CROPS = 16
 """Crops that the covariances are taken of, at most."""

@@ -10,7 +10,6 @@ from compressai.models import FactorizedPrior
 from torch import Tensor
 from tqdm import tqdm
 
-from relic.codec.calibration import swap_calibrated
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.model import Architecture, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
@@ -19,6 +18,7 @@ from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.memory import keep_freed_memory
+from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relic.codec.checkpoint import load_checkpoint
-from relic.codec.least_squares import Layer
 from relic.codec.model import Architecture, build_model
 from relic.codec.scope import set_trainable_parts
+from relic.swap.least_squares import Layer
 from tests.train.conftest import Run, tiny
 from tests.train.test_processes import ROOT, ROUNDING, finish, losses_and_gradients
 from tests.train.test_processes import start as begin

@@ -10,11 +10,11 @@ from compressai.models import FactorizedPrior
 from PIL import Image
 from torch import Tensor
 
-from relic.codec.calibration import swap_calibrated
 from relic.codec.metrics import psnr_db
 from relic.codec.model import Architecture, Parts, build_model, replace_gdn_with_relu
 from relic.codec.pixels import to_float
 from relic.codec.pretrained import load_codec
+from relic.swap.calibrated import swap_calibrated
 from samples.photographs import find_picture
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from relic.codec.least_squares import (
+from relic.swap.least_squares import (
     Layer,
     NormalEquations,
     PredictionError,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relic.codec.least_squares import (
+from relic.swap.least_squares import (
     Layer,
     NormalEquations,
     Phase,
