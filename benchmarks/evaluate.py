@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 if not __package__:  # run as a file: same import root as `python -m benchmarks.evaluate`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import write_json
 
 PROG = "benchmarks/evaluate.py"

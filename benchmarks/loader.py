@@ -11,7 +11,8 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.config import LoaderBenchmarkConfig
-from relic.cli import command, parse
+from relic.cli import parse
+from relic.errors import command
 from relic.files import write_json
 
 PROG = "benchmarks/loader.py"

@@ -14,8 +14,8 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.config import PrepBenchmarkConfig
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import write_json
 
 PROG = "benchmarks/prep.py"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.train_step`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import write_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
-from relic.cli import command, parse, print_error
+from relic.cli import parse
+from relic.errors import command, print_error
 
 PROG = "evaluate/run.py"
 

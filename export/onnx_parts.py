@@ -8,7 +8,8 @@ if not __package__:  # run as a file: same import root as `python -m export.onnx
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from export.config import ExportConfig
-from relic.cli import command, parse
+from relic.cli import parse
+from relic.errors import command
 
 PROG = "export/onnx_parts.py"
 

@@ -12,8 +12,8 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from prep.config import PrepConfig
-from relic.cli import command, parse, print_error
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command, print_error
 
 PROG = "prep/make_shards.py"
 

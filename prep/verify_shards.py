@@ -8,7 +8,8 @@ if not __package__:  # run as a file: same import root as `python -m prep.verify
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from prep.config import VerifyConfig
-from relic.cli import command, parse, print_error
+from relic.cli import parse
+from relic.errors import command, print_error
 
 PROG = "prep/verify_shards.py"
 

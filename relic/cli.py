@@ -1,101 +1,43 @@
-"""What every command line shares: flags read into a frozen dataclass, and errors said in one line.
+"""Read a command line into a frozen dataclass.
 
-Flags are the dataclass's fields, their help the fields' docstrings, their checks its `__post_init__` (which raises
-`InputError`). Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
+Each field of the dataclass is a flag: its type says which values are allowed, and the docstring below it is the help.
+`__post_init__` checks the values and raises `InputError`. A class variable `GROUPS` (title -> names of flags), if there
+is one, orders the help. A wrong command line is answered in one line that names the flag, with exit code 2.
 """
 
-import contextlib
+import argparse
+import ast
 import dataclasses
-import functools
+import inspect
 import itertools
-import json
-import logging
+import math
 import os
 import re
 import sys
-import time
+import textwrap
+import types
 import typing
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
-import docstring_parser
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+import yaml
 
-from relic.errors import InputError
+from relic import __version__
+from relic.errors import InputError, print_error
 
 Config = TypeVar("Config")
-_TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-_OF_THE_FILE = ("Problems parsing config", "Option '", "Unexpected config")
-
-
-class _Parser(ArgumentParser):
-    given: Sequence[str] = ()
-    """The command line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # every rank reads the same command line
-            print_error(self.prog, _config_file(message, self.given) + _one_line(message))
+            print_error(self.prog, message)
         sys.exit(2)
-
-
-def print_error(prog: str, message: str) -> None:
-    """One line on standard error; under `torchrun` also what its closing report says of this process."""
-    line = " ".join(message.split())
-    print(f"{prog}: error: {line}", file=sys.stderr)
-    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        with contextlib.suppress(OSError):
-            details = {"py_callstack": line, "timestamp": int(time.time())}
-            Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}))
-
-
-def _config_file(message: str, arguments: Sequence[str]) -> str:
-    """`--config FILE: ` where the error is in that file: a fault of its form, or a flag that only it gives."""
-    named = [text.removeprefix("--config=") for text in arguments if text.startswith("--config=")]
-    named += [path for flag, path in itertools.pairwise(arguments) if flag == "--config"]
-    if not named:
-        return ""
-    key = re.search(r'^--(\w+)|[Pp]arser key "(\w+)"', message)
-    flag = (key[1] or key[2]) if key else ""
-    if flag and flag != "config" and not any(text.split("=")[0] == f"--{flag}" for text in arguments):
-        files = [path for path in named if _sets(Path(path), flag)]
-        return f"--config {files[-1]}: " if files else ""
-    return f"--config {named[-1]}: " if message.lstrip().startswith(_OF_THE_FILE) else ""
-
-
-def _sets(path: Path, flag: str) -> bool:
-    return path.is_file() and re.search(rf"^{flag}\s*:", path.read_text(errors="replace"), re.MULTILINE) is not None
-
-
-def _one_line(message: str) -> str:
-    """jsonargparse's several lines as one that names the flag."""
-    found = re.search(r'[Pp]arser key "(?P<key>[\w.]+)":\s*(?P<rest>.*)', message, re.DOTALL)
-    if found:
-        rest = found["rest"]
-        choices = re.search(r"Literal\[(?P<choices>[^\]]*)\]", rest)
-        value = re.search(r"Got value: (?P<v>.*)|Given value: (?P<w>.*)", rest)
-        given = f" {(value['v'] or value['w'] or '').strip()}" if value else ""
-        expected = re.findall(r"<class '(\w+)'>", rest)
-        if choices:
-            among = choices["choices"].replace("'", "") + (", true, false" if "'bool'" in rest else "")
-            return f"--{found['key']}{given}: choose from {among}"
-        if value and expected:
-            wanted = " or ".join(_TYPE_NAMES.get(name, name) for name in expected if name != "NoneType")
-            return f"--{found['key']}{given}: expected {wanted}"
-        return f"--{found['key']}: {' '.join(rest.split())}"
-    required = re.search(r"arguments are required: (?P<names>.*)", message)
-    if required:
-        return "missing " + ", ".join(f"--{name.strip()}" for name in required["names"].split(",")) + " (see --help)"
-    option = re.search(r"Option '(?P<name>[^']*)' is not accepted", message)
-    if option:
-        return f"unknown flag {option['name']} (see --help)"
-    unknown = re.search(r"unrecognized arguments: (?P<rest>.*)", message, re.IGNORECASE)
-    if unknown:
-        return f"unknown argument {unknown['rest'].strip()} (see --help)"
-    return " ".join(message.split())
 
 
 def parse(
@@ -107,84 +49,189 @@ def parse(
 ) -> Config:
     """Read `argv` (None: the process's arguments) into `config_class`, a frozen dataclass.
 
-    `--config FILE.yaml` gives defaults and `--print_config` prints the result. A boolean flag without a value means
-    true. `gone` maps removed flags to what to use instead. Exits with code 2 and one line on a wrong command line.
+    `--config FILE.yaml` gives values that the command line overrides. `--print_config` prints all values as such a
+    file. A boolean flag without a value means true. `gone` maps removed flags to what to use instead. Exits with
+    code 2 and one line on a wrong command line.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(prog=prog, description=config_class.__doc__, formatter_class=DefaultHelpFormatter)
-    parser.given = arguments
-    for flag, advice in (gone or {}).items():
-        if any(argument.split("=")[0] == f"--{flag}" for argument in arguments):
-            parser.error(f"--{flag} is gone: {advice}")
-    for flag, argument in zip(["", *arguments], arguments, strict=False):
-        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
-            parser.error(f"{flag if argument == '' else argument} has an empty value")
-    parser.add_argument("--config", action="config", help="YAML file of these flags; the command line overrides it.")
-    hints = typing.get_type_hints(config_class)
-    docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config_class).params}
-    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        required = field.default is dataclasses.MISSING
-        several: dict[str, Any] = {"nargs": "+", "metavar": field.name.upper()} if _is_list(hints[field.name]) else {}
-        parser.add_argument(
-            f"--{field.name}",
-            type=_element_of(hints[field.name]) if several else hints[field.name],
-            required=required,
-            default=None if required else field.default,
-            help=docs[field.name],
-            **several,
-        )
-    booleans = {f"--{name}" for name, hint in hints.items() if bool in (hint, *typing.get_args(hint))}
-    namespace = parser.parse_args(_spell_out(arguments, booleans))
-    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    parser = _build_parser(config_class, prog)
+    origins: dict[str, str] = {}
     try:
+        _refuse_gone_and_empty(arguments, gone or {})
+        given, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            raise InputError(f"unknown argument {' '.join(unknown)} (see --help)")
+        values = _defaults(config_class) | _convert_all(config_class, vars(given), origins)
+        if given.print_config:
+            print(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True), end="")
+            sys.exit(0)
+        if missing := [f"--{name}" for name, value in values.items() if value is dataclasses.MISSING]:
+            raise InputError(f"missing {', '.join(missing)} (see --help)")
         return config_class(**values)
     except InputError as error:
-        parser.error(str(error))
+        flag = re.match(r"--(\w+)", str(error))
+        parser.error((origins.get(flag[1], "") if flag else "") + str(error))
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """Field -> the docstring below it, as one line."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(doc.value.value.split())
+        for field, doc in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
+    }
+
+
+def choices_of(hint: Any) -> list[str]:
+    """The values that a flag of this type is chosen from; empty where it takes any number, text or path."""
+    kinds = _kinds(hint)
+    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
+    return choices + (["true", "false"] if bool in kinds else [])
+
+
+def _build_parser(config_class: type, prog: str) -> _Parser:
+    hints, docs, defaults = typing.get_type_hints(config_class), field_docs(config_class), _defaults(config_class)
+    required = [name for name, default in defaults.items() if default is dataclasses.MISSING]
+    needs = "".join(f" --{name} {_metavar(hints[name])}" for name in required)
+    parser = _Parser(
+        prog=prog,
+        usage=f"%(prog)s{needs} [--flag value ...]",
+        description=inspect.getdoc(config_class),
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", action="help", help="print this")
+    parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
+    parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of flags; the command line wins")
+    parser.add_argument("--print_config", action="store_true", default=False, help="print all flags as such a file")
+    groups: dict[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
+    sections = {name: parser.add_argument_group(title) for title, names in groups.items() for name in names}
+    for name, default in defaults.items():
+        several: dict[str, Any] = {"nargs": "+"} if _is_list(hints[name]) else {}
+        optional: dict[str, Any] = {"nargs": "?", "const": True} if bool in _kinds(hints[name]) else {}
+        text = f"{docs[name]}{_default_said(default)}".replace("%", "%%")
+        sections.get(name, parser).add_argument(
+            f"--{name}", metavar=_metavar(hints[name]), help=text, **several, **optional
+        )
+    return parser
+
+
+def _default_said(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return " (required)"
+    said = str(default).lower() if isinstance(default, bool) else default
+    return "" if default is None or default == "" else f" (default: {said})"
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    """Field -> its default; `dataclasses.MISSING` where it must be given."""
+    return {field.name: field.default for field in dataclasses.fields(config_class)}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags as YAML can hold them; null where one is missing."""
+    return {
+        name: None if value is dataclasses.MISSING
+        else [str(part) for part in value] if isinstance(value, list)
+        else str(value) if isinstance(value, Path)
+        else value
+        for name, value in values.items()
+    }  # fmt: skip
+
+
+def _refuse_gone_and_empty(arguments: Sequence[str], gone: Mapping[str, str]) -> None:
+    flag = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            if flag[2:] in gone:
+                raise InputError(f"{flag} is gone: {gone[flag[2:]]}")
+            if equals and not value:
+                raise InputError(f"{flag} has an empty value")
+        elif not argument:
+            raise InputError(f"{flag} has an empty value")
+
+
+def _convert_all(config_class: type, given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    """The values of the files of --config, then of the command line. `origins` notes which flags come from a file."""
+    hints, defaults = typing.get_type_hints(config_class), _defaults(config_class)
+    values: dict[str, Any] = {}
+    sources = [(f"--config {path}: ", _read_yaml(Path(path))) for path in given.get("config", [])]
+    for origin, flags in (*sources, ("", {name: given[name] for name in defaults if name in given})):
+        for name, value in flags.items():
+            if name not in defaults:
+                raise InputError(f"{origin}unknown flag {name} (see --help)")
+            if value is None and defaults[name] is dataclasses.MISSING:
+                continue  # as --print_config writes a flag that is still missing
+            origins[name] = origin
+            try:
+                values[name] = _convert(hints[name], value)
+            except ValueError as error:
+                said = "null" if value is None else " ".join(value) if isinstance(value, list) and not origin else value
+                raise InputError(f"--{name} {said}: {error}") from error
+    return values
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"--config {path}: Unexpected config: expected lines of `flag: value`")
+    return found
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """`value` (text, or what YAML made of it) as `hint` wants it. Raises ValueError that says what was expected."""
+    kinds = _kinds(hint)
+    if types.NoneType in kinds and value in (None, "null"):
+        return None
+    for kind in kinds:
+        with suppress(ValueError):
+            return _as_kind(kind, value)
+    if choices := choices_of(hint):
+        raise ValueError(f"expected {_EXPECTED[bool]}" if hint is bool else f"choose from {', '.join(choices)}")
+    element = _is_list(hint)
+    wanted = [_EXPECTED[typing.get_args(kind)[0] if element else kind] for kind in kinds if kind is not types.NoneType]
+    raise ValueError(f"expected {'a list, each ' if element else ''}{' or '.join(wanted)}")
+
+
+def _as_kind(kind: Any, value: Any) -> Any:
+    text = isinstance(value, str)
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        return [_as_kind(typing.get_args(kind)[0], part) for part in value]
+    if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
+        return value
+    if kind is bool and (isinstance(value, bool) or (text and value.lower() in _BOOLEANS)):
+        return _BOOLEANS[str(value).lower()]
+    if kind is int and (text or type(value) is int):
+        return int(value)
+    if kind is float and (type(value) in (int, float) or (text and math.isfinite(float(value)))):
+        return float(value)
+    if kind in (str, Path) and text:
+        return kind(value)
+    raise ValueError
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _is_list(hint: Any) -> bool:
-    return any(typing.get_origin(part) is list for part in (hint, *typing.get_args(hint)))
+    return any(typing.get_origin(kind) is list for kind in _kinds(hint))
 
 
-def _element_of(hint: Any) -> Any:
-    """`str` of `list[str]` and of `list[str] | None`."""
-    found = next(part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is list)
-    return typing.get_args(found)[0]
-
-
-def _spell_out(arguments: list[str], booleans: set[str]) -> list[str]:
-    """Give a bare boolean flag its value: `--amp --lr 1` becomes `--amp true --lr 1`."""
-    spelled = []
-    for place, argument in enumerate(arguments):
-        spelled.append(argument)
-        following = arguments[place + 1] if place + 1 < len(arguments) else "--"
-        if argument in booleans and following.startswith("--"):
-            spelled.append("true")
-    return spelled
-
-
-def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
-
-    Set `RELIC_TRACEBACK=1` to see where such an error was raised.
-    """
-
-    def decorate(main: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(main)
-        def run(argv: Sequence[str] | None = None) -> int:
-            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            try:
-                return main(argv)
-            except (InputError, OSError) as error:
-                if os.environ.get("RELIC_TRACEBACK"):
-                    raise
-                print_error(prog, str(error))
-                return 1
-            except KeyboardInterrupt:
-                print(f"{prog}: interrupted", file=sys.stderr)
-                return 130
-
-        return run
-
-    return decorate
+def _metavar(hint: Any) -> str:
+    if choices := choices_of(hint):
+        return f"{{{','.join(choices)}}}"
+    kind = next(kind for kind in _kinds(hint) if kind is not types.NoneType)
+    return _METAVAR[typing.get_args(kind)[0] if _is_list(hint) else kind]

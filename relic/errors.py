@@ -1,4 +1,18 @@
-"""The one exception that means: the user can mend this."""
+"""`InputError`, the one exception that the user can mend, and how every command line reports it.
+
+Needs only the standard library. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -6,3 +20,40 @@ class InputError(ValueError):
 
     Command lines print it without a traceback; every other exception is a bug and keeps its traceback.
     """
+
+
+def print_error(prog: str, message: str) -> None:
+    """Write one line to standard error. Under `torchrun`, its closing report quotes this line too."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"{prog}: error: {line}\n")
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            details = {"py_callstack": line, "timestamp": int(time.time())}
+            Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}))
+
+
+def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
+
+    Set `RELIC_TRACEBACK=1` to see where such an error was raised.
+    """
+
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            try:
+                return main(argv)
+            except (InputError, OSError) as error:
+                if os.environ.get("RELIC_TRACEBACK"):
+                    raise
+                print_error(prog, str(error))
+                return 1
+            except KeyboardInterrupt:
+                sys.stderr.write(f"{prog}: interrupted\n")
+                return 130
+
+        return run
+
+    return decorate

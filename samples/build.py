@@ -10,8 +10,8 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m samples.build`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import write_json
 
 _MARKER = "samples.json"

@@ -13,8 +13,8 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m samples.demo`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]

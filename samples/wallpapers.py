@@ -11,8 +11,8 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m samples.wallpapers`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 
 _PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
 _NOT_PHOTOGRAPHS = (

@@ -9,8 +9,8 @@ from typing import Any
 if not __package__:  # run as a file: same import root as `python -m studies.fine_tuning`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse
-from relic.errors import InputError
+from relic.cli import parse
+from relic.errors import InputError, command
 from relic.files import atomic_write, check_folder
 from relic.shards.shard_set import open_shard_set
 from studies.fine_tuning_table import ORIGINAL, TITLE, render, run_name

@@ -6,12 +6,12 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
 import pytest
 
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from prep.config import PrepConfig, VerifyConfig
+from relic.cli import choices_of, field_docs
 from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,23 +27,16 @@ CONFIGS = {
 
 def flag_table(cli: str, config: Any) -> str:
     """The README's table of a command line, from its dataclass."""
-    docs = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(config).params}
+    docs = field_docs(config)
     hints = typing.get_type_hints(config)
     rows = [f"### `{cli}`", "", "| flag | default | what |", "|---|---|---|"]
     for field in dataclasses.fields(config):
-        choices = [
-            str(value)
-            for part in (hints[field.name], *typing.get_args(hints[field.name]))
-            if typing.get_origin(part) is typing.Literal
-            for value in typing.get_args(part)
-        ]
-        if choices and bool in typing.get_args(hints[field.name]):
-            choices += ["true", "false"]
+        choices = [] if hints[field.name] is bool else choices_of(hints[field.name])
         default = field.default
         shown = "required" if default is dataclasses.MISSING else "" if default is None else f"`{default}`"
         if isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
-        what = " ".join(str(docs[field.name]).split()).replace("|", "\\|")
+        what = docs[field.name].replace("|", "\\|")
         among = f" ({', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
         rows.append(f"| `--{field.name}` | {shown if default != '' else ''} | {what}{among} |")
     return "\n".join(rows)

@@ -9,7 +9,8 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m train.main`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.cli import command, parse, print_error
+from relic.cli import parse
+from relic.errors import command, print_error
 from train.config import GONE, TrainConfig
 
 PROG = "train/main.py"
