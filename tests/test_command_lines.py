@@ -78,11 +78,7 @@ def small_crops(tmp_path: Path) -> Path:
             ["--replace_parts", "none", "--train_scope", "all", "--swap_init", "calibrated"],
             "--swap_init calibrated: --replace_parts none swaps nothing",
         ),
-        (
-            ["--replace_parts", "none", "--train_scope", "all", "--distill", "1"],
-            "--distill 1.0: --replace_parts none swaps nothing",
-        ),
-        (["--distill", "-1"], "--distill -1.0: must be 0 or more"),
+        (["--distill", "0.3"], "--distill is gone: .*--precondition"),
         (["--swap_init", "clever"], "--swap_init clever: choose from calibrated, naive"),
     ],
 )

@@ -21,7 +21,6 @@ from relic.errors import InputError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from train.config import CHECKPOINTS, LAUNCH, TrainConfig, launch_name
-from train.distillation import Distillation, Observed
 from train.guard import Guard
 from train.preconditioning import Preconditioning
 from train.schedule import Schedule
@@ -109,7 +108,7 @@ def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: Worl
 
 def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None, steps_per_epoch: int) -> Learner:
     """Model (on the world's device), optimizer, schedule and step, with the weights of `resumed` where there is one."""
-    model, architecture, swap_init, teacher = load_start(config, world, resumed)
+    model, architecture, swap_init = load_start(config, world, resumed)
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
     avoid_device_reads(model.entropy_bottleneck)
@@ -137,12 +136,7 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     )
     guard = Guard(world, limit=config.overflow_tol, check_values=config.overflow_check)
     loss_config = LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp)
-    distillation = None
     forward: Any = model
-    if teacher is not None:
-        num_steps = max(1, config.epochs * steps_per_epoch)
-        distillation = Distillation(teacher, config.replace_parts, weight=config.distill, num_steps=num_steps)
-        forward = Observed(model, decoder_in_fp32="g_s" in islands)
     if config.compile:
         forward = torch.compile(forward)
     if world.size > 1:
@@ -152,8 +146,7 @@ def build_learner(config: TrainConfig, world: World, resumed: Checkpoint | None,
     autocast = functools.partial(torch.autocast, world.device.type, dtype=dtype, enabled=use_amp)
     stepper = Stepper(
         forward, parameters, optimizer, scaler, schedule, guard, loss_config,
-        autocast=autocast, max_grad_norm=config.max_grad_norm, distillation=distillation,
-        preconditioning=preconditioning,
+        autocast=autocast, max_grad_norm=config.max_grad_norm, preconditioning=preconditioning,
     )  # fmt: skip
     return Learner(
         model, architecture, swap_init, entropy_trained, optimizer, scaler, schedule, guard, stepper, loss_config,

@@ -24,7 +24,7 @@ _NAMELESS = "none"
 """torchrun's name for a launch that was given none."""
 _FIXED_ON_RESUME = (
     "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "distill", "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
+    "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
     "onecycle_pct_start", "seed", "shuffle_window",
 )  # fmt: skip
 """A resumed run keeps these, so that it equals the run that was not interrupted."""
@@ -33,12 +33,11 @@ _FREE_ON_RESUME = (
     "overflow_tol", "compile", "deterministic",
 )  # fmt: skip
 """What it may change, as a way out of trouble, though it then computes something else; a line says so."""
-_TEACHER = ("pretrained", "quality")
-"""And these where it learns from a teacher, which is no part of the checkpoint."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
     "num_workers": "shards are read by threads, not worker processes; see --decode_threads",
+    "distill": "it gained nothing over a calibrated start; --precondition learns faster",
     "amp_warmup_steps": "use --lr_warmup_steps for the rate's warm-up, or --amp false",
 }
 
@@ -70,9 +69,6 @@ class TrainConfig:
     keeps them as they are. By default calibrated, but naive with --pretrained none."""
     calib_images: int = 64
     """Train crops that calibration looks at, the first of the first epoch's order."""
-    distill: float = 0.0
-    """Weight of an extra loss to the GDN codec's latents (encoder) and features (decoder); it falls to 0 over the
-    run."""
     epochs: int = 10
     """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
     batch_size: int = 16
@@ -169,7 +165,6 @@ class TrainConfig:
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
         _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
-        _within("distill", self.distill, 0, None)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
         if not 0 < self.lr < float("inf"):
@@ -178,9 +173,8 @@ class TrainConfig:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
         if self.replace_parts == "none" and self.train_scope != "all":
             raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
-        for name in ("swap_init", "distill"):
-            if self.replace_parts == "none" and getattr(self, name):
-                raise InputError(f"--{name} {getattr(self, name)}: --replace_parts none swaps nothing; leave it out")
+        if self.replace_parts == "none" and self.swap_init:
+            raise InputError(f"--swap_init {self.swap_init}: --replace_parts none swaps nothing; leave it out")
         if self.precondition and self.weight_decay:
             raise InputError(f"--weight_decay {self.weight_decay}: has no meaning under --precondition; leave one out")
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
@@ -226,8 +220,13 @@ class TrainConfig:
     def check_resumed(self, theirs: Mapping[str, object]) -> None:
         """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
         mine = self.plain_values()
-        theirs = {"distill": 0.0, "precondition": False, **theirs}  # which older runs do not know
-        for name in _FIXED_ON_RESUME + (_TEACHER if self.distill else ()):
+        theirs = {"precondition": False, **theirs}  # which older runs do not know
+        if theirs.get("distill"):
+            raise InputError(
+                f"--resume: the run to resume was trained with --distill {theirs['distill']}, which is gone; "
+                "start a new run with --pretrained and another --save_dir"
+            )
+        for name in _FIXED_ON_RESUME:
             if theirs.get(name) != mine[name]:
                 raise InputError(
                     f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "

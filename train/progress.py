@@ -49,8 +49,7 @@ class StatusLine:
     def add(self, values: StepValues, images: int) -> None:
         """Take in a step's values without reading them."""
         loss = values.loss
-        distance = torch.full_like(loss.total, math.nan) if values.distance is None else values.distance
-        scalars = (loss.total, loss.distortion, loss.bpp, loss.psnr_db, loss.ms_ssim, values.grad_norm, distance)
+        scalars = (loss.total, loss.distortion, loss.bpp, loss.psnr_db, loss.ms_ssim, values.grad_norm)
         self._values.append(torch.stack([scalar.float() for scalar in scalars]))
         self._lr = values.lr
         self._bar.update(images)
@@ -63,7 +62,7 @@ class StatusLine:
         if self._world.size > 1:
             dist.all_reduce(means)
             means /= self._world.size
-        names = ("loss", "distortion", "bpp", "psnr_db", "ms_ssim", "grad_norm", "distance")
+        names = ("loss", "distortion", "bpp", "psnr_db", "ms_ssim", "grad_norm")
         status = {name: value for name, value in zip(names, means.tolist(), strict=True) if math.isfinite(value)}
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         status["lr"] = self._lr

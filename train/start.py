@@ -1,6 +1,5 @@
-"""What a run starts from: the codec it was asked for, swapped, and the teacher it may learn from."""
+"""What a run starts from: the codec it was asked for, swapped and calibrated."""
 
-import copy
 import logging
 import time
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from relic.codec.checkpoint import Checkpoint
 from relic.codec.model import Architecture, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
 from relic.distributed import World, copy_from_main, wait_for_all
-from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.memory import keep_freed_memory
@@ -25,23 +23,19 @@ log = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
-    """Models on the world's device, the same on every rank."""
+    """A model on the world's device, the same on every rank."""
 
     model: FactorizedPrior
     architecture: Architecture
     swap_init: str
     """How the swapped layers began: `calibrated`, `naive`, `none` (no layer is), or `unknown` (CompressAI's files)."""
-    teacher: FactorizedPrior | None
-    """With --distill: the codec before the swap."""
 
 
 def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) -> Start:
-    """Load, swap and calibrate; of a resumed run only the teacher is loaded anew."""
+    """Load, swap and calibrate; a resumed run has all that in its checkpoint."""
     if resumed is not None:
-        teacher = _load(config, world)[0] if config.distill else None
-        return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init, teacher)
+        return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init)
     model, codec = _load(config, world)
-    teacher = copy.deepcopy(model) if config.distill else None
     if config.initialisation == "calibrated":
         _calibrate(model, config, world)
     replace_gdn_with_relu(model, config.replace_parts)
@@ -50,9 +44,7 @@ def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) ->
     swap_init: str = config.initialisation
     if architecture == codec.architecture:
         swap_init = codec.swap_init
-        if config.distill:
-            raise InputError(f"--distill: --pretrained {config.pretrained} has no GDN to learn from; leave it out")
-    return Start(model, architecture, swap_init, teacher)
+    return Start(model, architecture, swap_init)
 
 
 def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from relic.codec.loss import Loss, LossConfig, compute_loss
 from relic.loader.feed import DeviceBatch
-from train.distillation import Distillation
 from train.guard import Guard
 from train.preconditioning import Preconditioning
 from train.schedule import Schedule
@@ -21,8 +20,6 @@ class StepValues(NamedTuple):
     loss: Loss
     grad_norm: Tensor
     lr: float
-    distance: Tensor | None = None
-    """To the teacher, unweighted, with --distill."""
 
 
 class Stepper:
@@ -40,14 +37,13 @@ class Stepper:
         *,
         autocast: Callable[[], AbstractContextManager[Any]],
         max_grad_norm: float,
-        distillation: Distillation | None = None,
         preconditioning: Preconditioning | None = None,
     ) -> None:
-        """With a `distillation` the model is an `Observed`; a `preconditioning`'s parameters are the `parameters`."""
+        """A `preconditioning`'s parameters are the `parameters`."""
         self._model, self._parameters = model, parameters
         self._optimizer, self._scaler, self._schedule, self._guard = optimizer, scaler, schedule, guard
         self._loss_config, self._autocast = loss_config, autocast
-        self._distillation, self._preconditioning = distillation, preconditioning
+        self._preconditioning = preconditioning
         self._max_grad_norm = max_grad_norm if max_grad_norm > 0 else float("inf")
 
     def __call__(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
@@ -57,11 +53,7 @@ class Stepper:
             output = self._model(batch.images)
         likelihoods = output["likelihoods"]["y"]
         loss = compute_loss(batch.images, output["x_hat"], likelihoods, self._loss_config)
-        total, distance = loss.total, None
-        if self._distillation is not None:
-            distance = self._distillation.loss(batch.images, output)
-            total = total + self._distillation.weight(step) * distance
-        self._scaler.scale(total).backward()
+        self._scaler.scale(loss.total).backward()
         if self._preconditioning is not None:
             self._preconditioning.take_gradients()
         self._scaler.unscale_(self._optimizer)
@@ -72,13 +64,8 @@ class Stepper:
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step_done()
-        watched = {"the loss": total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
+        watched = {"the loss": loss.total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
         if not self._scaler.is_enabled():  # which skips steps with such gradients by itself
             watched["the gradient"] = grad_norm
         self._guard.watch(step, watched, batch.keys)
-        return StepValues(
-            Loss(*(part.detach() for part in loss)),
-            grad_norm.detach(),
-            lr,
-            None if distance is None else distance.detach(),
-        )
+        return StepValues(Loss(*(part.detach() for part in loss)), grad_norm.detach(), lr)

@@ -95,6 +95,19 @@ def test_flags_that_a_resumed_run_may_change_are_named(
     assert [json.loads(line)["step"] for line in text.splitlines() if '"train"' in line] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(("distill", "code"), [(0.0, 0), (0.3, 1)])
+def test_a_checkpoint_that_still_names_distill_resumes_where_it_was_off(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], distill: float, code: int
+) -> None:
+    assert run("--epochs", "1") == 0
+    last = tmp_path / "checkpoints" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    content["config"]["distill"] = distill
+    torch.save(content, last)
+    assert run("--epochs", "1", "--resume", "auto") == code
+    assert ("was trained with --distill 0.3, which is gone" in capsys.readouterr().err) == bool(code)
+
+
 def test_a_damaged_config_beside_the_checkpoint_is_no_loss(run: Run, tmp_path: Path) -> None:
     assert run("--epochs", "1") == 0
     (tmp_path / "checkpoints" / "config.yaml").write_text("lr: [1e-3\n\t")

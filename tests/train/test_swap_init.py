@@ -51,16 +51,6 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "naive" / "checkpoints" / "last.pt").architecture == Architecture((4, 6), "all")
 
 
-def test_a_swapped_codec_has_no_teacher(
-    run: Run, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--epochs", "0", folder=tmp_path / "swapped") == 0
-    source = tmp_path / "swapped" / "checkpoints" / "last.pt"
-    flags = ("--replace_parts", "all", "--distill", "1", "--calib_images", "8")
-    assert main(from_file(crops, source, tmp_path / "next", *flags)) == 1
-    assert "has no GDN to learn from" in capsys.readouterr().err
-
-
 def test_runs_repeat_and_other_seeds_see_other_crops(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from train import start
 
