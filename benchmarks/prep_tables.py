@@ -15,7 +15,7 @@ from benchmarks.prep_loops import (
 )
 from benchmarks.prep_runs import Variant
 from prep.encoding import available_cores
-from relic.shards.manifest import Encoding
+from relic.options import Encoding
 
 RATIOS = (
     ("jpg_exact", "bare_jpg"),

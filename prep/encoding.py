@@ -8,7 +8,7 @@ import PIL
 import simplejpeg
 from PIL import Image, features
 
-from relic.shards.manifest import Encoding
+from relic.options import Encoding
 from relic.shards.npy import npy_header
 
 RULES_VERSION = "1"

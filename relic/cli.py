@@ -109,13 +109,14 @@ def _build_parser(config_class: type, prog: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
     parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of flags; the command line wins")
     parser.add_argument("--print_config", action="store_true", default=False, help="print all flags as such a file")
-    groups: dict[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
-    sections = {name: parser.add_argument_group(title) for title, names in groups.items() for name in names}
+    groups: Mapping[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
+    sections = {title: parser.add_argument_group(title) for title in groups}
+    section_of = {name: sections[title] for title, names in groups.items() for name in names}
     for name, default in defaults.items():
         several: dict[str, Any] = {"nargs": "+"} if _is_list(hints[name]) else {}
         optional: dict[str, Any] = {"nargs": "?", "const": True} if bool in _kinds(hints[name]) else {}
         text = f"{docs[name]}{_default_said(default)}".replace("%", "%%")
-        sections.get(name, parser).add_argument(
+        section_of.get(name, parser).add_argument(
             f"--{name}", metavar=_metavar(hints[name]), help=text, **several, **optional
         )
     return parser

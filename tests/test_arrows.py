@@ -10,7 +10,7 @@ import pytest
 from relic import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"relic.__version__", "relic.errors", "relic.files"}
+SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.options"}
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {

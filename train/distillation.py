@@ -7,8 +7,8 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.loss import without_tf32
-from relic.codec.model import Parts
 from relic.codec.precision import in_fp32
+from relic.options import Parts
 
 
 class Observed(nn.Module):

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from relic.codec.least_squares import Layer, num_features, phases_of
 from relic.codec.loss import without_tf32
-from relic.codec.model import Parts, replace_gdn_with_relu, transforms_of
+from relic.codec.model import replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
 from relic.codec.refit import HELD_BACK, Chunks, FittedLayer, Regression, lifted, wanted_rows
+from relic.options import Parts
 
 _CHUNK_VALUES = 1 << 23
 """Float32 values of the widest activation that are computed at once."""

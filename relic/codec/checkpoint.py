@@ -9,10 +9,10 @@ from typing import Any, get_args
 import torch
 from compressai.models import FactorizedPrior
 
-from relic.codec.model import NAME, Architecture, Parts, build_model
-from relic.codec.scope import Scope
+from relic.codec.model import NAME, Architecture, build_model
 from relic.errors import InputError
 from relic.files import atomic_write
+from relic.options import Parts, Scope
 
 FORMAT = "relic-checkpoint"
 VERSION = 1

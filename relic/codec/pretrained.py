@@ -11,9 +11,10 @@ from compressai.zoo.pretrained import load_pretrained
 
 from relic.codec.checkpoint import FORMAT, Checkpoint, check_state, load_checkpoint, load_strictly, read_tensors
 from relic.codec.constants import EMBEDDED
-from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu, zoo_channels
+from relic.codec.model import Architecture, architecture_of, build_model, replace_gdn_with_relu, zoo_channels
 from relic.codec.quantiles import refresh_tables
 from relic.errors import InputError
+from relic.options import Parts
 
 _TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
 EMBEDDED_FILE = Path(__file__).parent / "embedded" / "codec.pt"

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relic.loader.decode import SampleDecoder, Seconds, Verify
+from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.order import Indices
+from relic.options import Verify
 from relic.shards.shard_set import ShardSet
 
 _PREFETCH = 4
