@@ -14,7 +14,7 @@ from benchmarks.prep_loops import (
     pillow_jpg,
 )
 from benchmarks.prep_runs import Variant
-from prep.encoding import available_cores
+from relic.machine import available_cores
 from relic.options import Encoding
 
 RATIOS = (

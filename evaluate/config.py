@@ -1,6 +1,5 @@
 """Flags of `evaluate/run.py`. Imports no torch: a wrong command line is answered at once."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
+from relic.machine import share_of_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.options import Device, Split, Switch
 
@@ -128,7 +128,7 @@ class EvaluateConfig:
     @property
     def workers_here(self) -> int:
         """Images at a time in this process: `workers`, or its share of this machine's cores."""
-        return self.workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return self.workers or share_of_cores()
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:

@@ -1,7 +1,6 @@
 """A crop as the bytes of a shard's member, and the libraries that decide them."""
 
 import io
-import os
 
 import numpy as np
 import PIL
@@ -34,15 +33,3 @@ def imaging_libraries() -> dict[str, str]:
     for name in ("jpg", "zlib", "libtiff", "webp", "littlecms2"):
         versions[f"pillow.{name}"] = features.version(name) or "missing"
     return versions
-
-
-def pillow_name() -> str:
-    """Which Pillow runs, for the start-up line."""
-    if ".post" in PIL.__version__:
-        return f"Pillow-SIMD {PIL.__version__}"
-    return f"Pillow {PIL.__version__} (stock: pillow-simd resizes several times faster)"
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,7 +18,7 @@ from relic.distributed import World, copy_from_main, wait_for_all
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
-from relic.memory import keep_freed_memory
+from relic.machine import keep_freed_memory
 from train.config import TrainConfig
 
 log = logging.getLogger(__name__)
