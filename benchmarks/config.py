@@ -2,9 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from relic.errors import InputError
+from relic.options import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LoaderBenchmarkConfig:
     """PNG file for a bar chart of the comparison."""
     shards: Path | None = None
     """Measure this folder of shards, your own, instead of comparing loaders."""
-    split: Literal["train", "val"] = "train"
+    split: Split = "train"
     """Split of --shards."""
     gpu_images_per_second: float = 0.0
     """Images/s one GPU trains at: says how many GPUs --shards feeds."""

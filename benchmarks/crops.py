@@ -7,8 +7,8 @@ import prep.make_shards
 import samples.build
 from prep.listing import list_sources
 from relic.errors import InputError
+from relic.options import Encoding
 from relic.shards.index import index_path, read_records
-from relic.shards.manifest import Encoding
 from relic.shards.shard_set import ShardSet, open_shard_set
 
 _SAMPLE_IMAGES = 120

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks.machine import machine
-    from prep.encoding import available_cores
+    from relic.machine import available_cores
 
     workers = config.workers or available_cores()
     with TemporaryDirectory(prefix="relic-benchmark-") as folder:

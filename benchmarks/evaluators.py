@@ -28,7 +28,7 @@ from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.codec.quantiles import refresh_tables
 from relic.distributed import World
 from relic.errors import InputError
-from relic.memory import keep_freed_memory
+from relic.machine import keep_freed_memory
 
 _CPU = torch.device("cpu")
 _CODINGS = 400

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.onnx_figures import plot_timing, timing_table
     from benchmarks.onnx_timing import import_seconds, measure, speedups
     from benchmarks.timed_parts import timed_parts
-    from prep.encoding import available_cores
+    from relic.machine import available_cores
 
     sizes = config.width_height_pairs
     figures = measure(

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from export.targets import Upsample
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
+from relic.options import Upsample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> d
     from benchmarks.measure import ratios, steady_rate, take_turns, time_shares
     from benchmarks.peers import all_peers
     from benchmarks.tables import comparison_table
-    from prep.encoding import available_cores
+    from relic.machine import available_cores
 
     crops = prepare_crops(folder, config.images, config.crops, available_cores())
     peers = all_peers(crops, config.batch_size, available_cores(), stack)
@@ -76,7 +76,7 @@ def _wait(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
     from benchmarks.crops import prepare_crops
     from benchmarks.measure import consumer_wait
     from benchmarks.tables import wait_table
-    from prep.encoding import available_cores
+    from relic.machine import available_cores
 
     crops = prepare_crops(folder, config.images, config.crops, available_cores())
     waits = {}

@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from prep.encoding import available_cores, pillow_name
+from relic.machine import available_cores, pillow_name
 
 _PACKAGES = ("numpy", "torch", "webdataset", "simplejpeg")
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.onnx_timing import THREADS, figure_name
 from benchmarks.timed_parts import CODECS, PARTS, PRECISIONS
-from export.targets import Upsample
 from relic.files import atomic_write
+from relic.options import Upsample
 
 NO_KERNEL = (
     "onnxruntime has no INT8 kernel for transposed convolutions on a CPU: it converts back to fp32 around each, so "

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from benchmarks.measure import Pass, Shares, steady_rate, take_turns, time_shares
 from benchmarks.peers import relic_peer
-from prep.encoding import available_cores
+from relic.machine import available_cores
 from relic.shards.shard_set import ShardSet
 
 _MEMORY_BYTES_PER_SECOND = 1e9

@@ -17,7 +17,8 @@ import numpy as np
 from prep.listing import Source
 from prep.shard_work import KeyedSource, make_crops
 from relic.errors import InputError
-from relic.shards.manifest import Encoding, Packing
+from relic.options import Encoding
+from relic.shards.manifest import Packing
 from relic.shards.npy import HEADER_BYTES
 
 SHARDS_A_WORKER = 4

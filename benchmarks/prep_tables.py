@@ -14,8 +14,8 @@ from benchmarks.prep_loops import (
     pillow_jpg,
 )
 from benchmarks.prep_runs import Variant
-from prep.encoding import available_cores
-from relic.shards.manifest import Encoding
+from relic.machine import available_cores
+from relic.options import Encoding
 
 RATIOS = (
     ("jpg_exact", "bare_jpg"),

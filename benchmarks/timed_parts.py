@@ -14,11 +14,11 @@ from export.onnx_files import Geometry, export_part
 from export.parts import Part
 from export.quantization import quantize_part
 from export.source import Source
-from export.targets import Upsample
 from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE
-from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.model import Architecture, build_model
 from relic.codec.quantiles import refresh_tables
+from relic.options import Parts, Upsample
 
 CODECS: dict[str, Parts] = {"gdn": "none", "relu": "all"}
 PRECISIONS = ("fp32", "int8")

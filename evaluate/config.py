@@ -1,17 +1,18 @@
 """Flags of `evaluate/run.py`. Imports no torch: a wrong command line is answered at once."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
+from relic.machine import share_of_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
+from relic.options import Device, Split, Switch
 
 ORIGINALS = "origin"
 """Folder of the original pictures, beside one of reconstructions for each checkpoint."""
@@ -32,6 +33,14 @@ class EvaluateConfig:
     One process: `python evaluate/run.py ...`; several: `torchrun --nproc_per_node 8 evaluate/run.py ...`.
     """
 
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "codecs": ("checkpoint", "onnx", "curve"),
+        "data": ("shards", "split", "images"),
+        "measurement": ("bitstream", "strict", "references", "published"),
+        "output": ("out", "recon_count", "report_images"),
+        "machine": ("workers", "device"),
+    }
+
     checkpoint: list[str] | None = None
     """Checkpoints of ours or CompressAI's state dict files; `embedded` is the small codec we ship. One or more, these
     and --onnx together."""
@@ -40,7 +49,7 @@ class EvaluateConfig:
     shards: str | None = None
     """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
     `.../val-{000000..000004}.tar`; this or --images."""
-    split: Literal["val", "train"] = "val"
+    split: Split = "val"
     """Split of --shards."""
     images: Path | None = None
     """Folder of images of any sizes, searched recursively; this or --shards."""
@@ -51,7 +60,7 @@ class EvaluateConfig:
     curve: list[str] | None = None
     """The RD curve each codec belongs to, a name for each --checkpoint and then each --onnx; without it those with
     ReLU in the same places form one."""
-    references: bool | Literal["auto"] = "auto"
+    references: Switch = "auto"
     """JPEG and WebP curves of the same images; auto: with up to 200 images."""
     published: bool = False
     """Add CompressAI's published points of bmshj2018-factorized (mse): they are Kodak's, so only for its 24 images."""
@@ -64,7 +73,7 @@ class EvaluateConfig:
     workers: int = 0
     """Images judged at a time, a core each; 0: one for each core (of this process's share), on CUDA at most 2. With 1,
     a run's times are those of one image alone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute; export sets always run on the CPU."""
 
     def __post_init__(self) -> None:
@@ -119,7 +128,7 @@ class EvaluateConfig:
     @property
     def workers_here(self) -> int:
         """Images at a time in this process: `workers`, or its share of this machine's cores."""
-        return self.workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return self.workers or share_of_cores()
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.sources import ImageSource, open_source
 from relic.distributed import World
-from relic.memory import keep_freed_memory
+from relic.machine import keep_freed_memory
 
 
 class Verdict(NamedTuple):

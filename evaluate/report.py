@@ -13,6 +13,7 @@ from evaluate.page_pictures import ShownPicture
 from evaluate.plots import rd_figure, write_png
 from evaluate.report_page import bd_rows, write_page
 from evaluate.summary import RateGap, Summary, rate_gap, summarise
+from relic import __version__
 from relic.codec.constants import MIN_MS_SSIM_SIDE
 from relic.files import atomic_write, write_json
 
@@ -129,7 +130,8 @@ def write_report(
     images = ", ".join(value for name, value in source.items() if name != "fingerprint")
     write_page(folder / "report.html", evaluations, curves, shown, images, notes)
     summary = [_describe(evaluation, source) for evaluation in evaluations]
-    write_json(folder / "metrics.json", {"summary": summary, "curves": _describe_curves(curves)})
+    metrics = {"relic_version": __version__, "summary": summary, "curves": _describe_curves(curves)}
+    write_json(folder / "metrics.json", metrics)
 
 
 def _describe_curves(curves: Sequence[Curve]) -> list[dict[str, Any]]:

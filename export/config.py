@@ -1,13 +1,15 @@
 """Flags of `export/onnx_parts.py`. Imports no torch: a wrong command line is answered at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
-from export.targets import TARGETS, TargetName, Upsample
+from export.targets import TARGETS
 from relic.codec.constants import EMBEDDED, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
+from relic.options import ExportPart, Method, Parts, TargetName, Upsample
 from relic.shards.shard_set import open_shard_set
 
 OLDEST_OPSET = 11
@@ -25,9 +27,17 @@ class ExportConfig:
     encoder.onnx: x in [0, 1] -> y; decoder.onnx: y_hat -> x_hat in [0, 1]; full.onnx: x -> x_hat, for checking.
     """
 
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "model": ("ckpt", "replace_parts"),
+        "output": ("part", "out"),
+        "input": ("input_size", "width", "height", "batch", "dynamic", "shards"),
+        "operators": ("opset", "upsample", "target"),
+        "INT8": ("int8", "calib_shards", "calib_images", "calib_method", "int8_keep_last"),
+    }
+
     ckpt: str
     """A checkpoint of train/main.py, a state dict of CompressAI's, or `embedded` (the codec in this repository)."""
-    part: Literal["full", "encoder", "decoder", "all"]
+    part: ExportPart
     """What to write; all: the three parts, tables.npz and export.json."""
     out: Path
     """The .onnx file of a single part; the folder of --part all."""
@@ -43,7 +53,7 @@ class ExportConfig:
     """Leave batch, height and width open (NPU compilers want them fixed)."""
     opset: int = 13
     """ONNX operator set of the files, 11 to 20; DRP-AI wants 13."""
-    replace_parts: Literal["encoder", "decoder", "all", "none"] | None = None
+    replace_parts: Parts | None = None
     """Where ReLU is in GDN's place. Never needed, the checkpoint tells; when given it must agree."""
     shards: Path | None = None
     """Folder of shards whose `val` crops are the inputs of the check; by default seeded pictures are."""
@@ -58,7 +68,7 @@ class ExportConfig:
     """Folder of shards for --int8: `train` crops calibrate, `val` crops (those of --shards when given) judge."""
     calib_images: int = 200
     """Crops to calibrate on, 100 to 500."""
-    calib_method: Literal["minmax", "percentile", "entropy"] = "percentile"
+    calib_method: Method = "percentile"
     """How --int8 chooses ranges of activations: all values, all but 0.001 %, or by relative entropy."""
     int8_keep_last: bool = False
     """Leave the encoder's last layer, and so the latents, in float32."""

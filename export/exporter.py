@@ -19,6 +19,7 @@ from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
+from relic import __version__
 from relic.files import atomic_write, write_json
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from relic.shards.shard_set import open_shard_set
@@ -151,6 +152,7 @@ def _manifest(staging: Path, config: ExportConfig, source: Source, export: Expor
     return {
         "format": FORMAT,
         "version": VERSION,
+        "relic_version": __version__,
         "opset": config.opset,
         "batch": config.batch,
         "height": config.image_height,

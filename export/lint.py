@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from export.columns import in_columns
 from export.parts import Part
 from export.targets import GDN_REASON, SOURCES, TARGETS, Rule, Status
-from relic.codec.model import Parts
 from relic.errors import InputError
+from relic.options import Parts
 
 _UNCOVERED = "no rule"
 

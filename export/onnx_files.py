@@ -14,10 +14,10 @@ from torch import nn
 
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
 from export.source import Source
-from export.targets import Upsample
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 from relic.onnx.layout import TABLES_KEY, onnx_name
+from relic.options import Upsample
 
 _HOST_OPERATORS = {"Round", "Softplus", "Sigmoid", "Tanh", "MatMul"}
 """Rounding and the entropy model: never in what a device runs."""

@@ -12,8 +12,8 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.targets import Upsample
 from export.upsample import rewrite_upsampling
+from relic.options import Upsample
 
 Part = Literal["encoder", "decoder", "full"]
 INPUT_NAMES: dict[Part, str] = {"encoder": "x", "decoder": "y_hat", "full": "x"}

@@ -9,7 +9,6 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -20,8 +19,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from export.calibration import Calibration, load, range_of
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from relic.errors import InputError
+from relic.options import Method
 
-Method = Literal["minmax", "percentile", "entropy"]
 Ranges = dict[str, list[dict[str, np.float32]]]
 """By tensor, as onnxruntime's `TensorQuantOverrides` takes them."""
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "tidl"]
-Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
-"""Ways to the same upsampling, see `upsample`."""
+from relic.options import Upsample
+
 Status = Literal["supported", "host", "unknown"]
 
 SOURCES = {

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.targets import Upsample
 from relic.errors import InputError
+from relic.options import Upsample
 
 _TAPS = torch.tensor([[4, 2, 0], [5, 3, 1]])
 """The tap that output phase r takes at position t of a 3-tap convolution: 4 + r - 2t; tap 5 is the 0."""

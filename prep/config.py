@@ -1,15 +1,14 @@
 """The flags of prep's command lines, checked before any data is touched."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from relic.errors import InputError
 from relic.files import check_folder
-from relic.shards.manifest import Encoding
+from relic.options import Crop, Decode, Encoding
 
-Crop = Literal["center", "random"]
-Decode = Literal["exact", "fast"]
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _DEFAULT_SIDE = 224
 
@@ -20,6 +19,13 @@ class PrepConfig:
 
     A run that was stopped goes on where it was when the same command is given again.
     """
+
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "input": ("coco_dir", "include_val", "max_bad"),
+        "crops": ("size", "width", "height", "crop", "crops_per_image", "decode", "seed"),
+        "shards": ("out_dir", "encoding", "jpeg_quality", "samples_per_shard", "overwrite", "dry_run"),
+        "machine": ("workers",),
+    }
 
     coco_dir: Path
     """Folder that holds train2017/ and val2017/ (.jpg .jpeg .png .bmp .webp .gif .tif .tiff, subfolders too)."""

@@ -1,14 +1,13 @@
 """A crop as the bytes of a shard's member, and the libraries that decide them."""
 
 import io
-import os
 
 import numpy as np
 import PIL
 import simplejpeg
 from PIL import Image, features
 
-from relic.shards.manifest import Encoding
+from relic.options import Encoding
 from relic.shards.npy import npy_header
 
 RULES_VERSION = "1"
@@ -34,15 +33,3 @@ def imaging_libraries() -> dict[str, str]:
     for name in ("jpg", "zlib", "libtiff", "webp", "littlecms2"):
         versions[f"pillow.{name}"] = features.version(name) or "missing"
     return versions
-
-
-def pillow_name() -> str:
-    """Which Pillow runs, for the start-up line."""
-    if ".post" in PIL.__version__:
-        return f"Pillow-SIMD {PIL.__version__}"
-    return f"Pillow {PIL.__version__} (stock: pillow-simd resizes several times faster)"
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

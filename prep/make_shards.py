@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: PrepConfig) -> int:
-    from prep.encoding import available_cores, pillow_name
     from prep.folder import only_writer
     from prep.packing import pack_split
     from prep.planning import SplitPlan, bytes_free, check_disk, plan_splits
+    from relic.machine import available_cores, pillow_name
 
     workers = config.workers or available_cores()
     print(f"prep: {pillow_name()}, workers: {workers}", flush=True)

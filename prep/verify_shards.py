@@ -18,8 +18,8 @@ PROG = "prep/verify_shards.py"
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify each split that is there; name each fault."""
     config = parse(VerifyConfig, argv, prog=PROG)
-    from prep.encoding import available_cores
     from prep.verifying import verify_split
+    from relic.machine import available_cores
     from relic.shards.manifest import read_manifest
     from relic.shards.shard_set import plan_path
 

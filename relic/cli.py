@@ -33,6 +33,106 @@ _METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A field of a config, as a flag."""
+
+    name: str
+    default: Any
+    """`dataclasses.MISSING` where it must be given."""
+    doc: str
+    """The docstring below the field, as one line."""
+    kinds: tuple[Any, ...]
+    """What a value may be: int, float, bool, str, Path, or a Literal of texts."""
+    several: bool
+    """Whether it takes a list of such values."""
+    optional: bool
+    """Whether `null` is a value."""
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def choices(self) -> list[str]:
+        """The values to choose from; empty where any number, text or path will do."""
+        literals = [kind for kind in self.kinds if typing.get_origin(kind) is Literal]
+        choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
+        return choices + (["true", "false"] if bool in self.kinds else [])
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in the help."""
+        return f"{{{','.join(self.choices)}}}" if self.choices else _METAVAR[self.kinds[0]]
+
+    @property
+    def help(self) -> str:
+        """The docstring and the default."""
+        if self.required:
+            return f"{self.doc} (required)"
+        said = str(self.default).lower() if isinstance(self.default, bool) else self.default
+        return self.doc if self.default in (None, "") else f"{self.doc} (default: {said})"
+
+    def convert(self, value: Any) -> Any:
+        """The field's value for `value` (text, or of YAML), or an InputError that says what is expected."""
+        if self.optional and value in (None, "null"):
+            return None
+        with suppress(ValueError):
+            if not self.several:
+                return self._convert_one(value)
+            if isinstance(value, list):
+                return [self._convert_one(part) for part in value]
+        said = "null" if value is None else value
+        if self.choices and self.kinds != (bool,):
+            raise InputError(f"--{self.name} {said}: choose from {', '.join(self.choices)}")
+        expected = " or ".join(_EXPECTED[kind] for kind in self.kinds)
+        raise InputError(f"--{self.name} {said}: expected {'a list, each ' if self.several else ''}{expected}")
+
+    def _convert_one(self, value: Any) -> Any:
+        text = isinstance(value, str)
+        for kind in self.kinds:
+            if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
+                return value
+            if kind is bool and (isinstance(value, bool) or (text and value.lower() in _BOOLEANS)):
+                return _BOOLEANS[str(value).lower()]
+            if kind is int and (text or type(value) is int):
+                return int(value)
+            if kind is float and (type(value) in (int, float) or (text and math.isfinite(float(value)))):
+                return float(value)
+            if kind in (str, Path) and text:
+                return kind(value)
+        raise ValueError
+
+
+def flags_of(config_class: type) -> dict[str, Flag]:
+    """Name -> flag, in the order of the fields."""
+    hints = typing.get_type_hints(config_class)
+    definition = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    docs = {
+        field.target.id: " ".join(doc.value.value.split())
+        for field, doc in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
+    }
+    flags = {}
+    for field in dataclasses.fields(config_class):
+        hint = hints[field.name]
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        kinds = tuple(part for part in parts if part is not types.NoneType)
+        several = typing.get_origin(kinds[0]) is list
+        flags[field.name] = Flag(
+            name=field.name,
+            default=field.default,
+            doc=docs[field.name],
+            kinds=typing.get_args(kinds[0]) if several else kinds,
+            several=several,
+            optional=len(kinds) < len(parts),
+        )
+    return flags
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # every rank reads the same command line
@@ -54,14 +154,15 @@ def parse(
     code 2 and one line on a wrong command line.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _build_parser(config_class, prog)
+    flags = flags_of(config_class)
+    parser = _build_parser(config_class, flags, prog)
     origins: dict[str, str] = {}
     try:
         _refuse_gone_and_empty(arguments, gone or {})
         given, unknown = parser.parse_known_args(arguments)
         if unknown:
             raise InputError(f"unknown argument {' '.join(unknown)} (see --help)")
-        values = _defaults(config_class) | _convert_all(config_class, vars(given), origins)
+        values = {name: flag.default for name, flag in flags.items()} | _convert_all(flags, vars(given), origins)
         if given.print_config:
             print(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True), end="")
             sys.exit(0)
@@ -69,33 +170,12 @@ def parse(
             raise InputError(f"missing {', '.join(missing)} (see --help)")
         return config_class(**values)
     except InputError as error:
-        flag = re.match(r"--(\w+)", str(error))
-        parser.error((origins.get(flag[1], "") if flag else "") + str(error))
+        named = re.match(r"--(\w+)", str(error))
+        parser.error((origins.get(named[1], "") if named else "") + str(error))
 
 
-def field_docs(config_class: type) -> dict[str, str]:
-    """Field -> the docstring below it, as one line."""
-    definition = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        field.target.id: " ".join(doc.value.value.split())
-        for field, doc in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
-    }
-
-
-def choices_of(hint: Any) -> list[str]:
-    """The values that a flag of this type is chosen from; empty where it takes any number, text or path."""
-    kinds = _kinds(hint)
-    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
-    return choices + (["true", "false"] if bool in kinds else [])
-
-
-def _build_parser(config_class: type, prog: str) -> _Parser:
-    hints, docs, defaults = typing.get_type_hints(config_class), field_docs(config_class), _defaults(config_class)
-    required = [name for name, default in defaults.items() if default is dataclasses.MISSING]
-    needs = "".join(f" --{name} {_metavar(hints[name])}" for name in required)
+def _build_parser(config_class: type, flags: Mapping[str, Flag], prog: str) -> _Parser:
+    needs = "".join(f" --{flag.name} {flag.metavar}" for flag in flags.values() if flag.required)
     parser = _Parser(
         prog=prog,
         usage=f"%(prog)s{needs} [--flag value ...]",
@@ -109,28 +189,16 @@ def _build_parser(config_class: type, prog: str) -> _Parser:
     parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
     parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of flags; the command line wins")
     parser.add_argument("--print_config", action="store_true", default=False, help="print all flags as such a file")
-    groups: dict[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
-    sections = {name: parser.add_argument_group(title) for title, names in groups.items() for name in names}
-    for name, default in defaults.items():
-        several: dict[str, Any] = {"nargs": "+"} if _is_list(hints[name]) else {}
-        optional: dict[str, Any] = {"nargs": "?", "const": True} if bool in _kinds(hints[name]) else {}
-        text = f"{docs[name]}{_default_said(default)}".replace("%", "%%")
-        sections.get(name, parser).add_argument(
-            f"--{name}", metavar=_metavar(hints[name]), help=text, **several, **optional
-        )
+    groups: Mapping[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
+    sections = {title: parser.add_argument_group(title) for title in groups}
+    section_of = {name: sections[title] for title, names in groups.items() for name in names}
+    for name, flag in flags.items():
+        takes: dict[str, Any] = {"nargs": "+"} if flag.several else {}
+        if bool in flag.kinds:
+            takes = {"nargs": "?", "const": True}
+        section = section_of.get(name, parser)
+        section.add_argument(f"--{name}", metavar=flag.metavar, help=flag.help.replace("%", "%%"), **takes)
     return parser
-
-
-def _default_said(default: Any) -> str:
-    if default is dataclasses.MISSING:
-        return " (required)"
-    said = str(default).lower() if isinstance(default, bool) else default
-    return "" if default is None or default == "" else f" (default: {said})"
-
-
-def _defaults(config_class: type) -> dict[str, Any]:
-    """Field -> its default; `dataclasses.MISSING` where it must be given."""
-    return {field.name: field.default for field in dataclasses.fields(config_class)}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,23 +225,18 @@ def _refuse_gone_and_empty(arguments: Sequence[str], gone: Mapping[str, str]) ->
             raise InputError(f"{flag} has an empty value")
 
 
-def _convert_all(config_class: type, given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
     """The values of the files of --config, then of the command line. `origins` notes which flags come from a file."""
-    hints, defaults = typing.get_type_hints(config_class), _defaults(config_class)
     values: dict[str, Any] = {}
     sources = [(f"--config {path}: ", _read_yaml(Path(path))) for path in given.get("config", [])]
-    for origin, flags in (*sources, ("", {name: given[name] for name in defaults if name in given})):
-        for name, value in flags.items():
-            if name not in defaults:
+    for origin, found in (*sources, ("", {name: given[name] for name in flags if name in given})):
+        for name, value in found.items():
+            if name not in flags:
                 raise InputError(f"{origin}unknown flag {name} (see --help)")
-            if value is None and defaults[name] is dataclasses.MISSING:
+            if value is None and flags[name].required:
                 continue  # as --print_config writes a flag that is still missing
             origins[name] = origin
-            try:
-                values[name] = _convert(hints[name], value)
-            except ValueError as error:
-                said = "null" if value is None else " ".join(value) if isinstance(value, list) and not origin else value
-                raise InputError(f"--{name} {said}: {error}") from error
+            values[name] = flags[name].convert(value)
     return values
 
 
@@ -187,51 +250,3 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     if not isinstance(found, dict):
         raise InputError(f"--config {path}: Unexpected config: expected lines of `flag: value`")
     return found
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    """`value` (text, or what YAML made of it) as `hint` wants it. Raises ValueError that says what was expected."""
-    kinds = _kinds(hint)
-    if types.NoneType in kinds and value in (None, "null"):
-        return None
-    for kind in kinds:
-        with suppress(ValueError):
-            return _as_kind(kind, value)
-    if choices := choices_of(hint):
-        raise ValueError(f"expected {_EXPECTED[bool]}" if hint is bool else f"choose from {', '.join(choices)}")
-    element = _is_list(hint)
-    wanted = [_EXPECTED[typing.get_args(kind)[0] if element else kind] for kind in kinds if kind is not types.NoneType]
-    raise ValueError(f"expected {'a list, each ' if element else ''}{' or '.join(wanted)}")
-
-
-def _as_kind(kind: Any, value: Any) -> Any:
-    text = isinstance(value, str)
-    if typing.get_origin(kind) is list and isinstance(value, list):
-        return [_as_kind(typing.get_args(kind)[0], part) for part in value]
-    if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
-        return value
-    if kind is bool and (isinstance(value, bool) or (text and value.lower() in _BOOLEANS)):
-        return _BOOLEANS[str(value).lower()]
-    if kind is int and (text or type(value) is int):
-        return int(value)
-    if kind is float and (type(value) in (int, float) or (text and math.isfinite(float(value)))):
-        return float(value)
-    if kind in (str, Path) and text:
-        return kind(value)
-    raise ValueError
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _is_list(hint: Any) -> bool:
-    return any(typing.get_origin(kind) is list for kind in _kinds(hint))
-
-
-def _metavar(hint: Any) -> str:
-    if choices := choices_of(hint):
-        return f"{{{','.join(choices)}}}"
-    kind = next(kind for kind in _kinds(hint) if kind is not types.NoneType)
-    return _METAVAR[typing.get_args(kind)[0] if _is_list(hint) else kind]

@@ -10,7 +10,7 @@ import pytest
 from relic import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"relic.__version__", "relic.errors", "relic.files"}
+SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "relic.options"}
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "relic/swap": ({"relic.codec", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
-    "relic": (SHARED, {"yaml", "torch"}),
+    "relic": (SHARED, {"yaml", "torch", "PIL"}),
     "prep": (
         SHARED | {"relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},

@@ -1,5 +1,6 @@
 """What a newcomer gets wrong: one clear line that names the flag or path, the right exit code, nothing touched."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +17,11 @@ import yaml
 import evaluate.run
 import export.onnx_parts
 import prep.make_shards
+import relic
 import train.main
+from evaluate.config import EvaluateConfig
+from export.config import ExportConfig
+from prep.config import PrepConfig
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
@@ -155,6 +161,53 @@ def test_help_answers_within_a_second_from_anywhere(tmp_path: Path, cli: str) ->
     assert min(spent) < 1
 
 
+@pytest.mark.parametrize("config", [PrepConfig, TrainConfig, EvaluateConfig, ExportConfig])
+def test_each_flag_is_in_one_group_of_the_help(config: Any) -> None:
+    grouped = [name for names in config.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(config))
+
+
+def test_the_help_shows_choices_defaults_and_no_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(train.main.main, "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "usage: train/main.py --shards TEXT [--flag value ...]",
+        "precision: --amp [{auto,true,false}] Mixed precision",
+        "--quality N ",
+        "(default: 8)",
+        "--replace_parts {encoder,decoder,all,none} ",
+        "(default: encoder)",
+    ):
+        assert part in said
+    assert all(said.count(f" {title}: --") == 1 for title in TrainConfig.GROUPS)
+    assert not re.search(r"<class|Literal|Optional|Union|PosixPath|None", said)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(train.main.main, "--version") == 0
+    assert capsys.readouterr().out == f"relic {relic.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--lr", "nan"], "--lr nan: expected a number"),
+        (["--epochs", "2.0"], "--epochs 2.0: expected a whole number"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--epoch", "2"], "unknown argument --epoch 2"),
+        (["--amp", "maybe"], "--amp maybe: choose from auto, true, false"),
+        (["--wandb", "1"], "--wandb 1: expected true or false"),
+        (["--seed="], "--seed has an empty value"),
+        (["stray"], "unknown argument stray"),
+    ],
+)
+def test_values_are_checked_by_type(
+    crops: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert outcome(train.main.main, "--shards", str(crops), *flags) == 2
+    assert said in one_line(capsys)
+
+
 def test_the_same_as_a_module(tmp_path: Path) -> None:
     for module in ("prep.make_shards", "train.main", "evaluate.run", "export.onnx_parts", "export.codec"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=False)
@@ -179,6 +232,12 @@ def test_print_config_gives_a_config_back(crops: Path, tmp_path: Path, capsys: p
         ("lr: abc\n", [], r"--config run\.yaml: --lr abc: expected a number"),
         ("quality: 99\n", [], r"--config run\.yaml: --quality 99: must be 1 to 8"),
         ("- a\n", [], r"--config run\.yaml: Unexpected config"),
+        ("epochs: 3.0\n", [], r"--config run\.yaml: --epochs 3\.0: expected a whole number"),
+        ("epochs: true\n", [], r"--config run\.yaml: --epochs True: expected a whole number"),
+        ("epochs: null\n", [], r"--config run\.yaml: --epochs null: expected a whole number"),
+        ("channels: 3\n", [], r"--config run\.yaml: --channels 3: expected text"),
+        ("save_dir: [a]\n", [], r"--config run\.yaml: --save_dir \['a'\]: expected a path"),
+        ("wandb: 1\n", [], r"--config run\.yaml: --wandb 1: expected true or false"),
         ("lr: 1e-3\n", ["--lr", "abc"], r"error: --lr abc: expected a number"),
         ("lr: 1e-3\n", ["--quality", "99"], r"error: --quality 99: must be 1 to 8"),
     ],
@@ -191,6 +250,18 @@ def test_what_is_wrong_in_a_config_file_names_the_file(
     Path("run.yaml").write_text(text)
     assert outcome(train.main.main, "--shards", str(crops), "--config", "run.yaml", *flags) == 2
     assert re.search(said, one_line(capsys))
+
+
+def test_the_command_line_overrides_a_config_file_wherever_it_stands(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"shards: {crops}\nlr: 1e-3\nseed: 1\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\nepochs: 3\namp: yes\n")
+    files = [f"--config={tmp_path / 'a.yaml'}", "--config", str(tmp_path / "b.yaml")]
+    for flags in (["--epochs", "5", *files], [*files, "--epochs", "4", "--epochs", "5"]):
+        assert outcome(train.main.main, *flags, "--print_config") == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert [printed[name] for name in ("lr", "seed", "epochs", "amp")] == [1e-3, 2, 5, True]
 
 
 def test_what_would_overwrite_or_mix_runs_is_refused(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from prep.config import PrepConfig, VerifyConfig
-from relic.cli import choices_of, field_docs
+from relic.cli import flags_of
 from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,18 +26,15 @@ CONFIGS = {
 
 def flag_table(cli: str, config: Any) -> str:
     """The README's table of a command line, from its dataclass."""
-    docs = field_docs(config)
-    hints = typing.get_type_hints(config)
     rows = [f"### `{cli}`", "", "| flag | default | what |", "|---|---|---|"]
-    for field in dataclasses.fields(config):
-        choices = [] if hints[field.name] is bool else choices_of(hints[field.name])
-        default = field.default
-        shown = "required" if default is dataclasses.MISSING else "" if default is None else f"`{default}`"
-        if isinstance(default, bool):
-            shown = f"`{str(default).lower()}`"
-        what = docs[field.name].replace("|", "\\|")
+    for name, flag in flags_of(config).items():
+        choices = [] if flag.kinds == (bool,) else flag.choices
+        shown = "" if flag.default in (None, "") else f"`{flag.default}`"
+        if isinstance(flag.default, bool):
+            shown = f"`{str(flag.default).lower()}`"
+        what = flag.doc.replace("|", "\\|")
         among = f" ({', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
-        rows.append(f"| `--{field.name}` | {shown if default != '' else ''} | {what}{among} |")
+        rows.append(f"| `--{name}` | {'required' if flag.required else shown} | {what}{among} |")
     return "\n".join(rows)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -15,6 +15,20 @@ from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, 
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.loader.remote import resolve_shards
+from relic.options import (
+    AmpDtype,
+    Device,
+    Distortion,
+    LossType,
+    OptimizerName,
+    Parts,
+    Policy,
+    Sched,
+    Scope,
+    SwapInit,
+    Switch,
+    Verify,
+)
 from relic.shards.shard_set import ShardSet
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
@@ -49,6 +63,26 @@ class TrainConfig:
     One process: `python train/main.py ...`; several: `torchrun --nproc_per_node 8 train/main.py ...`.
     """
 
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("shards", "val_shards", "decode_threads", "verify", "shuffle_window"),
+        "model": (
+            "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images", "distill",
+        ),
+        "loss": ("loss_type", "distortion", "alpha_l1", "lambda_bpp"),
+        "optimizer": (
+            "epochs", "batch_size", "lr", "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
+            "onecycle_pct_start", "max_grad_norm",
+        ),
+        "precision": (
+            "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "overflow_check", "overflow_tol", "deterministic",
+        ),
+        "output": (
+            "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "recon_every", "recon_count",
+            "recon_dir", "log_every", "wandb",
+        ),
+        "machine": ("device", "compile", "seed"),
+    }  # fmt: skip
+
     shards: str
     """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
     `.../train-{000000..000117}.tar`."""
@@ -60,11 +94,11 @@ class TrainConfig:
     """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a file."""
     channels: str | None = None
     """Channels N,M of a model made with --pretrained none, as 32,48."""
-    replace_parts: Literal["encoder", "decoder", "all", "none"] = "encoder"
+    replace_parts: Parts = "encoder"
     """Where ReLU takes GDN's place."""
-    train_scope: Literal["replaced+hyper", "replaced", "all"] = "replaced+hyper"
+    train_scope: Scope = "replaced+hyper"
     """What is trained: the replaced transforms, these and the entropy bottleneck, or everything."""
-    swap_init: Literal["calibrated", "naive"] | None = None
+    swap_init: SwapInit | None = None
     """How weights around a replaced layer start: `calibrated` refits them to the GDN codec on train crops, `naive`
     keeps them as they are. By default calibrated, but naive with --pretrained none."""
     calib_images: int = 64
@@ -75,30 +109,30 @@ class TrainConfig:
     """Images a step, over all processes."""
     lr: float = 1e-4
     """Peak learning rate."""
-    loss_type: Literal["recon", "rd"] = "recon"
+    loss_type: LossType = "recon"
     """`recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
-    distortion: Literal["l1_msssim", "mse"] = "l1_msssim"
+    distortion: Distortion = "l1_msssim"
     """`l1_msssim`: alpha_l1 x L1 + (1 - alpha_l1)(1 - MS-SSIM); `mse`: mean squared error of pixels in [0, 1]."""
     alpha_l1: float = 0.4
     """Weight of L1 against 1 - MS-SSIM, 0 to 1."""
     lambda_bpp: float = 0.01
     """Weight of the rate in an rd loss."""
-    amp: Literal["auto"] | bool = "auto"
+    amp: Switch = "auto"
     """Mixed precision: auto means on for CUDA, off for a CPU."""
-    amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    amp_dtype: AmpDtype = "bf16"
     """Type of mixed precision; fp16 comes with a gradient scaler."""
-    local_fp32: Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"] = "entropy"
+    local_fp32: Policy = "entropy"
     """Modules kept in fp32 under mixed precision; entropy models always are."""
     local_fp32_custom: str = ""
     """Comma-separated parts of class names for --local_fp32 custom, as GDN,Conv2d."""
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: OptimizerName = "adam"
     """Optimizer."""
     weight_decay: float = 0.0
     """Weight decay."""
     precondition: bool = False
     """Move kernels in coordinates where their inputs, as the first crops show them, are centred and decorrelated: a
     calibrated start then learns several times faster, at an --lr of 1e-3 to 2e-3."""
-    sched: Literal["cosine", "none", "onecycle", "plateau"] = "cosine"
+    sched: Sched = "cosine"
     """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 3 epochs without a better MS-SSIM."""
     lr_warmup_steps: int = 0
     """Steps over which the rate rises linearly from lr / steps."""
@@ -138,11 +172,11 @@ class TrainConfig:
     """Compile the model with torch.compile."""
     decode_threads: int = 0
     """Threads that read and decode, a process; 0: the cores shared out."""
-    verify: Literal["first", "always", "off"] = "first"
+    verify: Verify = "first"
     """When a sample's hash is checked: on its first read, always, or never."""
     shuffle_window: int = 0
     """Shards mixed, and so open, at once; 0: all."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train."""
 
     def __post_init__(self) -> None:
@@ -287,7 +321,7 @@ class TrainConfig:
         return self.distortion == "l1_msssim" and self.alpha_l1 < 1
 
     @property
-    def initialisation(self) -> Literal["calibrated", "naive", "none"]:
+    def initialisation(self) -> SwapInit | Literal["none"]:
         """--swap_init, resolved; `none` where nothing is replaced."""
         if self.replace_parts == "none":
             return "none"

@@ -15,7 +15,7 @@ from relic.codec.pretrained import load_codec
 from relic.distributed import World, copy_from_main, wait_for_all
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
-from relic.memory import keep_freed_memory
+from relic.machine import keep_freed_memory
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
 

@@ -9,9 +9,11 @@ from typing import Any, get_args
 import torch
 from compressai.models import FactorizedPrior
 
-from relic.codec.model import NAME, Architecture, Parts, build_model
+from relic import __version__
+from relic.codec.model import NAME, Architecture, build_model
 from relic.errors import InputError
 from relic.files import atomic_write
+from relic.options import Parts
 
 FORMAT = "relic-checkpoint"
 VERSION = 1
@@ -57,7 +59,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content["architecture"] = checkpoint.architecture._asdict()
     try:
         with atomic_write(path) as file:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            torch.save({"format": FORMAT, "version": VERSION, "relic_version": __version__, **content}, file)
     except RuntimeError as error:
         # torch's writer of archives fails in its own way when a write fails.
         if isinstance(error.__context__, OSError):

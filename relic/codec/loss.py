@@ -5,7 +5,7 @@ rd    = recon + lambda_bpp bpp
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from relic.options import Distortion, LossType
+
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of MS-SSIM's five scales, finest first."""
 _FLOOR = 1e-6
-
-LossType = Literal["recon", "rd"]
-Distortion = Literal["l1_msssim", "mse"]
 
 
 class LossConfig(NamedTuple):

@@ -4,15 +4,15 @@ x -> g_a (analysis transform, encoder) -> y -> entropy bottleneck -> y_hat -> g_
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from compressai.layers import GDN
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.errors import InputError
+from relic.options import Parts
 
-Parts = Literal["encoder", "decoder", "all", "none"]
 NAME = "bmshj2018_factorized"
 
 

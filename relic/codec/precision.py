@@ -5,7 +5,7 @@ The policies are nested supersets: none < entropy < entropy+decoder < all_normex
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from compressai.entropy_models import EntropyModel
@@ -13,8 +13,7 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 
 from relic.errors import InputError
-
-Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
+from relic.options import Policy
 
 
 def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> dict[str, nn.Module]:

@@ -1,13 +1,10 @@
 """Which parameters a run changes."""
 
-from typing import Literal
-
 from compressai.models import FactorizedPrior
 
-from relic.codec.model import Parts, transforms_of
+from relic.codec.model import transforms_of
 from relic.errors import InputError
-
-Scope = Literal["replaced", "replaced+hyper", "all"]
+from relic.options import Parts, Scope
 
 
 def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> list[str]:

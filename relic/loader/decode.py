@@ -4,7 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,12 @@ from PIL import Image
 
 from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
+from relic.options import Verify
 from relic.shards.foreign import PACK
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.npy import HEADER_BYTES, npy_header, read_picture
 from relic.shards.shard_set import ShardSet
 
-Verify = Literal["first", "always", "off"]
 Rows = npt.NDArray[np.uint8]
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relic.loader.decode import SampleDecoder, Seconds, Verify
+from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.order import Indices
+from relic.machine import share_of_cores
+from relic.options import Verify
 from relic.shards.shard_set import ShardSet
 
 _PREFETCH = 4
@@ -72,11 +74,11 @@ class ShardLoader:
         verify: Verify = "first",
         pin_memory: bool = False,
     ) -> None:
-        """`batch_size`: images of the largest batch to come; `threads` 0: as many as `default_threads` says."""
+        """`batch_size`: images of the largest batch to come; `threads` 0: `share_of_cores`."""
         self.shards = shards
         self.times = LoaderTimes()
         self._decoder = SampleDecoder(shards, verify)
-        self._threads = threads or default_threads()
+        self._threads = threads or share_of_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="relic-loader", initializer=_yield_to_others)
         shape = (batch_size, shards.height, shards.width, 3)
         self._ring = [_batch_buffer(shape, pin_memory) for _ in range(_PREFETCH + HOLD - 1)]
@@ -156,8 +158,3 @@ def _batch_buffer(shape: tuple[int, int, int, int], pin_memory: bool) -> Tensor:
     if pin_memory:
         return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
     return torch.from_numpy(np.empty(shape, np.uint8))
-
-
-def default_threads() -> int:
-    """Cores of this process divided by the processes on this machine that share them, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

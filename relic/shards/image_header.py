@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple
 
-from relic.shards.manifest import Encoding
+from relic.options import Encoding
 from relic.shards.npy import parse_npy_header
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from relic.errors import InputError
 from relic.files import write_json
+from relic.options import Encoding
 
 FORMAT_VERSION = 1
-Encoding = Literal["raw", "jpg", "png"]
 MEMBER_SUFFIX: dict[str, str] = {"raw": ".npy", "jpg": ".jpg", "png": ".png"}
 assert set(MEMBER_SUFFIX) == set(get_args(Encoding))
 

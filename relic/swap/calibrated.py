@@ -19,8 +19,9 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.loss import without_tf32
-from relic.codec.model import Parts, replace_gdn_with_relu, transforms_of
+from relic.codec.model import replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
+from relic.options import Parts
 from relic.swap.least_squares import Layer, num_features, phases_of
 from relic.swap.refit import HELD_BACK, Chunks, FittedLayer, Regression, lifted, wanted_rows
 

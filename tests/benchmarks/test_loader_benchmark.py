@@ -17,8 +17,8 @@ from benchmarks.config import LoaderBenchmarkConfig
 from benchmarks.crops import prepare_crops
 from benchmarks.loader import main
 from benchmarks.measure import Pass, steady_rate, time_shares
-from prep.encoding import available_cores
 from relic.errors import InputError
+from relic.machine import available_cores
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import ShardFactory
 

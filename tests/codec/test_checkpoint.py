@@ -11,6 +11,7 @@ import pytest
 import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
+from relic import __version__
 from relic.codec import pretrained
 from relic.codec.checkpoint import (
     Checkpoint,
@@ -46,6 +47,14 @@ def test_a_checkpoint_knows_itself(tmp_path: Path, replaced: Parts) -> None:
     if theirs:
         content = torch.load(tmp_path / "a.pt", weights_only=True)
         theirs(4, 6).load_state_dict(content["model"], strict=True)
+
+
+def test_the_version_that_wrote_it_is_in_a_checkpoint_and_older_ones_load_without(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert content.pop("relic_version") == __version__
+    torch.save(content, tmp_path / "older.pt")
+    assert load_checkpoint(tmp_path / "older.pt").metrics == {"psnr_db": 1.5}
 
 
 class Harmful:

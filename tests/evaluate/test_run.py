@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pytorch_msssim import ms_ssim
 
 from evaluate import coding
 from evaluate.codecs import TorchCodec
+from relic import __version__
 from relic.codec.quantiles import refresh_tables
 
 SIZES = {"a.png": (1, 1), "b.PNG": (33, 17), "d.bmp": (176, 176), "more/c.png": (300, 200)}
@@ -157,6 +159,7 @@ def test_without_bitstream_no_real_rate_is_given(save_codec: Callable[..., Path]
     assert outcome.summary[0]["bpp_estimated"] > 0
     written = ["metrics.json", "per_image.csv", "rd.png", "report.html", "summary.md"]
     assert sorted(path.name for path in outcome.out.iterdir()) == written
+    assert json.loads((outcome.out / "metrics.json").read_text())["relic_version"] == __version__
 
 
 def test_an_exact_picture_is_infinite_in_the_csv_and_null_in_json(

@@ -17,6 +17,7 @@ import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
 from export.onnx_parts import main
+from relic import __version__
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint, save_checkpoint
 from relic.codec.model import Parts
@@ -70,6 +71,7 @@ def test_the_manifest_tells_the_truth(replaced: Parts, make_export: MakeExport) 
     manifest = json.loads((folder / "export.json").read_text())
     assert manifest["architecture"] == {"name": "bmshj2018_factorized", "channels": [8, 12], "replaced": replaced}
     assert manifest["checkpoint"]["metrics"] == {"psnr_db": 30.0}
+    assert manifest["relic_version"] == __version__
     assert manifest["tables"]["digest"] == Tables.load(folder / "tables.npz").digest
     for entry in (*manifest["parts"].values(), manifest["tables"]):
         assert entry["sha256"] == hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
