@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         SHARED | {"relic.bitstream", "relic.codec"},
         {"torch", "numpy", "compressai", "pytorch_msssim"},
     ),
-    "relic/swap": ({"relic.codec", "relic.swap"}, {"torch", "compressai"}),
+    "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED, {"yaml", "torch", "PIL"}),
     "prep": (
