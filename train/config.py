@@ -66,7 +66,7 @@ class TrainConfig:
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": ("shards", "val_shards", "decode_threads", "verify", "shuffle_window"),
         "model": (
-            "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images", "distill",
+            "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images",
         ),
         "loss": ("loss_type", "distortion", "alpha_l1", "lambda_bpp"),
         "optimizer": (
