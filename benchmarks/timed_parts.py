@@ -17,8 +17,8 @@ from export.source import Source
 from export.targets import Upsample
 from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, Parts, build_model
-from relic.codec.quantiles import refresh_tables
 
 CODECS: dict[str, Parts] = {"gdn": "none", "relu": "all"}
 PRECISIONS = ("fp32", "int8")

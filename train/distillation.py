@@ -6,9 +6,8 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.loss import without_tf32
 from relic.codec.model import Parts
-from relic.codec.precision import in_fp32
+from relic.codec.precision import in_fp32, without_tf32
 
 
 class Observed(nn.Module):

@@ -17,8 +17,9 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.loss import without_tf32
+from relic.codec.entropy import medians_of, round_about_medians
 from relic.codec.pixels import to_float
+from relic.codec.precision import without_tf32
 from relic.swap.least_squares import Layer, phases_of, sample
 
 NUM_CROPS = 16
@@ -147,14 +148,14 @@ class Preconditioning:
 
 def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
     """Every convolution with its inputs and outputs; the decoder's are made of rounded latents."""
-    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    medians = medians_of(model)
     values = x_BCHW
     for transform in (model.g_a, model.g_s):
         for layer in transform:
             before, values = values, layer(values)
             if isinstance(layer, Layer):
                 yield layer, before, values
-        values = torch.round(values - medians) + medians if transform is model.g_a else values
+        values = round_about_medians(values, medians) if transform is model.g_a else values
 
 
 def _shares(layer: Layer, coordinates: Coordinates) -> Tensor:

@@ -3,8 +3,9 @@
 The policies are nested supersets: none < entropy < entropy+decoder < all_normexp.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -69,3 +70,18 @@ def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _widen(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let CUDA convolutions and matrix products keep all 24 bits of fp32's significand.
+
+    PyTorch's default rounds a convolution's factors to TF32, which has 11. The model's convolutions may be so rounded
+    in training; what is measured, fitted or is a loss may not.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -15,7 +15,7 @@ def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> l
 
     `replaced`: all parameters of the transforms that `parts` names; `replaced+hyper`: also the entropy bottleneck;
     `all`: everything. The entropy bottleneck's quantiles are never trained: they are a function of the learnt density
-    (`relic.codec.quantiles`). Raises InputError when nothing would be trained.
+    (`relic.codec.entropy`). Raises InputError when nothing would be trained.
     """
     if parts == "none" and scope != "all":
         raise InputError(

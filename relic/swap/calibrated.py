@@ -18,9 +18,10 @@ from compressai.layers import GDN
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.loss import without_tf32
+from relic.codec.entropy import medians_of, round_about_medians
 from relic.codec.model import Parts, replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
+from relic.codec.precision import without_tf32
 from relic.swap.least_squares import Layer, num_features, phases_of
 from relic.swap.refit import HELD_BACK, Chunks, FittedLayer, Regression, lifted, wanted_rows
 
@@ -57,8 +58,8 @@ def swap_calibrated(
         else:
             latents = wanted = fitter.apply(teacher.g_a, pixels)
         if "g_s" in swapped:
-            medians = teacher.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
-            rounded, wanted = (fitter.apply(lambda y: torch.round(y - medians) + medians, y) for y in (latents, wanted))
+            medians = medians_of(teacher)
+            rounded, wanted = (fitter.apply(lambda y: round_about_medians(y, medians), y) for y in (latents, wanted))
             fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input="g_a" not in swapped, last=pixels)
     model.train(was_training)
     return fitter.fitted
