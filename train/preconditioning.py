@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from relic.codec.entropy import medians_of, round_about_medians
 from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
-from relic.swap.least_squares import Layer, phases_of, sample
+from relic.swap.least_squares import Layer, phases_of, sample_rows
 
 NUM_CROPS = 16
 """Crops that the covariances are taken of, at most."""
@@ -60,7 +60,7 @@ def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordin
     for phase in phases:
         rows, columns = phase
         numbers = torch.tensor([row * layer.kernel_size[1] + column for row in rows.taps for column in columns.taps])
-        windows = sample(phase, a_BCHW, z_BOhw, _ROWS_A_CROP, 0)[:, : layer.in_channels * len(numbers)]
+        windows = sample_rows(phase, a_BCHW, z_BOhw, _ROWS_A_CROP, 0)[:, : layer.in_channels * len(numbers)]
         windows = windows.unflatten(1, (layer.in_channels, -1)) - mean[:, None]
         decorrelated = (channels @ windows).transpose(0, 1).flatten(0, 1)
         # Taps of different phases never meet in one output.

@@ -16,7 +16,7 @@ from relic.codec.ms_ssim import ms_ssim
 from relic.codec.precision import without_tf32
 
 _FLOOR = 1e-6
-"""Of MS-SSIM's terms: below it, its gradient is not a number."""
+"""The least value of a term of MS-SSIM: at 0 the gradient is not a number."""
 
 LossType = Literal["recon", "rd"]
 Distortion = Literal["l1_msssim", "mse"]
@@ -53,7 +53,7 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
     Only MS-SSIM sees `x_hat` clamped to [0, 1]: a clamped L1 would leave out-of-range pixels without a gradient.
     """
     with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
-        # Widened first: gradients known in fp16 would vanish before a scaler's factor could reach them.
+        # Cast to fp32 first: in fp16 small gradients would become 0 before a scaler multiplies them.
         outputs = x_hat_BCHW.float(), likelihoods.float()
         inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
         loss = _loss_of(x_BCHW, inputs[0], inputs[1], config)
@@ -63,7 +63,7 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
         found = iter(torch.autograd.grad(loss.total, reached, allow_unused=True))
         gradients = [next(found) if tensor.requires_grad else None for tensor in inputs]
         total = _WithGradients.apply(loss.total.detach(), *outputs, *gradients)
-    return Loss(total, *(part.detach() for part in loss[1:]))
+    return loss._replace(total=total)
 
 
 def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
@@ -78,14 +78,21 @@ def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: Lo
             distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
     total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
-    return Loss(total, distortion, bpp, -10 * torch.log10(mse.detach()), similarity.detach())
+    return Loss(
+        total=total,
+        distortion=distortion.detach(),
+        bpp=bpp.detach(),
+        psnr_db=-10 * torch.log10(mse.detach()),
+        ms_ssim=similarity.detach(),
+    )
 
 
 class _WithGradients(torch.autograd.Function):
     """A value whose gradients are known already.
 
-    The loss has convolutions, and so has its backward pass. TF32 is a switch of the whole process, read when a kernel
-    starts: so the loss's gradients are computed with it, where the switch is off, and not when `backward` is called.
+    The loss's backward pass has convolutions too, and must not use TF32. TF32 is a switch of the whole process that is
+    read when a kernel starts. So the gradients are computed with the loss, where the switch is off, and `backward` only
+    multiplies them.
     """
 
     @staticmethod

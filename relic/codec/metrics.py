@@ -40,5 +40,5 @@ def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
 def score_images(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor) -> ImageScores:
     """Score a batch of reconstructions; rates count the pixels of `x`."""
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3))
-    scores = (psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW), bpp)
-    return ImageScores(*(score.double().cpu() for score in scores))
+    psnr, similarity = psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW)
+    return ImageScores(psnr_db=psnr.double().cpu(), ms_ssim=similarity.double().cpu(), bpp=bpp.double().cpu())

@@ -1,4 +1,4 @@
-"""Islands of fp32 inside autocast: modules whose arithmetic must not run in bf16 or fp16.
+"""What is computed in full fp32: modules that must not run in bf16 or fp16 under autocast, and code without TF32.
 
 The policies are nested supersets: none < entropy < entropy+decoder < all_normexp.
 """
@@ -19,10 +19,10 @@ Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
 
 
 def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Name -> module of the islands a policy covers.
+    """Name -> module of all that a policy keeps in fp32.
 
     Entropy models are always covered: their likelihoods are differences of sigmoids with a floor of 1e-9, which fp16
-    cannot even hold. `custom` holds parts of class names; one that matches nothing is an InputError.
+    cannot represent. `custom` holds parts of class names; one that matches nothing is an InputError.
     """
     modules = dict(model.named_modules())
     covered = {name: module for name, module in modules.items() if isinstance(module, EntropyModel)}
@@ -49,10 +49,10 @@ def install_fp32_islands(model: nn.Module, policy: Policy, custom: Iterable[str]
 
     Only the bound `forward` changes: no parameter or module is wrapped or renamed.
     """
-    islands = fp32_modules(model, policy, custom)
-    for module in islands.values():
+    covered = fp32_modules(model, policy, custom)
+    for module in covered.values():
         module.forward = in_fp32(module.forward)
-    return list(islands)
+    return list(covered)
 
 
 def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:

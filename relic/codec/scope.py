@@ -37,7 +37,7 @@ def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> l
 def freeze_unreachable(model: FactorizedPrior, loss_type: str) -> list[str]:
     """Freeze what the loss cannot reach and return the names: the entropy bottleneck under `recon`, which has no rate.
 
-    Without it DistributedDataParallel would wait for gradients that never come.
+    Otherwise DistributedDataParallel would wait for gradients that are never computed.
     """
     frozen = []
     if loss_type == "recon":
