@@ -23,9 +23,9 @@ from evaluate.sources import ShardSource, open_source
 from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder
 from relic.bitstream.tables import Tables, quantize
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, build_model
 from relic.codec.pretrained import codec_path, finished_model, read_codec
-from relic.codec.quantiles import refresh_tables
 from relic.distributed import World
 from relic.errors import InputError
 from relic.machine import keep_freed_memory

@@ -16,8 +16,8 @@ from export.quantization import quantize_part
 from export.source import Source
 from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, build_model
-from relic.codec.quantiles import refresh_tables
 from relic.options import Parts, Upsample
 
 CODECS: dict[str, Parts] = {"gdn": "none", "relu": "all"}

@@ -22,9 +22,9 @@ from evaluate.parallel import map_pictures
 from evaluate.sources import ImageSource, Picture, share
 from relic.bitstream.tables import dequantize, quantize
 from relic.codec.constants import STRIDE
-from relic.codec.loss import without_tf32
 from relic.codec.metrics import ms_ssim_8bit, psnr_db
 from relic.codec.pixels import to_float, to_uint8
+from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
 from relic.errors import InputError
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.upsample import rewrite_upsampling
+from relic.codec.entropy import medians_of, round_about_medians
 from relic.options import Upsample
 
 Part = Literal["encoder", "decoder", "full"]
@@ -50,11 +51,10 @@ class Full(nn.Module):
         self.g_a = fold_gdn(model.g_a)
         self.g_s = clipped_synthesis(model, upsample)
         self.medians: Tensor
-        self.register_buffer("medians", model.entropy_bottleneck._get_medians().detach().clone().view(1, -1, 1, 1))
+        self.register_buffer("medians", medians_of(model).detach().clone())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        y_hat_BMhw = torch.round(self.g_a(x_BCHW) - self.medians) + self.medians
-        return self.g_s(y_hat_BMhw)
+        return self.g_s(round_about_medians(self.g_a(x_BCHW), self.medians))
 
 
 class FoldedGDN(nn.Module):

@@ -10,8 +10,8 @@ import yaml
 from compressai.models import FactorizedPrior
 from torch.nn.parallel import DistributedDataParallel
 
-from relic.codec.bottleneck import avoid_device_reads
 from relic.codec.checkpoint import Checkpoint, load_checkpoint
+from relic.codec.entropy import avoid_device_reads
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.precision import install_fp32_islands

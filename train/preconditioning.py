@@ -17,9 +17,10 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.loss import without_tf32
+from relic.codec.entropy import medians_of, round_about_medians
 from relic.codec.pixels import to_float
-from relic.swap.least_squares import Layer, phases_of, sample
+from relic.codec.precision import without_tf32
+from relic.swap.least_squares import Layer, phases_of, sample_rows
 
 NUM_CROPS = 16
 """Crops that the covariances are taken of, at most."""
@@ -59,7 +60,7 @@ def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordin
     for phase in phases:
         rows, columns = phase
         numbers = torch.tensor([row * layer.kernel_size[1] + column for row in rows.taps for column in columns.taps])
-        windows = sample(phase, a_BCHW, z_BOhw, _ROWS_A_CROP, 0)[:, : layer.in_channels * len(numbers)]
+        windows = sample_rows(phase, a_BCHW, z_BOhw, _ROWS_A_CROP, 0)[:, : layer.in_channels * len(numbers)]
         windows = windows.unflatten(1, (layer.in_channels, -1)) - mean[:, None]
         decorrelated = (channels @ windows).transpose(0, 1).flatten(0, 1)
         # Taps of different phases never meet in one output.
@@ -147,14 +148,14 @@ class Preconditioning:
 
 def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
     """Every convolution with its inputs and outputs; the decoder's are made of rounded latents."""
-    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    medians = medians_of(model)
     values = x_BCHW
     for transform in (model.g_a, model.g_s):
         for layer in transform:
             before, values = values, layer(values)
             if isinstance(layer, Layer):
                 yield layer, before, values
-        values = torch.round(values - medians) + medians if transform is model.g_a else values
+        values = round_about_medians(values, medians) if transform is model.g_a else values
 
 
 def _shares(layer: Layer, coordinates: Coordinates) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
 
-from relic.codec.loss import without_tf32
 from relic.codec.pixels import to_float, to_uint8
+from relic.codec.precision import without_tf32
 from relic.loader.loader import ShardLoader
 
 

@@ -11,10 +11,10 @@ import torch
 from compressai.models import FactorizedPrior
 
 from relic.codec.checkpoint import Checkpoint, random_state, restore_random_state, save_checkpoint
+from relic.codec.entropy import refresh_tables
 from relic.codec.loss import LossConfig
 from relic.codec.model import Architecture
 from relic.codec.pixels import to_float
-from relic.codec.quantiles import refresh_tables
 from relic.distributed import World, gather_to_all, wait_for_all
 from relic.loader.feed import DeviceBatch, feed_device
 from relic.loader.loader import ShardLoader

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from compressai.models import FactorizedPrior
 
-from relic.codec.loss import LossConfig, compute_loss, without_tf32
+from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float
+from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
 from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader

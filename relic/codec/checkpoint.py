@@ -36,11 +36,11 @@ class Checkpoint:
     fingerprint: str = ""
     """Of the training shards."""
     training: dict[str, Any] | None = None
-    """Optimizer, schedule, scaler, random state, bests and progress; None where a run cannot go on from this file."""
+    """Optimizer, schedule, scaler, random state, bests and progress. None where no run can resume from this file."""
 
     @property
     def entropy_trained(self) -> bool:
-        """Whether the run trained the entropy bottleneck: its quantiles then follow from the density it learnt."""
+        """Whether the run trained the entropy bottleneck: its quantiles are then solved from the learnt density."""
         return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
 
     def build(self, source: str = "the checkpoint") -> FactorizedPrior:
@@ -54,14 +54,14 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a full disk or a kill leaves the file that was there."""
+    """Write atomically: after a full disk or a kill, the file that was there is still whole."""
     content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     content["architecture"] = checkpoint.architecture._asdict()
     try:
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, "version": VERSION, "relic_version": __version__, **content}, file)
     except RuntimeError as error:
-        # torch's writer of archives fails in its own way when a write fails.
+        # torch's archive writer raises an error of its own when a write fails.
         if isinstance(error.__context__, OSError):
             raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
         raise
@@ -148,7 +148,7 @@ def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source
 def random_state() -> dict[str, Any]:
     """The state of torch's generators, which draw the quantisation noise; nothing else in a run is random.
 
-    Of CUDA devices it is the current one's, this rank's own: a run may go on on others, or on fewer.
+    Of CUDA devices only the current one's, which is this rank's: a run may resume on other devices, or on fewer.
     """
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}

@@ -1,4 +1,4 @@
-"""Between the torch model and the torch-free bitstream: tables, symbols, reconstructions.
+"""Between the torch model and the torch-free bitstream: tables and symbols.
 
 Shapes: x_BCHW float32 in [0, 1]; y_BMhw float32 with h = ceil(H / 16), w = ceil(W / 16).
 """
@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from relic.bitstream.tables import Tables
 from relic.codec.constants import STRIDE
+from relic.codec.entropy import medians_of
 
 
 def tables_of(model: FactorizedPrior) -> Tables:
-    """The model's CDF tables and medians. They must be fresh: `relic.codec.quantiles.refresh_tables`."""
+    """The model's CDF tables and medians. They must be fresh: `relic.codec.entropy.refresh_tables`."""
     bottleneck = model.entropy_bottleneck
     return Tables(
         cdf=bottleneck._quantized_cdf.cpu().numpy(),
@@ -36,13 +37,4 @@ def pad_to_stride(x_BCHW: Tensor) -> Tensor:
 def analyse(model: FactorizedPrior, x_BCHW: Tensor) -> npt.NDArray[np.int32]:
     """Image to integer symbols (B, M, h, w): the encoder, rounded about the medians."""
     y = model.g_a(pad_to_stride(x_BCHW))
-    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
-    return torch.round(y - medians).int().cpu().numpy()
-
-
-@torch.inference_mode()
-def synthesise(model: FactorizedPrior, symbols: npt.NDArray[np.int32], height: int, width: int) -> Tensor:
-    """Symbols (B, M, h, w) to the reconstruction (B, 3, height, width), not clamped."""
-    medians = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
-    y_hat = torch.from_numpy(symbols).to(medians.device).to(torch.float32) + medians
-    return model.g_s(y_hat)[:, :, :height, :width]
+    return torch.round(y - medians_of(model)).int().cpu().numpy()

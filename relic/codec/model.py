@@ -1,4 +1,4 @@
-"""Build CompressAI's `bmshj2018_factorized` with any mix of GDN and ReLU; no parameter is ever renamed.
+"""Build CompressAI's `bmshj2018_factorized` with GDN or ReLU in encoder and decoder; no parameter is renamed.
 
 x -> g_a (analysis transform, encoder) -> y -> entropy bottleneck -> y_hat -> g_s (synthesis, decoder) -> x_hat
 """
@@ -17,7 +17,7 @@ NAME = "bmshj2018_factorized"
 
 
 class Architecture(NamedTuple):
-    """What has to be known to build the model a checkpoint's tensors go into."""
+    """What is needed to build the model that a checkpoint's tensors fit."""
 
     channels: tuple[int, int]
     """N (inner channels) and M (latent channels)."""
@@ -38,7 +38,7 @@ def zoo_channels(quality: int) -> tuple[int, int]:
 
 
 def build_model(architecture: Architecture) -> FactorizedPrior:
-    """A freshly initialised model of that architecture, in channels_last memory, its tables empty."""
+    """A model of that architecture with random weights and empty tables."""
     model = FactorizedPrior(*architecture.channels)
     replace_gdn_with_relu(model, architecture.replaced)
     return model
@@ -51,10 +51,10 @@ def transforms_of(model: FactorizedPrior, parts: Parts) -> dict[str, nn.Sequenti
 
 
 def replace_gdn_with_relu(model: FactorizedPrior, mode: Parts) -> int:
-    """Put `nn.ReLU` in the place of every GDN (encoder) or IGDN (decoder) of the parts named; return how many.
+    """Replace every GDN (encoder) and IGDN (decoder) of the parts named by `nn.ReLU`; return how many.
 
-    Indices of the layers stay, so the state dict of a fully swapped model loads strictly into CompressAI's
-    `FactorizedPriorReLU`. ReLU is not in place: the loss and hooks may look at its input.
+    The layers keep their indices, so the state dict of a fully swapped model loads strictly into CompressAI's
+    `FactorizedPriorReLU`. ReLU does not work in place: hooks may read its input.
     """
     replaced = 0
     for transform in transforms_of(model, mode).values():

@@ -1,4 +1,4 @@
-"""The one place where 8-bit pixels become floats and floats become 8-bit pixels again.
+"""8-bit pixels to floats and back. No other file converts them.
 
 Shapes: images_BHWC uint8 0..255; x_BCHW float32 in [0, 1], channels_last.
 """

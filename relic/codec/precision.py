@@ -1,10 +1,11 @@
-"""Islands of fp32 inside autocast: modules whose arithmetic must not run in bf16 or fp16.
+"""What is computed in full fp32: modules that must not run in bf16 or fp16 under autocast, and code without TF32.
 
 The policies are nested supersets: none < entropy < entropy+decoder < all_normexp.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from relic.options import Policy
 
 
 def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Name -> module of the islands a policy covers.
+    """Name -> module of all that a policy keeps in fp32.
 
     Entropy models are always covered: their likelihoods are differences of sigmoids with a floor of 1e-9, which fp16
-    cannot even hold. `custom` holds parts of class names; one that matches nothing is an InputError.
+    cannot represent. `custom` holds parts of class names; one that matches nothing is an InputError.
     """
     modules = dict(model.named_modules())
     covered = {name: module for name, module in modules.items() if isinstance(module, EntropyModel)}
@@ -47,10 +48,10 @@ def install_fp32_islands(model: nn.Module, policy: Policy, custom: Iterable[str]
 
     Only the bound `forward` changes: no parameter or module is wrapped or renamed.
     """
-    islands = fp32_modules(model, policy, custom)
-    for module in islands.values():
+    covered = fp32_modules(model, policy, custom)
+    for module in covered.values():
         module.forward = in_fp32(module.forward)
-    return list(islands)
+    return list(covered)
 
 
 def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,3 +69,18 @@ def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _widen(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let CUDA convolutions and matrix products keep all 24 bits of fp32's significand.
+
+    PyTorch's default rounds a convolution's factors to TF32, which has 11. The model's convolutions may be so rounded
+    in training; what is measured, fitted or is a loss may not.
+    """
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

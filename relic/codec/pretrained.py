@@ -13,8 +13,8 @@ from compressai.zoo.pretrained import load_pretrained
 
 from relic.codec.checkpoint import Checkpoint, check_state, checkpoint_of, is_checkpoint, read_tensors
 from relic.codec.constants import EMBEDDED
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, architecture_of, build_model, zoo_channels
-from relic.codec.quantiles import refresh_tables
 from relic.errors import InputError
 
 _TABLES = ("_offset", "_quantized_cdf", "_cdf_length")

@@ -12,7 +12,7 @@ def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> l
 
     `replaced`: all parameters of the transforms that `parts` names; `replaced+hyper`: also the entropy bottleneck;
     `all`: everything. The entropy bottleneck's quantiles are never trained: they are a function of the learnt density
-    (`relic.codec.quantiles`). Raises InputError when nothing would be trained.
+    (`relic.codec.entropy`). Raises InputError when nothing would be trained.
     """
     if parts == "none" and scope != "all":
         raise InputError(
@@ -34,7 +34,7 @@ def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> l
 def freeze_unreachable(model: FactorizedPrior, loss_type: str) -> list[str]:
     """Freeze what the loss cannot reach and return the names: the entropy bottleneck under `recon`, which has no rate.
 
-    Without it DistributedDataParallel would wait for gradients that never come.
+    Otherwise DistributedDataParallel would wait for gradients that are never computed.
     """
     frozen = []
     if loss_type == "recon":

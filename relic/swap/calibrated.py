@@ -1,15 +1,19 @@
-"""The calibrated swap: put ReLU in GDN's place and refit the weights around it, without training.
+"""The calibrated swap: replace GDN by ReLU and refit the weights around it, without training.
 
-Each ReLU gets a signal that lies mostly above zero: the bias of the convolution before it is shifted so that every
-channel's mean becomes k standard deviations. The convolution after it is then refitted, weights and bias, by ridge
-regression, so that on the student's own activations it gives what the GDN teacher's gives at that place; the encoder's
-last gives the teacher's latents, the decoder's last the source pixels. Layer follows layer, so each makes up for what
-those before it have lost. Where both sides are swapped the decoder is fitted on the student's own rounded latents.
+The teacher is the codec with GDN, the student the same codec with ReLU. Layer by layer:
 
-k and the ridge are chosen layer by layer on crops held back, by the error at the next convolution's output.
+1. The bias of the convolution before a ReLU is shifted, so that every channel's mean becomes k standard deviations:
+   most of the signal then lies above zero and passes the ReLU.
+2. The convolution after the ReLU is refitted, weights and bias, by ridge regression. Its inputs are the student's own
+   activations, its targets the teacher's outputs at that place. Each layer thus corrects the errors of those before it.
+
+The encoder's last layer is fitted to the teacher's latents, the decoder's last to the source pixels. Where both sides
+are swapped, the decoder is fitted on the student's own rounded latents. k and the ridge are chosen per layer on
+held-back crops, by the error at the refitted convolution's output.
 """
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -18,18 +22,19 @@ from compressai.layers import GDN
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
-from relic.codec.loss import without_tf32
+from relic.codec.entropy import medians_of, round_about_medians
 from relic.codec.model import replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
+from relic.codec.precision import without_tf32
 from relic.options import Parts
 from relic.swap.least_squares import Layer, num_features, phases_of
-from relic.swap.refit import HELD_BACK, Chunks, FittedLayer, Regression, lifted, wanted_rows
+from relic.swap.refit import HELD_BACK, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
 _CHUNK_VALUES = 1 << 23
-"""Float32 values of the widest activation that are computed at once."""
+"""Float32 values of the widest activation that are computed in one call."""
 
 OnProgress = Callable[[float], object]
-"""Told the share of the work that is done, 0 to 1."""
+"""Called with the share of the work that is done, 0 to 1."""
 
 
 def swap_calibrated(
@@ -38,10 +43,9 @@ def swap_calibrated(
     """Replace GDN by ReLU in `parts` as `replace_gdn_with_relu` does, then refit; return what was chosen.
 
     `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them; the first quarter is held
-    back while k and the ridge are chosen. Works on the model's device, in fp32 and for the regressions in float64, and
+    back while k and the ridge are chosen. Works on the model's device, in fp32 and for the regressions in float64. It
     draws no random numbers: the same crops, machine and number of threads give the same weights. A transform without
-    GDN is left as it is. Memory: two activations at the widest place, 20 MB a crop of 224x224 at N = 192, and the
-    normal equations, 0.6 GB there.
+    GDN is left as it is. Memory at N = 192: two activations, 20 MB per crop of 224x224, and 0.6 GB of normal equations.
     """
     teacher = copy.deepcopy(model).eval()
     swapped = {name: transform for name, transform in transforms_of(model, parts).items() if _has_gdn(transform)}
@@ -50,7 +54,7 @@ def swap_calibrated(
         return []
     was_training = model.training
     model.eval()
-    fitter = _Fitter(next(model.parameters()).device, _Work(list(swapped.values()), on_progress))
+    fitter = _Fitter(device=next(model.parameters()).device, work=_Work(list(swapped.values()), on_progress))
     with torch.no_grad(), without_tf32():
         pixels = _chunked(images_BHWC, model.g_a[0].out_channels)
         if "g_a" in swapped:
@@ -58,8 +62,8 @@ def swap_calibrated(
         else:
             latents = wanted = fitter.apply(teacher.g_a, pixels)
         if "g_s" in swapped:
-            medians = teacher.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
-            rounded, wanted = (fitter.apply(lambda y: torch.round(y - medians) + medians, y) for y in (latents, wanted))
+            medians = medians_of(teacher)
+            rounded, wanted = (fitter.apply(lambda y: round_about_medians(y, medians), y) for y in (latents, wanted))
             fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input="g_a" not in swapped, last=pixels)
     model.train(was_training)
     return fitter.fitted
@@ -70,7 +74,7 @@ def _has_gdn(transform: nn.Sequential) -> bool:
 
 
 def _chunked(images_BHWC: Tensor, channels: int) -> Chunks:
-    """Crops in [0, 1], so many at once as the first layer's output allows; held-back and other crops never mixed."""
+    """Crops in [0, 1], as many per chunk as the first layer's output allows. A chunk is held back as a whole or not."""
     count, height, width, _ = images_BHWC.shape
     size = max(1, _CHUNK_VALUES // (channels * height * width // 4))
     parts = images_BHWC[: count // HELD_BACK], images_BHWC[count // HELD_BACK :]
@@ -78,18 +82,19 @@ def _chunked(images_BHWC: Tensor, channels: int) -> Chunks:
 
 
 class _Work:
-    """How much of the multiplications is done: an estimate, since it depends on how many k are tried."""
+    """The share of the multiplications that is done. An estimate: their number depends on how many k are tried."""
 
     def __init__(self, transforms: list[nn.Sequential], on_progress: OnProgress) -> None:
         layers = [layer for transform in transforms for layer in transform if isinstance(layer, Layer)]
         self._costs = {layer: _multiplications(layer) for layer in layers}
-        self._closed, self._on_progress = 0.0, on_progress
+        self._on_progress = on_progress
+        self._finished = 0.0
 
     def advance(self, layer: Layer, share: float) -> None:
-        """`layer` is done to `share`, at 1 for good."""
-        done = self._closed + share * self._costs[layer]
+        """`layer` is done to `share`; at 1 it is finished."""
+        done = self._finished + share * self._costs[layer]
         if share == 1:
-            self._closed = done
+            self._finished = done
         self._on_progress(done / sum(self._costs.values()))
 
 
@@ -98,16 +103,17 @@ def _multiplications(layer: Layer) -> float:
     return sum(float(wanted_rows(size)) * size**2 for size in sizes)
 
 
+@dataclasses.dataclass(kw_only=True)
 class _Fitter:
-    """Refits a transform's convolutions one after the other."""
+    """Refits the convolutions of transforms, in their order."""
 
-    def __init__(self, device: torch.device, work: _Work) -> None:
-        self.fitted: list[FittedLayer] = []
-        self._device, self._work = device, work
+    device: torch.device
+    work: _Work
+    fitted: list[FittedLayer] = dataclasses.field(default_factory=list)
 
     def apply(self, function: Callable[[Tensor], Tensor], chunks: Chunks) -> Chunks:
         """`function` of every chunk, computed on the device."""
-        return [function(chunk.to(self._device)).cpu() for chunk in chunks]
+        return [function(chunk.to(self.device)).cpu() for chunk in chunks]
 
     def refit(
         self,
@@ -122,13 +128,13 @@ class _Fitter:
     ) -> tuple[Chunks, Chunks]:
         """Fit `student` to `teacher` layer by layer and return the outputs of both.
 
-        `same_input`: both get the same, so the first convolution stays as it is. `last`: what the last convolution is
-        fitted to, by default the teacher's output.
+        `same_input`: both get the same input, so the first convolution stays as it is. `last`: what the last
+        convolution is fitted to, by default the teacher's output.
         """
         layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, Layer)}
         wanted = self.apply(teacher[0], teacher_input)
         if same_input:
-            self._work.advance(layers[0], 1)
+            self.work.advance(layers[0], 1)
         else:
             self.fitted.append(self._regression(layers[0], student_input, wanted).fit(f"{name}.0"))
         before = self.apply(layers[0], student_input)
@@ -140,10 +146,14 @@ class _Fitter:
             bias = layers[place].bias
             assert bias is not None
             bias.add_(lift.to(bias))
-            before = [layers[following](lifted(z.to(self._device), lift)).cpu() for z in before]
+            before = [layers[following](relu_of_lifted(z.to(self.device), lift)).cpu() for z in before]
         return before, wanted
 
     def _regression(self, layer: Layer, before: Chunks, goal: Chunks) -> Regression:
         return Regression(
-            layer, before, goal, device=self._device, advance=lambda share: self._work.advance(layer, share)
+            layer=layer,
+            before=before,
+            goal=goal,
+            device=self.device,
+            advance=lambda share: self.work.advance(layer, share),
         )

@@ -35,7 +35,7 @@ Phase = tuple[Axis, Axis]
 
 
 def phases_of(layer: Layer) -> list[Phase]:
-    """The plain convolutions a layer consists of: one, or one a phase of a transposed convolution's outputs."""
+    """The plain convolutions a layer consists of: one, or one per phase of a transposed convolution's outputs."""
     assert not isinstance(layer.padding, str)
     axes: list[list[Axis]] = []
     for kernel, stride, padding in zip(layer.kernel_size, layer.stride, layer.padding, strict=True):
@@ -55,13 +55,13 @@ def num_features(layer: Layer, phase: Phase) -> int:
     return layer.in_channels * len(phase[0].taps) * len(phase[1].taps)
 
 
-def outputs(phase: Phase, z_BOhw: Tensor) -> Tensor:
+def outputs_of(phase: Phase, z_BOhw: Tensor) -> Tensor:
     """The outputs that a phase makes."""
     rows, columns = phase
     return z_BOhw[:, :, rows.first :: rows.step, columns.first :: columns.step]
 
 
-def windows(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
+def windows_of(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
     """The inputs of a phase's `height` x `width` outputs, zeros outside: a view (B, C, h, w, rows, columns)."""
     padding: list[int] = []
     for axis, side, count in zip(phase, a_BCHW.shape[2:], (height, width), strict=True):
@@ -72,38 +72,36 @@ def windows(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
     return view.unfold(2, len(rows.taps), rows.stride).unfold(3, len(columns.taps), columns.stride)
 
 
-def sample(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int) -> Tensor:
+def sample_rows(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int) -> Tensor:
     """Rows (inputs, wanted outputs, 1) at places spread evenly over each crop: (rows, F + O + 1) float64.
 
-    `first_crop` is the number of the first crop.
-
-    Places follow the golden ratio, from another start in each crop, so a few crops' rows cover borders and inside in
-    the proportion they have.
+    `first_crop` is the number of the first crop. The places follow the golden ratio and start elsewhere in each crop,
+    so the rows of a few crops cover borders and inside in the right proportion.
     """
-    targets = outputs(phase, z_BOhw)
+    targets = outputs_of(phase, z_BOhw)
     crops, _, height, width = targets.shape
     count = min(rows_per_crop, height * width)
     starts = torch.arange(first_crop, first_crop + crops) * 7919
     places = (starts[:, None] + torch.arange(count) * _coprime_step(height * width)) % (height * width)
     crop, row, column = torch.arange(crops)[:, None], places // width, places % width
     # An index on both sides of a slice puts the indexed dimensions first: (crops, count, ...).
-    features = windows(phase, a_BCHW, height, width)[crop, :, row, column].flatten(0, 1).flatten(1)
+    features = windows_of(phase, a_BCHW, height, width)[crop, :, row, column].flatten(0, 1).flatten(1)
     wanted = targets[crop, :, row, column].flatten(0, 1)
     num_features, num_targets = features.size(1), wanted.size(1)
-    # Widened on the way into their places: a copy less of what is most of the time not in a cache.
+    # Converted while they are copied into place: this saves one copy of data that is mostly not in a cache.
     rows = features.new_empty(len(features), num_features + num_targets + 1, dtype=torch.float64)
     rows[:, :num_features], rows[:, num_features:-1], rows[:, -1] = features, wanted, 1
     return rows
 
 
 def _coprime_step(places: int) -> int:
-    """Near the golden ratio of `places`, without a common divisor: steps of it come everywhere exactly once."""
+    """A step near the golden ratio of `places` that shares no divisor with it: it visits each place exactly once."""
     step = max(1, round(places * _GOLDEN))
     return next(s for s in range(step, step + places + 1) if math.gcd(s, places) == 1)
 
 
 class NormalEquations:
-    """What a regression with an intercept needs to know of its rows: their products summed, float64."""
+    """The sums of products of rows that a regression with an intercept needs, float64."""
 
     def __init__(self, num_features: int, num_targets: int, device: torch.device) -> None:
         side = num_features + num_targets + 1
@@ -111,7 +109,7 @@ class NormalEquations:
         self._sums = torch.zeros(side, side, dtype=torch.float64, device=device)
 
     def add(self, rows: Tensor) -> None:
-        """Take in rows (features, targets, 1)."""
+        """Add rows (features, targets, 1)."""
         self._sums += _products(rows)
 
     @property
@@ -193,7 +191,7 @@ def write_layer(layer: Layer, fitted: Affine) -> None:
 
 
 class PredictionError:
-    """How far off a regression is on rows that come piece by piece."""
+    """The error of a regression on rows that are added piece by piece."""
 
     def __init__(self, fitted: Affine) -> None:
         self._fitted = fitted
@@ -202,7 +200,7 @@ class PredictionError:
         self._sum, self._square_sum = torch.zeros_like(fitted.bias), torch.zeros_like(fitted.bias)
 
     def add(self, rows: Sequence[Tensor]) -> None:
-        """Take in rows (features, targets, 1) of each phase."""
+        """Add rows (features, targets, 1) of each phase."""
         for weights, of_phase in zip(self._fitted.weights, rows, strict=True):
             features, targets = of_phase[:, : len(weights)], of_phase[:, len(weights) : -1]
             self._rows += len(targets)

@@ -1,5 +1,6 @@
-"""Refit one convolution on the activations of a set of crops, and choose how far the ReLU before it is lifted."""
+"""Refit one convolution on the activations of a set of crops, and choose the shift of the ReLU before it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -13,27 +14,27 @@ from relic.swap.least_squares import (
     PredictionError,
     num_features,
     phases_of,
-    sample,
+    sample_rows,
     solve_ridge,
     write_layer,
 )
 
 HELD_BACK = 4
-"""One crop in so many is held back."""
+"""One crop in 4 is held back."""
 _SHIFTS = range(7)
 _FIRST_SHIFT = 3
 _RIDGES = (1e-4, 1e-3, 1e-2)
 _MULTIPLICATIONS = 5e9
-"""Of one phase's normal equations: sets the rows of small layers."""
-_ROWS_A_WEIGHT = 20
-"""Rows for each unknown, where the crops have as many: sets the rows of large layers."""
-_WORTHWHILE = 1e-4
-"""Relative error that another k must save: less is not worth a ReLU that clips less, or a signal it maims."""
-_SCOUTING = 8
-"""k is chosen on one row in so many."""
+"""For the normal equations of one phase: it sets the number of rows of small layers."""
+_ROWS_PER_WEIGHT = 20
+"""Rows per unknown, where the crops have as many: it sets the number of rows of large layers."""
+_LEAST_GAIN = 1e-4
+"""Relative error that another k must save. Smaller gains do not justify a larger or smaller shift."""
+_SEARCH_FRACTION = 8
+"""k is chosen on one row in 8."""
 
 Chunks = list[Tensor]
-"""An activation of all crops, (b, C, h, w) each, on the CPU; those held back come first."""
+"""One activation of all crops, in pieces (b, C, h, w) on the CPU. The held-back crops come first."""
 
 
 class FittedLayer(NamedTuple):
@@ -47,21 +48,24 @@ class FittedLayer(NamedTuple):
     """Share of the ReLU's inputs that are below zero."""
     ridge: float
     error: float
-    """At the convolution's output, on held-back crops, relative: 0 is exact, 1 no better than the mean."""
+    """Relative, at the convolution's output, on held-back crops: 0 is exact, 1 is no better than the mean."""
 
 
+@dataclasses.dataclass(kw_only=True)
 class Regression:
-    """`layer` is to make `goal` of `before`, or of ReLU(`before` + a lift)."""
+    """Fits `layer` to compute `goal` from `before`, or from ReLU(`before` + a lift)."""
 
-    def __init__(
-        self, layer: Layer, before: Chunks, goal: Chunks, *, device: torch.device, advance: Callable[[float], None]
-    ) -> None:
-        """`advance` is told the share of this layer's work that is done."""
-        self._layer, self._before, self._goal = layer, before, goal
-        self._device, self._advance = device, advance
-        self._phases = phases_of(layer)
-        self._num_crops = sum(map(len, before))
-        self._tried: dict[int, float] = {}
+    layer: Layer
+    before: Chunks
+    goal: Chunks
+    device: torch.device
+    advance: Callable[[float], None]
+    """Told the share of this layer's work that is done, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        self._phases = phases_of(self.layer)
+        self._num_crops = sum(map(len, self.before))
+        self._errors_by_shift: dict[int, float] = {}
 
     def fit(self, name: str) -> FittedLayer:
         """Refit the layer on `before` as it is."""
@@ -69,34 +73,34 @@ class Regression:
 
     def fit_behind_relu(self, name: str) -> tuple[FittedLayer, Tensor]:
         """Choose a lift and refit the layer; returns the lift, (C,) float64, for the bias of the layer before."""
-        mean, deviation = moments(self._before)
-        shift = self._walk(lambda k: k * deviation - mean)
+        mean, deviation = moments(self.before)
+        shift = self._best_shift(lambda k: k * deviation - mean)
         lift = shift * deviation - mean
         return self._fit(name, shift, lift), lift
 
-    def _walk(self, lift_of: Callable[[int], Tensor]) -> int:
-        """From the middle to the k where neither neighbour's error on the crops held back is much lower."""
+    def _best_shift(self, lift_of: Callable[[int], Tensor]) -> int:
+        """Walk from the middle to a k whose neighbours have no much lower error on the held-back crops."""
 
         def error(k: int) -> float:
-            if k not in self._tried:
+            if k not in self._errors_by_shift:
                 lift = lift_of(k)
-                found = PredictionError(solve_ridge(self._sums(lift, _SCOUTING), _RIDGES[1]))
-                for rows in self._rows(lift, _SCOUTING, held_back=True):
+                found = PredictionError(solve_ridge(self._sums(lift, _SEARCH_FRACTION), _RIDGES[1]))
+                for rows in self._rows(lift, _SEARCH_FRACTION, held_back=True):
                     found.add(rows)
-                self._tried[k] = found.relative
-                self._advance(min(len(self._tried) * 0.1, 0.5))
-            return self._tried[k]
+                self._errors_by_shift[k] = found.relative
+                self.advance(min(len(self._errors_by_shift) * 0.1, 0.5))
+            return self._errors_by_shift[k]
 
         best = _FIRST_SHIFT
         while True:
             neighbours = [k for k in (best - 1, best + 1) if k in _SHIFTS]
             better = min(neighbours, key=error)
-            if error(better) > error(best) - _WORTHWHILE:
+            if error(better) > error(best) - _LEAST_GAIN:
                 return best
             best = better
 
     def _fit(self, name: str, shift: int | None, lift: Tensor | None) -> FittedLayer:
-        """Choose the ridge on the crops held back, then solve with these too."""
+        """Choose the ridge on the held-back crops, then solve on all crops."""
         equations = self._sums(lift, 1)
         errors = [PredictionError(solve_ridge(equations, ridge)) for ridge in _RIDGES]
         for rows in self._rows(lift, 1, held_back=True):
@@ -104,40 +108,40 @@ class Regression:
                 error.add(rows)
             _add(equations, rows)
         best = min(range(len(errors)), key=lambda number: errors[number].relative)
-        write_layer(self._layer, solve_ridge(equations, _RIDGES[best]))
-        self._advance(1)
-        clipped = 0.0 if lift is None else share_clipped(self._before, lift)
-        return FittedLayer(name, shift, clipped, _RIDGES[best], errors[best].relative)
+        write_layer(self.layer, solve_ridge(equations, _RIDGES[best]))
+        self.advance(1)
+        clipped = 0.0 if lift is None else share_clipped(self.before, lift)
+        return FittedLayer(name=name, shift=shift, clipped=clipped, ridge=_RIDGES[best], error=errors[best].relative)
 
     def _sums(self, lift: Tensor | None, fraction: int) -> list[NormalEquations]:
-        """Of the crops that are not held back."""
-        targets = self._layer.out_channels
-        equations = [NormalEquations(num_features(self._layer, phase), targets, self._device) for phase in self._phases]
+        """The normal equations of each phase, from the crops that are not held back."""
+        targets = self.layer.out_channels
+        equations = [NormalEquations(num_features(self.layer, phase), targets, self.device) for phase in self._phases]
         for rows in self._rows(lift, fraction, held_back=False):
             _add(equations, rows)
         return equations
 
     def _rows(self, lift: Tensor | None, fraction: int, *, held_back: bool) -> Iterator[list[Tensor]]:
-        """Rows of each phase, chunk by chunk: one in `fraction` of those that a fit takes."""
+        """Rows of each phase, chunk by chunk: one in `fraction` of those that the final fit takes."""
         first = 0
-        for a, z in zip(self._before, self._goal, strict=True):
+        for a, z in zip(self.before, self.goal, strict=True):
             if (first < self._num_crops // HELD_BACK) == held_back:
-                a_device, z_device = a.to(self._device), z.to(self._device)
+                a_device, z_device = a.to(self.device), z.to(self.device)
                 if lift is not None:
-                    a_device = lifted(a_device, lift)
+                    a_device = relu_of_lifted(a_device, lift)
                 yield [
-                    sample(phase, a_device, z_device, -(-self._rows_a_crop(phase) // fraction), first)
+                    sample_rows(phase, a_device, z_device, -(-self._rows_per_crop(phase) // fraction), first)
                     for phase in self._phases
                 ]
             first += len(a)
 
-    def _rows_a_crop(self, phase: Phase) -> int:
-        return -(-wanted_rows(num_features(self._layer, phase)) // self._num_crops)
+    def _rows_per_crop(self, phase: Phase) -> int:
+        return -(-wanted_rows(num_features(self.layer, phase)) // self._num_crops)
 
 
 def wanted_rows(features: int) -> int:
-    """Rows that a regression with so many unknowns is given where the crops have them."""
-    return max(int(_MULTIPLICATIONS / features**2), _ROWS_A_WEIGHT * features)
+    """Rows that a regression with `features` unknowns takes, where the crops have as many."""
+    return max(int(_MULTIPLICATIONS / features**2), _ROWS_PER_WEIGHT * features)
 
 
 def _add(equations: list[NormalEquations], rows: list[Tensor]) -> None:
@@ -145,8 +149,8 @@ def _add(equations: list[NormalEquations], rows: list[Tensor]) -> None:
         equation.add(of_phase)
 
 
-def lifted(z_BCHW: Tensor, lift: Tensor) -> Tensor:
-    """ReLU(z + lift), as the layers will compute it."""
+def relu_of_lifted(z_BCHW: Tensor, lift: Tensor) -> Tensor:
+    """ReLU(z + lift), as the layers compute it after the swap."""
     return torch.relu(z_BCHW + lift.to(z_BCHW)[:, None, None])
 
 
@@ -161,6 +165,6 @@ def moments(chunks: Chunks) -> tuple[Tensor, Tensor]:
 
 
 def share_clipped(chunks: Chunks, lift: Tensor) -> float:
-    """Share of the values that ReLU(chunk + lift) cuts off."""
+    """Share of the values that ReLU(chunk + lift) sets to zero."""
     clipped = sum(int((chunk < -lift.to(chunk)[:, None, None]).sum()) for chunk in chunks)
     return clipped / sum(chunk.numel() for chunk in chunks)

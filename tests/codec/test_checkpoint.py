@@ -20,9 +20,9 @@ from relic.codec.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, Parts, build_model
 from relic.codec.pretrained import load_codec, read_codec
-from relic.codec.quantiles import refresh_tables
 from relic.errors import InputError
 
 

@@ -6,12 +6,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from pytorch_msssim import ms_ssim
+from pytorch_msssim import ms_ssim as their_ms_ssim
 from skimage.metrics import peak_signal_noise_ratio
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from relic.codec.loss import LossConfig, compute_loss, differentiable_ms_ssim
+from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.metrics import score_images
+from relic.codec.ms_ssim import ms_ssim
 from relic.codec.pixels import round_to_8bit, to_float, to_uint8
 
 SIDE = 176
@@ -37,7 +38,7 @@ def test_loss_is_the_formula() -> None:
     x_hat = x + 0.05 * torch.randn_like(x)  # leaves [0, 1]: L1 sees that, MS-SSIM does not
     bits = sum(-math.log2(p) for p in likelihoods.flatten().tolist())
     bpp = bits / (2 * SIDE * SIDE)
-    similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0).item()
+    similarity = their_ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0).item()
     l1 = np.abs(x_hat.numpy() - x.numpy()).mean()
     expected = 0.3 * l1 + 0.7 * (1 - similarity)
     recon = compute_loss(x, x_hat, likelihoods, LossConfig("recon", "l1_msssim", 0.3, 0.5))
@@ -50,11 +51,13 @@ def test_loss_is_the_formula() -> None:
     assert recon.ms_ssim.item() == pytest.approx(similarity, abs=1e-6)
 
 
+@pytest.mark.parametrize(("floor", "stacked"), [(0.0, True), (1e-6, False)])
 @pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
-def test_differentiable_ms_ssim_is_ms_ssim(noise: float) -> None:
+def test_ms_ssim_is_that_of_pytorch_msssim(noise: float, floor: float, stacked: bool) -> None:
     x = pictures(3)
     y = (x + noise * torch.randn_like(x)).clamp(0, 1)
-    assert torch.allclose(differentiable_ms_ssim(x, y), ms_ssim(x, y, data_range=1.0, size_average=False), atol=1e-6)
+    theirs = their_ms_ssim(x, y, data_range=1.0, size_average=False)
+    assert torch.allclose(ms_ssim(x, y, floor=floor, stacked=stacked), theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["inverse", "constant", "noise", "equal", "far out of range"])
@@ -109,7 +112,7 @@ def test_gradients_are_those_of_the_formula_however_scaled(loss_type: Literal["r
     x, (x_hat, likelihoods), (x_hat_again, likelihoods_again) = pictures(), leaves(), leaves()
     total = compute_loss(x, x_hat, likelihoods, LossConfig(loss_type, "l1_msssim", 0.3, 0.5)).total
     (1024 * total).backward()
-    similarity = ms_ssim(x_hat_again.clamp(0, 1), x, data_range=1.0)
+    similarity = their_ms_ssim(x_hat_again.clamp(0, 1), x, data_range=1.0)
     again = 0.3 * (x_hat_again - x).abs().mean() + 0.7 * (1 - similarity)
     if loss_type == "rd":
         again = again - 0.5 * torch.log2(likelihoods_again).sum() / (2 * SIDE * SIDE)
@@ -142,7 +145,7 @@ def test_scores_are_what_other_libraries_say_of_8_bit_pixels() -> None:
         ours, theirs = (to_uint8(image[i : i + 1])[0].numpy() for image in (x, x_hat))
         assert scores.psnr_db[i].item() == pytest.approx(peak_signal_noise_ratio(ours, theirs), abs=1e-4)
         as_float = [to_float(torch.from_numpy(image)[None]) * 255 for image in (ours, theirs)]
-        assert scores.ms_ssim[i].item() == pytest.approx(ms_ssim(*as_float, data_range=255).item(), abs=1e-6)
+        assert scores.ms_ssim[i].item() == pytest.approx(their_ms_ssim(*as_float, data_range=255).item(), abs=1e-6)
         bits = -np.log2(likelihoods[i].double().numpy()).sum()
         assert scores.bpp[i].item() == pytest.approx(bits / SIDE**2, rel=1e-5)
 

@@ -8,9 +8,9 @@ from compressai.layers import GDN
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
 from torch import nn
 
+from relic.codec.entropy import refresh_tables
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu
-from relic.codec.quantiles import refresh_tables
 from relic.codec.scope import Scope, freeze_unreachable, set_trainable_parts
 from relic.errors import InputError
 

@@ -16,7 +16,7 @@ from pytorch_msssim import ms_ssim
 from evaluate import coding
 from evaluate.codecs import TorchCodec
 from relic import __version__
-from relic.codec.quantiles import refresh_tables
+from relic.codec.entropy import refresh_tables
 
 SIZES = {"a.png": (1, 1), "b.PNG": (33, 17), "d.bmp": (176, 176), "more/c.png": (300, 200)}
 

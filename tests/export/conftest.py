@@ -12,8 +12,8 @@ from PIL import Image
 
 from export.onnx_parts import main
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
+from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, Parts, build_model
-from relic.codec.quantiles import refresh_tables
 
 HEIGHT, WIDTH = 64, 80
 """Of the exports with a fixed size: not square, so that swapped sides are seen."""

@@ -12,11 +12,11 @@ from relic.swap.least_squares import (
     NormalEquations,
     PredictionError,
     num_features,
-    outputs,
+    outputs_of,
     phases_of,
-    sample,
+    sample_rows,
     solve_ridge,
-    windows,
+    windows_of,
     write_layer,
 )
 
@@ -34,7 +34,7 @@ def fit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 
     for phase in phases_of(layer):
         equations.append(NormalEquations(num_features(layer, phase), layer.out_channels, torch.device("cpu")))
         for first in range(0, len(inputs), 2):  # in pieces
-            equations[-1].add(sample(phase, inputs[first : first + 2], wanted[first : first + 2], rows, first))
+            equations[-1].add(sample_rows(phase, inputs[first : first + 2], wanted[first : first + 2], rows, first))
     write_layer(layer, solve_ridge(equations, ridge))
     return layer
 
@@ -86,11 +86,11 @@ def test_the_solution_is_that_of_dense_least_squares(number: int, ridge: float) 
     penalties = []
     variances = []
     for phase in phases_of(layer):
-        height, width = outputs(phase, wanted).shape[2:]
-        seen = windows(phase, inputs, height, width).permute(0, 2, 3, 1, 4, 5).double()
+        height, width = outputs_of(phase, wanted).shape[2:]
+        seen = windows_of(phase, inputs, height, width).permute(0, 2, 3, 1, 4, 5).double()
         variances.append(float(seen.flatten(0, 2).flatten(1).var(0, correction=0).mean()))
     for phase in phases_of(layer):
-        rows = outputs(phase, wanted)[:, 0].numel()
+        rows = outputs_of(phase, wanted)[:, 0].numel()
         taps = torch.zeros(layer.kernel_size)
         for row in phase[0].taps:
             taps[row, list(phase[1].taps)] = 1
@@ -116,7 +116,7 @@ def test_windows_are_what_unfold_sees() -> None:
     layer = LAYERS[0]
     inputs = torch.randn(2, 3, 8, 12)
     (phase,) = phases_of(layer)
-    seen = windows(phase, inputs, 4, 6).permute(0, 1, 4, 5, 2, 3).reshape(2, 75, 24)
+    seen = windows_of(phase, inputs, 4, 6).permute(0, 1, 4, 5, 2, 3).reshape(2, 75, 24)
     assert torch.equal(seen, F.unfold(inputs, 5, padding=2, stride=2))
 
 
@@ -126,7 +126,7 @@ def test_places_are_distinct_and_a_larger_sample_holds_all() -> None:
     inputs = torch.zeros(3, 3, 16, 20)
     wanted = torch.arange(3 * 8 * 10).reshape(3, 1, 8, 10).float()
     for rows in (7, 80, 500):
-        drawn = sample(phase, inputs, wanted, rows, first_crop=5)[:, -2]
+        drawn = sample_rows(phase, inputs, wanted, rows, first_crop=5)[:, -2]
         count = min(rows, 80)
         assert len(drawn) == 3 * count and len(drawn.unique()) == 3 * count
         assert [int(((drawn >= 80 * crop) & (drawn < 80 * (crop + 1))).sum()) for crop in range(3)] == [count] * 3
@@ -138,7 +138,7 @@ def test_relative_error_is_one_for_the_mean_and_none_for_the_truth() -> None:
     inputs = torch.randn(4, 3, 6, 6)
     phases = phases_of(layer)
     for wanted, expected in ((layer(inputs).detach(), 0.0), (torch.randn(4, 2, 12, 12), 1.0)):
-        rows = [sample(phase, inputs, wanted, 1000, 0) for phase in phases]
+        rows = [sample_rows(phase, inputs, wanted, 1000, 0) for phase in phases]
         equations = [NormalEquations(num_features(layer, phase), 2, torch.device("cpu")) for phase in phases]
         for equation, of_phase in zip(equations, rows, strict=True):
             equation.add(of_phase)
