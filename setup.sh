@@ -4,16 +4,34 @@ set -euo pipefail
 cd "$(dirname "$0")"
 requirements=${1:-requirements.txt}
 
+supported() {
+    command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+}
+
 find_python() {
-    for candidate in "${PYTHON:-python3}" python3.12 python3.11 python3.10; do
-        if command -v "$candidate" >/dev/null &&
-            "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
+    for candidate in "${PYTHON:-python3}" python3.12 python3.11; do
+        if supported "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    echo "setup: relic needs Python 3.10, 3.11 or 3.12; name one as in: PYTHON=/usr/bin/python3.11 make setup" >&2
     return 1
+}
+
+# CompressAI has no wheels for newer Pythons. uv brings 3.12 beside the system's own.
+make_venv_by_uv() {
+    echo "setup: no Python 3.11 or 3.12 here; uv brings 3.12"
+    uv=$(command -v uv) || {
+        scratch=$(mktemp -d)
+        trap 'rm -rf "$scratch"' EXIT
+        uv=$scratch/bin/uv
+        python3 -m venv "$scratch" && "$scratch/bin/pip" install --quiet --disable-pip-version-check uv
+    } 2>/dev/null && "$uv" venv --quiet --seed --python 3.12 .venv || {
+        rm -rf .venv
+        echo "setup: relic needs Python 3.11 or 3.12, and uv could not bring one; install python3.12 with its" \
+            "venv module, or name one as in: PYTHON=/usr/bin/python3.12 make setup" >&2
+        return 1
+    }
 }
 
 # pillow-simd overwrites Pillow inside PIL/. Its version is Pillow's own, so either one alone is a whole package.
@@ -42,12 +60,18 @@ if missing:
     fi
 }
 
-python=$(find_python)
-if ! [ -x .venv/bin/pip ]; then
+if [ -x .venv/bin/pip ]; then
+    supported .venv/bin/python || {
+        echo "setup: .venv is not of Python 3.11 or 3.12; rm -r .venv, then make setup again" >&2
+        exit 1
+    }
+elif python=$(find_python); then
     "$python" -m venv .venv || {
         echo "setup: no virtual environment could be made; on Debian: apt-get install python3-venv" >&2
         exit 1
     }
+else
+    make_venv_by_uv
 fi
 echo "setup: installing $requirements (torch brings several GB; a few minutes)"
 .venv/bin/pip install --quiet --disable-pip-version-check -r "$requirements"
