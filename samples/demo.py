@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: same import root as `python -m samples.demo`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -33,6 +34,8 @@ _MADE = (
     "comparison.png",
 )
 _TUNING = "--sched onecycle --precondition --lr 2e-3"
+_COMPARED = ("000", "004", "008")
+"""Images of the comparison, by their files' names in OUT/eval."""
 _NAMES = ("GDN", "swapped naively", "swapped, calibrated", "calibrated and fine-tuned")
 
 
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if subprocess.run(command_line, cwd=ROOT, check=False).returncode:
             raise InputError(f"{title} failed; the lines above say why")
     summary = json.loads((out / "eval" / "metrics.json").read_text())["summary"]
-    _compare(out / "eval", [codec["label"] for codec in summary], out / "comparison.png")
+    _compare(out / "eval", summary, out / "comparison.png")
     print(_table(summary))
     print(_places(out))
     print(f"done in {(time.perf_counter() - began) / 60:.1f} minutes")
@@ -101,7 +104,7 @@ def _clear(out: Path) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def _table(summary: list[dict[str, float]]) -> str:
+def _table(summary: list[dict[str, Any]]) -> str:
     lines = [f"\n{'':26}{'PSNR dB':>9}{'MS-SSIM':>9}{'bpp estimated':>15}{'bpp real':>10}"]
     for name, codec in zip(_NAMES, summary, strict=True):
         lines.append(
@@ -110,18 +113,15 @@ def _table(summary: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _compare(folder: Path, labels: list[str], target: Path, images: int = 3) -> None:
-    """A row an image: original, GDN, swapped naively, calibrated, fine-tuned."""
-    from PIL import Image
+def _compare(folder: Path, summary: list[dict[str, Any]], target: Path) -> None:
+    """A row per image; the original, GDN, swapped naively, calibrated and fine-tuned as columns."""
+    from samples.comparison import Column, draw_comparison
 
-    columns = ["origin", *labels]
-    side = 224
-    sheet = Image.new("RGB", (side * len(columns), side * images))
-    for row in range(images):
-        for column, label in enumerate(columns):
-            with Image.open(folder / label / f"{row * 4:03d}.png") as picture:
-                sheet.paste(picture, (column * side, row * side))
-    sheet.save(target)
+    columns = [Column(folder / "origin", "original")]
+    for name, codec in zip(_NAMES, summary, strict=True):
+        figures = f"mean {codec['psnr_db']:.2f} dB, {codec['bpp_real']:.3f} bpp"
+        columns.append(Column(folder / codec["label"], name, figures))
+    draw_comparison(columns, _COMPARED, target)
 
 
 def _places(out: Path) -> str:
