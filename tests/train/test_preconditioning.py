@@ -11,10 +11,9 @@ from relic.codec.checkpoint import load_checkpoint
 from relic.codec.least_squares import Layer
 from relic.codec.model import Architecture, build_model
 from relic.codec.scope import set_trainable_parts
-from tests.train.conftest import Run, tiny
+from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT, ROUNDING, finish, losses_and_gradients
 from tests.train.test_processes import start as begin
-from tests.train.test_runs import Killed, assert_equal, lines, stop_after, weights
 from train.preconditioning import Preconditioning, measure_coordinates
 
 PRECONDITIONED = ("--swap_init", "calibrated", "--calib_images", "8", "--precondition", "--log_every", "1")
