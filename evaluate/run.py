@@ -1,6 +1,7 @@
 """Judge checkpoints: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
+from evaluate.plan import make_plan
 from relic.cli import parse
-from relic.errors import command, print_error
+from relic.errors import InputError, command, print_error
 
 PROG = "evaluate/run.py"
 
@@ -19,8 +21,17 @@ log = logging.getLogger(__name__)
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 when done, 1 when a number cannot be trusted (or, with --strict, real and estimated rates differ)."""
+    """Evaluate; 0 when done, 2 for wrong flags.
+
+    1 when the work failed, a number cannot be trusted or, with --strict, real and estimated rates differ.
+    """
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
+    try:
+        plan = make_plan(config)
+    except InputError as error:  # these flags do not go with what is on this machine
+        if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
+            print_error(PROG, str(error))
+        return 2
 
     import torch
 
@@ -31,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with join_world(config.device) as world:
         try:
-            verdict = judge_everything(config, world)
+            verdict = judge_everything(plan, world)
         except InexactError as error:
             print_error(PROG, str(error))
             return 1

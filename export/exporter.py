@@ -16,13 +16,13 @@ from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
 from export.onnx_files import Geometry, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
+from export.plan import Plan
 from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
 from relic import __version__
 from relic.files import atomic_write, write_json
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
-from relic.shards.shard_set import open_shard_set
 
 FORMAT = "relic-export"
 VERSION = 1
@@ -52,24 +52,25 @@ class Export(NamedTuple):
     int8: Int8 | None
 
 
-def export_all(config: ExportConfig, source: Source) -> Export:
-    """Make, check and write what `config` asks for.
+def export_all(plan: Plan, source: Source) -> Export:
+    """Make, check and write what the flags ask for.
 
     Raises InputError (a part differs from torch, a device does not take it, the folder cannot be written to), and then
     nothing was written.
     """
+    config = plan.config
     geometry = Geometry(config.batch, config.image_height, config.image_width, config.dynamic)
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     last = MANIFEST if config.part == "all" else None
     with published(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
-        exported = _export_float(config, source, geometry, wanted)
+        exported = _export_float(plan, source, geometry, wanted)
         findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
         refuse_host(config.target, findings)
         int8 = None
-        if config.int8:
+        if plan.int8:
             floats = {one.part: one.model for one in exported}
-            int8 = make_int8(config, source, geometry, floats, staging / CALIBRATION)
+            int8 = make_int8(config, plan.int8, source, geometry, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
             exported = [_in_int8(one, int8, source) for one in exported]
         export = Export(exported, findings, int8)
@@ -77,8 +78,9 @@ def export_all(config: ExportConfig, source: Source) -> Export:
     return export
 
 
-def _export_float(config: ExportConfig, source: Source, geometry: Geometry, wanted: list[Part]) -> list[Exported]:
-    probes = make_probes(geometry, source.tables, open_shard_set(config.shards, "val") if config.shards else None)
+def _export_float(plan: Plan, source: Source, geometry: Geometry, wanted: list[Part]) -> list[Exported]:
+    config = plan.config
+    probes = make_probes(geometry, source.tables, plan.shards)
     exported = []
     for part in wanted:
         model = export_part(part, source, geometry, config.opset, config.upsample)

@@ -13,12 +13,13 @@ from export.config import ExportConfig
 from export.crops import Floats, fit, read_crops, spread
 from export.onnx_files import Geometry, export_part
 from export.parts import Part
+from export.plan import Int8Crops
 from export.quality import LayerNoise, Quality, judge, layer_noise
 from export.quantization import join_parts, quantize_part
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
-from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.shards.shard_set import ShardSet
 
 _JUDGED = 200
 _NOISE_CROPS = 16
@@ -57,16 +58,19 @@ class Int8(NamedTuple):
 
 
 def make_int8(
-    config: ExportConfig, source: Source, geometry: Geometry, floats: Mapping[Part, onnx.ModelProto], folder: Path
+    config: ExportConfig,
+    crops: Int8Crops,
+    source: Source,
+    geometry: Geometry,
+    floats: Mapping[Part, onnx.ModelProto],
+    folder: Path,
 ) -> Int8:
     """Calibrate on train crops (left in `folder`), quantize the parts in `floats`, and judge on val crops.
 
     Of a single part the other half is judged in float. Raises InputError for crops that cannot be read.
     """
-    assert config.calib_shards is not None and config.judging_shards is not None
-    train, val = open_shard_set(config.calib_shards, "train"), open_shard_set(config.judging_shards, "val")
-    log.info("calibrating on %d train crops of %s", config.calib_images, config.calib_shards)
-    calibration = write_calibration(folder, source, geometry, train, config.calib_images)
+    log.info("calibrating on %d train crops of %s", config.calib_images, crops.train.folder)
+    calibration = write_calibration(folder, source, geometry, crops.train, config.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
     for part in ("encoder", "decoder"):
@@ -75,12 +79,12 @@ def make_int8(
             quantized[part] = quantize_part(
                 part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
             )
-    log.info("judging on val crops of %s", config.judging_shards)
-    cost = _measure(source, geometry, val, halves, quantized)
+    log.info("judging on val crops of %s", crops.val.folder)
+    cost = _measure(source, geometry, crops.val, halves, quantized)
     models = {part: model for part, model in quantized.items() if part in floats}
     if "full" in floats:
         models["full"] = join_parts(quantized["encoder"], quantized["decoder"], source.tables.medians)
-    return Int8(models, cost, _facts(config, train, val, cost))
+    return Int8(models, cost, _facts(config, crops, cost))
 
 
 def _measure(
@@ -118,17 +122,17 @@ def _images(shards: ShardSet, count: int, geometry: Geometry) -> Iterator[Floats
         yield fit(crop_HWC, geometry.height, geometry.width)[None]
 
 
-def _facts(config: ExportConfig, train: ShardSet, val: ShardSet, cost: Cost) -> dict[str, Any]:
+def _facts(config: ExportConfig, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
     return {
         "calibration": {
             "method": config.calib_method,
             "crops": config.calib_images,
-            "fingerprint": train.fingerprint,
+            "fingerprint": crops.train.fingerprint,
         },
         "encoder_last_layer": "float32" if config.int8_keep_last else "int8",
         "quality": {
             "val_crops": cost.num_crops,
-            "fingerprint": val.fingerprint,
+            "fingerprint": crops.val.fingerprint,
             "float32": cost.before._asdict(),
             "int8": cost.after._asdict(),
             "psnr_loss_db": cost.psnr_loss_db,

@@ -89,7 +89,9 @@ def test_only_command_lines_touch_the_import_path() -> None:
     assert touching - commands <= {"relic/bitstream/coder.py"}  # which looks for CompressAI's compiled coder there
 
 
-@pytest.mark.parametrize("module", ["prep.make_shards", "prep.verify_shards", "export.codec", "train.config"])
+@pytest.mark.parametrize(
+    "module", ["prep.make_shards", "prep.verify_shards", "export.codec", "train.config", "evaluate.plan", "export.plan"]
+)
 def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
