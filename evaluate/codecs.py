@@ -3,7 +3,7 @@
 Shapes: x_BCHW, x_hat_BCHW float32, x in [0, 1]; y_BMhw, y_hat_BMhw float32; B = 1; h = ceil(H / 16), w = ceil(W / 16).
 """
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
-from relic.onnx.layout import MANIFEST
+from relic.onnx.manifest import read_manifest
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
 
 Runtime = Literal["torch", "onnxruntime"]
@@ -118,7 +118,9 @@ class OnnxCodec:
 
     def __init__(self, folder: Path, label: str, threads: int) -> None:
         self.checkpoint, self.label = str(folder), label
-        self.architecture, self.swap_init = _described(folder / MANIFEST)
+        manifest = read_manifest(folder)
+        self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
+        self.swap_init = manifest.swap_init
         self.tables = load_tables(folder)
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
@@ -166,14 +168,3 @@ def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
         return OnnxCodec(folder, label, threads)
     except InputError as error:
         raise InputError(f"--onnx {folder}: {error}") from None
-
-
-def _described(manifest: Path) -> tuple[Architecture, str]:
-    """The architecture and `swap_init` of an export set."""
-    try:
-        content = json.loads(manifest.read_text())
-        described = content["architecture"]
-        architecture = Architecture(**described | {"channels": tuple(described["channels"])})
-        return architecture, content.get("checkpoint", {}).get("swap_init", "unknown")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest}: not readable ({error}); export again") from error

@@ -21,11 +21,9 @@ from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
 from relic import __version__
-from relic.files import atomic_write, write_json
+from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
-
-FORMAT = "relic-export"
-VERSION = 1
+from relic.onnx.manifest import ArchitectureEntry, ExportManifest, PartEntry, TablesEntry
 
 
 class Exported(NamedTuple):
@@ -116,7 +114,7 @@ def _write(config: ExportConfig, source: Source, export: Export, staging: Path) 
             file.write(one.model.SerializeToString())
     if config.part == "all":
         source.tables.save(staging / TABLES)
-        write_json(staging / MANIFEST, _manifest(staging, config, source, export))
+        _manifest(staging, config, source, export).write(staging)
 
 
 def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -> dict[str, Any]:
@@ -141,35 +139,29 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -
     }
 
 
-def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> dict[str, Any]:
-    parts = {
-        one.part: {
-            **_file(staging / one.file),
-            "nodes": sum(operators(one.model).values()),
-            "operators": operators(one.model),
-            **one.facts,
-        }
-        for one in export.exported
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "relic_version": __version__,
-        "opset": config.opset,
-        "batch": config.batch,
-        "height": config.image_height,
-        "width": config.image_width,
-        "dynamic": config.dynamic,
-        "upsample": config.upsample,
-        "precision": "int8" if export.int8 else "float32",
-        "architecture": source.architecture._asdict(),
-        "parts": parts,
-        "int8": export.int8.facts if export.int8 else None,
-        "target": manifest_entry(config.target, export.findings),
-        "tables": {**_file(staging / TABLES), "digest": source.tables.digest, "channels": source.tables.num_channels},
-        "checkpoint": source.origin,
-        "versions": {module.__name__: module.__version__ for module in (torch, compressai, onnx, onnxruntime)},
-    }
+def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> ExportManifest:
+    return ExportManifest(
+        relic_version=__version__,
+        opset=config.opset,
+        batch=config.batch,
+        height=config.image_height,
+        width=config.image_width,
+        dynamic=config.dynamic,
+        upsample=config.upsample,
+        precision="int8" if export.int8 else "float32",
+        architecture=ArchitectureEntry(**source.architecture._asdict()),
+        parts={one.part: _part_entry(staging, one) for one in export.exported},
+        int8=export.int8.facts if export.int8 else None,
+        target=manifest_entry(config.target, export.findings),
+        tables=TablesEntry(**_file(staging / TABLES), digest=source.tables.digest, channels=source.tables.num_channels),
+        checkpoint=source.origin,
+        versions={module.__name__: module.__version__ for module in (torch, compressai, onnx, onnxruntime)},
+    )
+
+
+def _part_entry(staging: Path, one: Exported) -> PartEntry:
+    counts = operators(one.model)
+    return PartEntry.of({**_file(staging / one.file), "nodes": sum(counts.values()), "operators": counts, **one.facts})
 
 
 def _file(path: Path) -> dict[str, Any]:
