@@ -1,37 +1,24 @@
 """The whole of a run's work, from opened codecs to what a report needs."""
 
-from typing import NamedTuple
-
 from evaluate.codecs import Codec, open_labelled, open_onnx
-from evaluate.curves import Curve, gather_curves
-from evaluate.evaluator import Evaluation, evaluate
-from evaluate.page_pictures import ShownPicture, show
+from evaluate.curves import gather_curves
+from evaluate.evaluator import evaluate
+from evaluate.page_pictures import show
 from evaluate.plan import Plan
 from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
+from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, source_of
+from evaluate.summary import summarise
 from relic.distributed import World
 from relic.machine import keep_freed_memory
 from relic.options import Switch
-
-
-class Verdict(NamedTuple):
-    """What a run found. Evaluations and curves are the same on every rank."""
-
-    evaluations: list[Evaluation]
-    curves: list[Curve]
-    """The codecs' first, then JPEG's and WebP's, then the published one."""
-    shown: list[ShownPicture]
-    """On rank 0 alone."""
-    source: dict[str, str]
-    """What the images are."""
-
 
 _CUDA_WORKERS = 2
 """One image on the device while another is coded: more would only fill its memory."""
 
 
-def judge_everything(plan: Plan, world: World) -> Verdict:
+def judge_everything(plan: Plan, world: World) -> Report:
     """Open all, judge all. Raises InputError, and InexactError where no number can be trusted."""
     keep_freed_memory()
     config = plan.config
@@ -45,13 +32,16 @@ def judge_everything(plan: Plan, world: World) -> Verdict:
         evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)
         for codec in codecs
     ]
-    curves = gather_curves(evaluations, config.curve)
+    summaries = [summarise(evaluation.results) for evaluation in evaluations]
+    curves = gather_curves(evaluations, summaries, config.curve)
     if _wants_references(config.references, source):
         curves += reference_curves(source, world, workers=workers)
     if config.published:
         curves.append(PUBLISHED)
     shown = show(evaluations, source, config.report_images) if world.is_main else []
-    return Verdict(evaluations, curves, shown, source.describe())
+    return make_report(
+        evaluations=evaluations, summaries=summaries, curves=curves, source=source.describe(), shown=shown
+    )
 
 
 def _open_codecs(plan: Plan, world: World, workers: int) -> list[Codec]:

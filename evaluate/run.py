@@ -37,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from evaluate.coding import InexactError
     from evaluate.judging import judge_everything
-    from evaluate.report import format_bd_rates, format_table, wide_gaps, write_report
+    from evaluate.report_files import write_report
+    from evaluate.report_text import format_bd_rates, format_table
     from relic.distributed import join_world
 
     with join_world(config.device) as world:
         try:
-            verdict = judge_everything(plan, world)
+            report = judge_everything(plan, world)
         except InexactError as error:
             print_error(PROG, str(error))
             return 1
@@ -51,16 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 PROG, f"the GPU's memory is full: use --workers 1, or --device cpu ({str(error).split('. ')[0]})"
             )
             return 1
-    gaps = wide_gaps(verdict.evaluations)
     if world.is_main:
-        write_report(config.out, *verdict)
-        print(format_table(verdict.evaluations))
-        if bd_rates := format_bd_rates(verdict.curves):
+        write_report(config.out, report)
+        print(format_table(report))
+        if bd_rates := format_bd_rates(report):
             print(bd_rates)
         print(f"written: {config.out / 'report.html'}, {config.out / 'metrics.json'}, {config.out / 'per_image.csv'}")
-        for message in gaps:
+        for message in report.gaps:
             log.warning("%s: %s: %s", PROG, "error" if config.strict else "warning", message)
-    return 1 if gaps and config.strict else 0
+    return 1 if report.gaps and config.strict else 0
 
 
 if __name__ == "__main__":
