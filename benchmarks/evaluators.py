@@ -17,10 +17,10 @@ from PIL import Image
 
 from benchmarks.crops import prepare_crops
 from evaluate.codecs import TorchCodec
-from evaluate.coding import coders
 from evaluate.evaluator import evaluate
 from evaluate.folder import list_images
 from evaluate.plan import ImageFolder
+from evaluate.round_trip import coders
 from evaluate.sources import FolderSource, ShardSource
 from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder

@@ -1,4 +1,4 @@
-"""The codecs to judge: torch models and export sets, behind one face.
+"""The codecs to evaluate: torch models and export sets, with the same methods.
 
 Shapes: x_BCHW, x_hat_BCHW float32, x in [0, 1]; y_BMhw, y_hat_BMhw float32; B = 1; h = ceil(H / 16), w = ceil(W / 16).
 """
@@ -11,7 +11,7 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
-from evaluate.clipping import ReluCounts, ReluInputs
+from evaluate.relu_inputs import ReluCounts, ReluInputs
 from relic.bitstream.container import latent_shape
 from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
@@ -33,7 +33,7 @@ class Quantised(NamedTuple):
 
 
 class Codec(Protocol):
-    """A codec ready to be judged. Its methods may be called from several threads at once."""
+    """A codec ready to be evaluated. Its methods may be called from several threads at once."""
 
     checkpoint: str
     """As given on the command line."""

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from evaluate.evaluator import Evaluation, ImageResult
 from evaluate.page_pictures import ShownPicture
 from evaluate.plots import as_svg, rd_figure, series_of, spread_figure
-from evaluate.published import PUBLISHED, SOURCE
+from evaluate.references import PUBLISHED, PUBLISHED_SOURCE
 from evaluate.report import Report
 from evaluate.summary import Summary
 from relic.files import atomic_write
@@ -128,5 +128,5 @@ def _rate_note(report: Report) -> str:
     if any(curve.kind == "reference" for curve in report.curves):
         parts.append("JPEG and WebP: Pillow's encoders on the same images, whole files.")
     if PUBLISHED in report.curves:
-        parts.append(f"Published points: {SOURCE}, on Kodak's 24 images.")
+        parts.append(f"Published points: {PUBLISHED_SOURCE}, on Kodak's 24 images.")
     return " ".join(parts)

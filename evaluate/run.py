@@ -1,4 +1,4 @@
-"""Judge checkpoints: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
+"""Evaluate codecs: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
 
 import logging
 import os
@@ -35,15 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from evaluate.coding import InexactError
-    from evaluate.judging import judge_everything
+    from evaluate.evaluate_all import evaluate_all
     from evaluate.report_files import write_report
     from evaluate.report_text import format_bd_rates, format_table
+    from evaluate.round_trip import InexactError
     from relic.distributed import join_world
 
     with join_world(config.device) as world:
         try:
-            report = judge_everything(plan, world)
+            report = evaluate_all(plan, world)
         except InexactError as error:
             print_error(PROG, str(error))
             return 1

@@ -1,4 +1,4 @@
-"""The images to judge on: a split of shards or a folder, each image once over all ranks."""
+"""The images to evaluate on: a split of shards or a folder, each image once over all ranks."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -88,7 +88,7 @@ class FolderSource:
             yield Picture(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
 
 
-def share(source: ImageSource, world: World) -> list[int]:
+def numbers_of_rank(source: ImageSource, world: World) -> list[int]:
     """The places of this rank's images, in order; over all ranks every image exactly once."""
     return [int(number) for (number,) in eval_batches(source.num_images, 1, world.rank, world.size)]
 

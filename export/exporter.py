@@ -10,14 +10,14 @@ import onnx
 import onnxruntime
 import torch
 
+from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.int8 import Int8, make_int8
 from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
-from export.onnx_files import Geometry, describe, export_part, operators, shape_of
+from export.onnx_files import InputSize, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from export.plan import Plan
-from export.probes import Probes, make_probes
 from export.publish import published
 from export.source import Source
 from relic import __version__
@@ -57,18 +57,18 @@ def export_all(plan: Plan, source: Source) -> Export:
     nothing was written.
     """
     config = plan.config
-    geometry = Geometry(config.batch, config.image_height, config.image_width, config.dynamic)
+    size = InputSize(config.batch, config.image_height, config.image_width, config.dynamic)
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     last = MANIFEST if config.part == "all" else None
     with published(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
-        exported = _export_float(plan, source, geometry, wanted)
+        exported = _export_float(plan, source, size, wanted)
         findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
         refuse_host(config.target, findings)
         int8 = None
         if plan.int8:
             floats = {one.part: one.model for one in exported}
-            int8 = make_int8(config, plan.int8, source, geometry, floats, staging / CALIBRATION)
+            int8 = make_int8(config, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
             exported = [_in_int8(one, int8, source) for one in exported]
         export = Export(exported, findings, int8)
@@ -76,14 +76,14 @@ def export_all(plan: Plan, source: Source) -> Export:
     return export
 
 
-def _export_float(plan: Plan, source: Source, geometry: Geometry, wanted: list[Part]) -> list[Exported]:
+def _export_float(plan: Plan, source: Source, size: InputSize, wanted: list[Part]) -> list[Exported]:
     config = plan.config
-    probes = make_probes(geometry, source.tables, plan.shards)
+    inputs = make_check_inputs(size, source.tables, plan.shards)
     exported = []
     for part in wanted:
-        model = export_part(part, source, geometry, config.opset, config.upsample)
-        parity = check_parity(part, model, source, probes)
-        facts = {"precision": "float32", **_facts(part, model, parity, probes)}
+        model = export_part(part, source, size, config.opset, config.upsample)
+        parity = check_parity(part, model, source, inputs)
+        facts = {"precision": "float32", **_facts(part, model, parity, inputs)}
         describe(model, part, source, facts)
         name = onnx_name(part) if config.part == "all" else config.out.name
         exported.append(Exported(part, name, model, parity, facts))
@@ -117,7 +117,7 @@ def _write(config: ExportConfig, source: Source, export: Export, staging: Path) 
         _manifest(staging, config, source, export).write(staging)
 
 
-def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -> dict[str, Any]:
+def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInputs) -> dict[str, Any]:
     """What a file says of its input, its output and its check. Images lie in [0, 1]; latents, as seen in the check."""
     image = (0.0, 1.0)
     fed, given = INPUT_NAMES[part], OUTPUT_NAMES[part]
@@ -134,7 +134,7 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -
             "tolerance": TOLERANCE,
             "batches": parity.batches,
             "changed_symbols": parity.changed_symbols,
-            "checked_on": probes.description,
+            "checked_on": inputs.description,
         },
     }
 

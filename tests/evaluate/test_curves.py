@@ -12,8 +12,7 @@ from pytorch_msssim import ms_ssim
 from evaluate.curves import Curve, Point, bd_rate_against
 from evaluate.folder import list_images
 from evaluate.plan import ImageFolder
-from evaluate.published import PUBLISHED
-from evaluate.references import reference_curves
+from evaluate.references import PUBLISHED, reference_curves
 from evaluate.sources import FolderSource
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
 from relic.codec.pretrained import EMBEDDED_FILE, read_codec

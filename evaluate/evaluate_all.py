@@ -3,10 +3,9 @@
 from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.curves import gather_curves
 from evaluate.evaluator import evaluate
-from evaluate.page_pictures import show
+from evaluate.page_pictures import shown_pictures
 from evaluate.plan import Plan
-from evaluate.published import PUBLISHED
-from evaluate.references import AUTO_LIMIT, reference_curves
+from evaluate.references import AUTO_LIMIT, PUBLISHED, reference_curves
 from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, source_of
 from evaluate.summary import summarise
@@ -18,14 +17,14 @@ _CUDA_WORKERS = 2
 """One image on the device while another is coded: more would only fill its memory."""
 
 
-def judge_everything(plan: Plan, world: World) -> Report:
-    """Open all, judge all. Raises InputError, and InexactError where no number can be trusted."""
+def evaluate_all(plan: Plan, world: World) -> Report:
+    """Open every codec, then evaluate each. Raises InputError, and InexactError where no number can be trusted."""
     keep_freed_memory()
     config = plan.config
     workers = config.workers_here
     if world.device.type == "cuda" and not config.workers:
         workers = min(workers, _CUDA_WORKERS)
-    # All are opened before the first is judged: a wrong file among them is known at once.
+    # All are opened before the first is evaluated: a wrong file among them is known at once.
     source = source_of(plan.images)
     codecs = _open_codecs(plan, world, workers)
     evaluations = [
@@ -38,7 +37,7 @@ def judge_everything(plan: Plan, world: World) -> Report:
         curves += reference_curves(source, world, workers=workers)
     if config.published:
         curves.append(PUBLISHED)
-    shown = show(evaluations, source, config.report_images) if world.is_main else []
+    shown = shown_pictures(evaluations, source, config.report_images) if world.is_main else []
     return make_report(
         evaluations=evaluations, summaries=summaries, curves=curves, source=source.describe(), shown=shown
     )
