@@ -56,7 +56,7 @@ class BdRate(NamedTuple):
 def gather_curves(
     evaluations: Sequence[Evaluation], summaries: Sequence[Summary], names: Sequence[str] | None
 ) -> list[Curve]:
-    """A curve for each of `names` (one an evaluation), by default for each way of swapping and runtime; first first."""
+    """A curve per name in `names` (one name per evaluation); by default one per swap and runtime. In their order."""
     chosen = names or [_family(evaluation) for evaluation in evaluations]
     points: dict[str, list[Point]] = {}
     for name, evaluation, summary in zip(chosen, evaluations, summaries, strict=True):

@@ -1,4 +1,9 @@
-"""The whole of a run's work, from opened codecs to what a report needs."""
+"""The work of a run: open the codecs, score every image with each, and make the report.
+
+Who runs where: each rank scores its own images. In a rank, `workers` threads score one image each, and each thread has
+one core (`evaluate/parallel.py`). Symbols are coded in as many processes, since the coder holds the GIL
+(`evaluate/round_trip.py`). Images of 4 megapixels or more are scored alone, with all cores. Rank 0 writes the report.
+"""
 
 from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.curves import gather_curves

@@ -1,4 +1,4 @@
-"""Evaluate one codec: score every image, code it for real, and refuse any number that the bitstream does not bear out.
+"""Evaluate one codec: score every image, code it for real, and check that the bitstream gives the same numbers.
 
 Shapes: x_BCHW and x_hat_BCHW float32 with B = 1, x in [0, 1]; symbols int32 (M, h, w).
 """
@@ -76,7 +76,7 @@ def evaluate(
 ) -> Evaluation:
     """Score `codec` on all images, shared out over the ranks, in fp32 without autocast.
 
-    `workers` images at a time in each rank, a core each; their symbols are coded in as many processes. Raises
+    `workers` images at a time in each rank, one core per image; their symbols are coded in as many processes. Raises
     InexactError, and InputError for an image that cannot be read or coded.
     """
     results: list[ImageResult] = []

@@ -13,7 +13,7 @@ from evaluate.sources import ImageSource
 from relic.codec.pixels import to_uint8
 
 _MAX_SIDE = 1280
-"""Of larger images the centre is shown: a page has to stay a page, and scaling would hide what coding does."""
+"""Of larger images the centre is shown: whole ones would make the page too large, scaled ones would hide errors."""
 
 
 class Version(NamedTuple):
@@ -51,7 +51,7 @@ def worst_and_best(evaluation: Evaluation, count: int) -> dict[int, str]:
 def shown_pictures(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
     """The first codec's worst and best images, reconstructed with each codec.
 
-    They are read and coded again: which ones they are is known at the end, and all would fill the memory.
+    They are read and coded again. Which ones they are is known at the end, and keeping all would fill the memory.
     """
     chosen = worst_and_best(evaluations[0], count)
     scorers = [Scorer(evaluation.codec, None) for evaluation in evaluations]

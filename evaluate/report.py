@@ -95,7 +95,7 @@ def _notes(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> l
 
 def _gap_message(label: str, gap: RateGap) -> str:
     return (
-        f"{label}: {gap.real:.0f} bytes an image in fact, {gap.estimated:.0f} estimated. Usually the latents have left "
+        f"{label}: {gap.real:.0f} bytes per image in fact, {gap.estimated:.0f} estimated. Often the latents have left "
         "the density, since the entropy bottleneck was not trained with them: train with --train_scope replaced+hyper "
         "and --loss_type rd"
     )

@@ -1,4 +1,4 @@
-"""Inputs that the exported parts are checked on: real crops where there are some, else seeded pictures.
+"""Inputs that the exported parts are checked on: real crops with --shards, else seeded pictures.
 
 Shapes: x_BCHW float32 in [0, 1]; y_hat_BMhw float32.
 """

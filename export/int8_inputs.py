@@ -1,6 +1,6 @@
 """Inputs that quantizers see: crops for the encoder, and of the same crops the rounded latents for the decoder.
 
-They lie in a folder, one array a file, because vendors' tools want them so, and because at 1280x720 they would not fit
+They lie in a folder, one array per file: vendors' tools want them so, and at 1280x720 they would not fit
 into memory. Shapes: x_1CHW float32 in [0, 1]; y_hat_1Mhw float32.
 """
 
