@@ -90,7 +90,8 @@ def test_only_command_lines_touch_the_import_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["prep.make_shards", "prep.verify_shards", "export.codec", "train.config", "train.plan"]
+    "module",
+    ["prep.make_shards", "prep.verify_shards", "export.codec", "train.plan", "evaluate.plan", "export.plan"],
 )
 def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"
