@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from prep.cropping import Pixels, Size
@@ -22,13 +21,13 @@ from relic.pictures.reading import (
     turn_upright,
     unreadable,
 )
+from relic.pictures.turbo import decode_jpeg
 
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold for a decompression bomb: 256 MiB of RGB."""
 MAX_FILE_BYTES = 512 << 20
 _FAST_MIN_FACTOR = 2
 """libjpeg-turbo decodes to 5, 6 and 7 eighths of the size more slowly than to all of it."""
-_HARMLESS = ("extraneous bytes before marker 0xd9", "Invalid SOS parameters", "JFIF revision", "Adobe color transform")
 
 
 class Header(NamedTuple):
@@ -98,7 +97,7 @@ def read_header(data: bytes) -> Header:
                 orientation = exif_orientation(jpeg.exif) if jpeg.exif else 1
                 full = Size(height, width) if orientation in SWAPS_SIDES else Size(width, height)
                 return Header(data, full, jpeg, orientation)
-            _check_entropy_data(data)
+            decode_jpeg(data, "CMYK")  # Pillow reads past damage in the middle of one without an error
         image = decode_image(data, MAX_PIXELS)
         return Header(data, Size(*image.size), image=image)
     except (Unreadable, MemoryError):
@@ -126,27 +125,8 @@ def _decode_jpeg(header: Header, jpeg: JpegHeader, least: Size | None) -> Decode
         width, height = (least.height, least.width) if header.orientation in SWAPS_SIDES else least
         reduce = {"min_width": width, "min_height": height, "min_factor": _FAST_MIN_FACTOR}
     memory = np.empty((jpeg.frame.height + 1, jpeg.frame.width, 4), np.uint8)
-    pixels = _decode_strictly(header.data, memory, reduce)
+    pixels = decode_jpeg(header.data, "RGBX", memory, **reduce)
     as_stored = Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
     image = apply_profile(as_stored, jpeg.icc_profile, "GRAY" if jpeg.frame.components == 1 else "RGB")
     image = turn_upright(image, header.orientation)
     return Decoded(image, memory if image is as_stored and image.size == header.full else None)
-
-
-def _decode_strictly(data: bytes, memory: Pixels, reduce: dict[str, int]) -> Pixels:
-    """Decode to RGBX, into `memory`; corrupt or missing data is an error, oddities that touch no pixel are not."""
-    try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGBX", strict=True, buffer=memory, **reduce)
-    except ValueError as error:
-        if not any(oddity in str(error) for oddity in _HARMLESS):
-            raise
-    return simplejpeg.decode_jpeg(data, colorspace="RGBX", strict=False, buffer=memory, **reduce)
-
-
-def _check_entropy_data(data: bytes) -> None:
-    """Pillow reads a CMYK JPEG with damage in its middle without a word; libjpeg-turbo says so."""
-    try:
-        simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
-    except ValueError as error:
-        if not any(oddity in str(error) for oddity in _HARMLESS):
-            raise

@@ -14,11 +14,11 @@ SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL"}),
+    "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
-        SHARED | {"relic.shards", "relic.loader"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.loader"},
         {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "braceexpand", "xxhash"},
     ),
     "relic/codec": (
