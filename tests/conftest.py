@@ -60,7 +60,20 @@ def write_shards(
                 packed[key] = pixels
         assert writer.info is not None
         infos.append(writer.info)
-    packing = Packing(split, side, side, "center", 1, encoding, 95, "exact", 1000, 0, "0" * 64, {})
+    packing = Packing(
+        split=split,
+        width=side,
+        height=side,
+        crop="center",
+        crops_per_image=1,
+        encoding=encoding,
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=1000,
+        seed=0,
+        sources_sha256="0" * 64,
+        libraries={},
+    )
     write_manifest(folder, Manifest(packing, tuple(infos), len(packed), 0))
     return packed
 

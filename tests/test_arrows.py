@@ -14,10 +14,11 @@ SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "relic/shards": (SHARED | {"relic.shards"}, {"numpy", "xxhash"}),
+    "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
+    "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
-        SHARED | {"relic.shards", "relic.loader"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.loader"},
         {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "braceexpand", "xxhash"},
     ),
     "relic/codec": (
@@ -28,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED, {"yaml", "torch", "PIL"}),
     "prep": (
-        SHARED | {"relic.shards", "relic.cli", "prep"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
     ),
     "train": (

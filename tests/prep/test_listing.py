@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from prep.listing import (
     MAX_KEY_LENGTH,
-    Source,
     crop_key,
     crop_key_length,
-    list_sources,
     listing_sha256,
     unique_keys,
 )
 from relic.errors import InputError
+from relic.pictures.listing import Source, list_sources
 
 
 def test_the_listing_is_recursive_sorted_and_by_ending(tmp_path: Path) -> None:
