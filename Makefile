@@ -3,7 +3,7 @@
 .NOTPARALLEL:
 
 PY := .venv/bin/python
-LOCK := uv pip compile --universal --python-version 3.10 --quiet --no-annotate --no-header
+LOCK := uv pip compile --universal --python-version 3.11 --quiet --no-annotate --no-header
 
 setup: .venv/.installed
 
@@ -37,7 +37,7 @@ lock:
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 	sed -i '1i # Made by `make lock` from requirements-dev.in.' requirements-dev.txt
-	sed -i '1i # Made by `make lock` from requirements.in: every package, for Python 3.10 to 3.12 on Linux.\n# setup.sh puts pillow-simd in the place of Pillow; with stock Pillow everything works, slower.' requirements.txt
+	sed -i '1i # Made by `make lock` from requirements.in: every package, for Python 3.11 and 3.12 on Linux.\n# setup.sh puts pillow-simd in the place of Pillow; with stock Pillow everything works, slower.' requirements.txt
 
 .venv/.installed: requirements.txt setup.sh
 	./setup.sh requirements.txt

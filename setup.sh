@@ -4,16 +4,33 @@ set -euo pipefail
 cd "$(dirname "$0")"
 requirements=${1:-requirements.txt}
 
+# Print a Python that relic's packages have wheels for. Without one, get 3.12 by uv into .uv/.
 find_python() {
-    for candidate in "${PYTHON:-python3}" python3.12 python3.11 python3.10; do
+    local candidate uv=uv
+    for candidate in "${PYTHON:-python3}" python3.12 python3.11; do
         if command -v "$candidate" >/dev/null &&
-            "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then
             echo "$candidate"
             return
         fi
     done
-    echo "setup: relic needs Python 3.10, 3.11 or 3.12; name one as in: PYTHON=/usr/bin/python3.11 make setup" >&2
-    return 1
+    echo "setup: no Python 3.11 or 3.12 here; getting Python 3.12 by uv" >&2
+    if ! command -v uv >/dev/null; then
+        uv=.uv/bin/uv
+        if ! { python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv; } >/dev/null 2>&1; then
+            no_python
+            return 1
+        fi
+    fi
+    if ! "$uv" python install --quiet 3.12 >/dev/null 2>&1 || ! "$uv" python find 3.12 2>/dev/null; then
+        no_python
+        return 1
+    fi
+}
+
+no_python() {
+    echo "setup: uv could not get Python 3.12 (no network?); install Python 3.11 or 3.12 with its venv module," \
+        "then: PYTHON=/path/to/python3.12 make setup" >&2
 }
 
 # pillow-simd overwrites Pillow inside PIL/. Its version is Pillow's own, so either one alone is a whole package.
@@ -41,6 +58,10 @@ if missing:
         echo "setup: pillow-simd could not be built, stock Pillow stays"
     fi
 }
+
+if [ "${BASH_SOURCE[0]}" != "$0" ]; then
+    return 0 # sourced by a test
+fi
 
 python=$(find_python)
 if ! [ -x .venv/bin/pip ]; then
