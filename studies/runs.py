@@ -9,7 +9,7 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,13 +98,6 @@ class Study(NamedTuple):
     def _place(self, word: str) -> str:
         name, slash, rest = word.partition("/")
         return f"{self.places[name].resolve()}{slash}{rest}" if name in self.places else word
-
-
-def finish_all(study: Study, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Finish every run, in order, and return their results."""
-    names = [run.name for run in runs]
-    assert len(set(names)) == len(names), "two runs would share a JSON"
-    return [study.finish(run) for run in runs]
 
 
 def _blank(run: Run) -> dict[str, Any]:
