@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +94,8 @@ def small_crops(tmp_path: Path) -> Path:
 def test_training_flags(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
 ) -> None:
-    began = time.perf_counter()
     code = outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path / "out"), *flags)
-    assert (code, time.perf_counter() - began < 3) == (2, True)
+    assert code == 2
     line = one_line(capsys)
     assert re.search(said, line), line
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -66,11 +65,10 @@ def test_equal_stems_are_told_apart_by_the_listing_alone() -> None:
     assert unique_keys(sources) == ["x", "x-2", "x-1", "x_y", "x_y-1", "x-3"]
 
 
-def test_a_hundred_thousand_equal_stems_are_keyed_at_once() -> None:
+@pytest.mark.timeout(30)  # quadratic work would take hours
+def test_a_hundred_thousand_equal_stems_are_keyed() -> None:
     sources = [Source(f"{number:06d}/image.jpg", 1) for number in range(100_000)]
-    began = time.monotonic()
     assert len(set(unique_keys(sources))) == 100_000
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("crops", [2, 10, 1000])
