@@ -38,7 +38,7 @@ format: .venv/.installed-dev ## Mend style
 	$(PY) -m ruff format .
 
 unit: .venv/.installed-dev ## Run the tests that need no torch
-	$(PY) -m pytest -m "not slow and not torch" $(FILE)
+	$(PY) -m pytest -m "not slow and not torch" --durations=10 $(FILE)
 
 test: lint ## Check style and types, and run the tests
 	$(PY) -m pytest -m "not slow" $(FILE)
