@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from relic.errors import InputError
+from samples.windows import Cut, write_window
 
 # Colour pictures are named twice: they are drawn twice as often as grey ones.
 TRAIN = (
@@ -20,12 +21,7 @@ VAL = (
     *("skimage/data/chelsea.png", "matplotlib/mpl-data/sample_data/grace_hopper.jpg") * 2,
     "skimage/data/camera.png",
 )
-# COCO train2017's most frequent sizes, about as often as there.
-_SIZES = ((640, 480),) * 6 + ((480, 640),) * 3 + ((640, 427),) * 4 + ((427, 640), (500, 375), (640, 640), (612, 612))
-_QUALITIES = (90, 92, 95, 96)
-_SUBSAMPLINGS = (2, 2, 2, 0)
-"""Pillow's numbers: 2 is 4:2:0, 0 is 4:4:4."""
-_MOST_ENLARGED = 1.8
+_CUT = Cut(Image.Resampling.BICUBIC, most_enlarged=1.8, whole_pixels=False, mirrored=True)
 
 
 def find_picture(name: str) -> Path:
@@ -52,18 +48,4 @@ def write_windows(names: tuple[str, ...], folder: Path, count: int, seed: int) -
     pictures = {name: Image.open(find_picture(name)).convert("RGB") for name in dict.fromkeys(names)}
     for number in range(count):
         rng = random.Random(f"{seed}/{folder.name}/{number}")
-        window = _window(pictures[names[number % len(names)]], rng)
-        window.save(
-            folder / f"{number:012d}.jpg", quality=rng.choice(_QUALITIES), subsampling=rng.choice(_SUBSAMPLINGS)
-        )
-
-
-def _window(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """A random window, mirrored half of the time, resized to one of COCO's sizes but enlarged 1.8 times at most."""
-    width, height = rng.choice(_SIZES)
-    largest = min(picture.width / width, picture.height / height)
-    scale = rng.uniform(min(1 / _MOST_ENLARGED, largest), largest)
-    w, h = width * scale, height * scale
-    left, top = rng.uniform(0, picture.width - w), rng.uniform(0, picture.height - h)
-    window = picture.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
-    return window.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else window
+        write_window(pictures[names[number % len(names)]], folder / f"{number:012d}.jpg", rng, _CUT)

@@ -19,7 +19,6 @@ _NOT_PHOTOGRAPHS = (
     "screenshot", "Flow", "Honeywave", "PastelHills", "Shell", "Volna", "string", "rhythm", "Painting-Colors",
     "summer_1am", "Kite", "Grey", "seeding_by", "Patak", "Altai", "MilkyWay",
 )  # fmt: skip
-_SIZES = [(640, 480)] * 6 + [(480, 640)] * 3 + [(640, 427)] * 4 + [(427, 640), (500, 375), (640, 640), (612, 612)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,10 @@ def _download(folder: Path) -> list[Path]:
 
 
 def _cut(photographs: list[Path], out: Path, count: int, rng: random.Random) -> None:
-    """Write `count` windows, the same number from each photograph, with JPEG qualities and subsampling as on COCO."""
+    """Write `count` windows, the same number from each photograph."""
     from PIL import Image
+
+    from samples.windows import Cut, write_window
 
     Image.MAX_IMAGE_PIXELS = None  # wallpapers are large on purpose
     out.mkdir(parents=True)
@@ -81,14 +82,7 @@ def _cut(photographs: list[Path], out: Path, count: int, rng: random.Random) -> 
         with Image.open(path) as source:
             photograph = source.convert("RGB")
         for _ in range(min(per_photograph, count - written)):
-            width, height = rng.choice(_SIZES)
-            largest = min(photograph.width / width, photograph.height / height)
-            scale = rng.uniform(1, largest) if largest > 1 else largest
-            w, h = int(width * scale), int(height * scale)
-            x, y = rng.randint(0, photograph.width - w), rng.randint(0, photograph.height - h)
-            window = photograph.resize((width, height), Image.Resampling.LANCZOS, box=(x, y, x + w, y + h))
-            quality, subsampling = rng.choice([90, 92, 95, 96]), rng.choice([2, 2, 2, 0])
-            window.save(out / f"{written:012d}.jpg", quality=quality, subsampling=subsampling)
+            write_window(photograph, out / f"{written:012d}.jpg", rng, Cut(Image.Resampling.LANCZOS))
             written += 1
 
 

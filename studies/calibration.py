@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 if not __package__:  # run as a file: same import root as `python -m studies.calibration`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import yaml
+from jinja2 import StrictUndefined, Template
+
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import atomic_write, check_folder
@@ -16,39 +19,26 @@ from relic.shards.shard_set import open_shard_set
 from studies.runs import ROOT, Run, Study
 
 PROG = "studies/calibration.py"
-EMBEDDED_RATE = "0.0023"
-"""lambda_bpp that the embedded codec was trained with."""
-_OTHER_RATES = ("0.0046", "0.0092", "0.0012")
-_BATCH_SIZE = 16
-_LOSS = "--loss_type rd --distortion mse --lambda_bpp"
-_LR = "1e-4"
-"""A constant rate of 1e-3 takes a calibrated codec from 30.0 to 26.8 dB in 2,000 images; naive ones take it better."""
-_LR_OF_NAIVE = "1e-3"
-_DISTILL = "0.01"
-_LR_PRECONDITIONED = "2e-3"
-"""After 4,000 images better than 1e-3 (a loss of 0.00192 against 0.00193)."""
-_TEACHING = "--replace_parts none --train_scope all --lr 5e-4 --sched onecycle"
-"""Turns the embedded codec into the GDN codec of another rate."""
-_LONG = 5
-"""Times as many images as the others have: a naive run that shows what calibration is worth."""
+_PLAN = Path(__file__).with_suffix(".yaml")
+_PAGE = ROOT / "docs" / "calibration.md"
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationConfig:
-    """Swap the embedded codec naively and calibrated, with and without distillation, fine-tune and evaluate.
+    """Swap the embedded codec naively and calibrated, fine-tune and evaluate. The runs are in calibration.yaml.
 
-    Every run is a JSON in --out; finished ones are skipped when the command is started again. The page and figures
-    beside --out are made from the JSONs alone.
+    Every run leaves a JSON in --out. Finished runs are skipped when the command is started again. The figures in --out
+    and the tables of the page beside it are made from the JSONs alone.
     """
 
     shards: Path
     """Folder of shards of 224x224 crops, with train and val."""
     images: Path
-    """Folder of pictures that nothing is trained on, as Kodak's."""
+    """Folder of images that nothing is trained on, for example Kodak's."""
     work: Path = ROOT / "checkpoints" / "calibration"
     """Folder for checkpoints and evaluations."""
     out: Path = ROOT / "docs" / "calibration"
-    """Folder of the results and figures; the page is written to this name with .md."""
+    """Folder of the results and figures. The page has this name with .md."""
     epochs: int = 2
     """Passes over the train shards in each run."""
 
@@ -73,14 +63,14 @@ class Planned(NamedTuple):
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Finish every run that is not, making page and figures anew after each."""
+    """Finish every run that is not finished. Make the figures and the page's tables anew after each."""
     config = parse(CalibrationConfig, argv, prog=PROG)
 
     from studies.calibration_figures import draw
-    from studies.calibration_page import render
+    from studies.calibration_page import fill
 
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    plan = runs(config.epochs, open_shard_set(config.shards, "train").num_samples)
+    plan = read_plan(config.epochs, open_shard_set(config.shards, "train").num_samples)
     page = config.out.with_name(f"{config.out.name}.md")
     for number, (run, teacher) in enumerate(plan, 1):
         print(f"[{number}/{len(plan)}] {run.name}", flush=True)
@@ -88,94 +78,43 @@ def main(argv: Sequence[str] | None = None) -> int:
             study.train(teacher)
         study.finish(run)
         results = {each.name: result for each, _ in plan if (result := study.result(each))}
-        figures = draw(results, config.out)
+        draw(results, config.out)
+        text = fill((page if page.exists() else _PAGE).read_text(), results)
         with atomic_write(page, "w") as file:
-            file.write(render(results, [f"{config.out.name}/{figure.name}" for figure in figures]))
+            file.write(text)
     print(f"written: {page}")
     return 0
 
 
-def runs(epochs: int, num_samples: int) -> list[Planned]:
-    """The most telling first: the untrained swaps, both sides fine-tuned, the other rates, then the single sides."""
-    images = epochs * (num_samples // _BATCH_SIZE) * _BATCH_SIZE
-    plan = [Planned(_judged("original", "embedded", {"rate": EMBEDDED_RATE, "init": "gdn", "images": 0}))]
-    for part in ("all", "encoder", "decoder"):
-        for init in ("naive", "calibrated"):
-            settings = {"rate": EMBEDDED_RATE, "part": part, "init": init, "distill": "0", "images": 0}
-            plan.append(Planned(_student(f"{part}-{init}-untrained", settings, "embedded", epochs=0)))
-    plan += _tuned("all", EMBEDDED_RATE, None, epochs, images)
-    settings = {"rate": EMBEDDED_RATE, "part": "all", "init": "naive", "distill": "0", "lr": _LR_OF_NAIVE}
-    faster = _student("all-naive-faster", settings | {"images": images}, "embedded", epochs=epochs, lr=_LR_OF_NAIVE)
-    for rate in _OTHER_RATES:
-        name = f"teacher-{rate}"
-        train = f"{_data('embedded', rate, epochs)} {_TEACHING}"
-        settings_of = {"rate": rate, "init": "gdn", "images": images}
-        teacher = _judged(name, f"WORK/{name}/last.pt", settings_of, train)
-        untrained = {"rate": rate, "part": "all", "init": "calibrated", "distill": "0", "images": 0}
-        source = f"WORK/{name}/last.pt"
-        plan += [
-            Planned(teacher),
-            Planned(_student(f"all-calibrated-untrained-{rate}", untrained, source, epochs=0), teacher),
-            *_tuned("all", rate, teacher, epochs, images),
-        ]
-        if rate == _OTHER_RATES[0]:
-            plan.append(Planned(faster))
-    for part in ("encoder", "decoder"):
-        plan += _tuned(part, EMBEDDED_RATE, None, epochs, images)
-    preconditioned = settings | {"images": images, "lr": _LR_PRECONDITIONED, "precondition": True}
-    shifted = _student("all-naive-preconditioned", preconditioned, "embedded", epochs=epochs, lr=_LR_PRECONDITIONED)
-    longer = _student(
-        "all-naive-longer", settings | {"images": _LONG * images}, "embedded", epochs=_LONG * epochs, lr=_LR_OF_NAIVE
-    )
-    return [*plan, Planned(shifted), Planned(longer)]
+def read_plan(epochs: int, num_samples: int) -> list[Planned]:
+    """The runs of calibration.yaml for a train split of `num_samples` crops, each gone through `epochs` times."""
+    data = yaml.safe_load(_PLAN.read_text())
+    images = epochs * (num_samples // data["batch_size"]) * data["batch_size"]
+    runs: dict[str, Run] = {}
+    plan = []
+    for line in data["runs"]:
+        values = data["defaults"] | line
+        name, source, passes = values.pop("name"), values.pop("from", None), values.pop("passes")
+        assert name not in runs, f"two runs would share {name}.json"
+        template = data["train"].get(values.pop("train"), "")
+        settings = values | {"images": passes * images}
+        if not settings["precondition"]:
+            del settings["precondition"]
+        words = values | {
+            "pretrained": f"WORK/{source}/last.pt" if source else "embedded",
+            "checkpoint": f"WORK/{name}/last.pt" if template else "embedded",
+            "batch_size": data["batch_size"],
+            "epochs": passes * epochs,
+        }
+        evaluate = {title: _filled(arguments, words) for title, arguments in data["evaluate"].items()}
+        validations = bool(template) and "part" in values
+        runs[name] = Run(name, evaluate, _filled(template, words), settings, validations=validations)
+        plan.append(Planned(runs[name], runs[source] if source else None))
+    return plan
 
 
-def _tuned(part: str, rate: str, teacher: Run | None, epochs: int, images: int) -> list[Planned]:
-    """Naive, calibrated, and calibrated with preconditioning or with distillation."""
-    suffix = "" if rate == EMBEDDED_RATE else f"-{rate}"
-    source = "embedded" if teacher is None else f"WORK/{teacher.name}/last.pt"
-    common: dict[str, Any] = {
-        "rate": rate,
-        "part": part,
-        "init": "calibrated",
-        "distill": "0",
-        "images": images,
-        "lr": _LR,
-    }
-    kinds: dict[str, dict[str, Any]] = {
-        "calibrated": {},
-        "naive": {"init": "naive"},
-        "preconditioned": {"precondition": True, "lr": _LR_PRECONDITIONED},
-        "distilled": {"distill": _DISTILL},
-    }
-    settings = {kind: common | own for kind, own in kinds.items()}
-    return [
-        Planned(_student(f"{part}-{kind}{suffix}", each, source, epochs=epochs, lr=each["lr"]), teacher)
-        for kind, each in settings.items()
-    ]
-
-
-def _data(source: str, rate: str, epochs: int) -> str:
-    often = f"--epochs {epochs} --batch_size {_BATCH_SIZE} --recon_every 0 --resume auto"
-    return f"--shards SHARDS --pretrained {source} {_LOSS} {rate} {often}"
-
-
-def _student(name: str, settings: Mapping[str, Any], source: str, *, epochs: int, lr: str = _LR) -> Run:
-    train = (
-        f"{_data(source, settings['rate'], epochs)} --replace_parts {settings['part']} --swap_init {settings['init']} "
-        f"--lr {lr} --sched onecycle --save_every_steps 25 --validate_every_steps 25"
-    )
-    if settings["distill"] != "0":
-        train += f" --distill {settings['distill']}"
-    if settings.get("precondition"):
-        train += " --precondition"
-    return _judged(name, f"WORK/{name}/last.pt", settings, train)
-
-
-def _judged(name: str, checkpoint: str, settings: Mapping[str, Any], train: str = "") -> Run:
-    judge = f"--checkpoint {checkpoint} --recon_count 0"
-    evaluations = {"val": f"{judge} --shards SHARDS", "kodak": f"{judge} --images IMAGES"}
-    return Run(name, evaluations, train, settings, validations=bool(train) and "part" in settings)
+def _filled(arguments: str, words: Mapping[str, Any]) -> str:
+    return Template(arguments, undefined=StrictUndefined).render(words)
 
 
 if __name__ == "__main__":

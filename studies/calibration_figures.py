@@ -1,4 +1,4 @@
-"""The figures of `studies/calibration.py` from its results alone, whichever there are."""
+"""The figures of `studies/calibration.py`, from whichever results there are."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from relic.files import atomic_write
-from studies.calibration_page import EVALUATIONS, KINDS, TUNED, Results, curve, rate_points
+from studies.calibration_results import EVALUATIONS, KINDS, PARTS, TUNED, Results, curve, rate_points
 
-_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple", "tab:orange"), strict=True))
+_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple"), strict=True))
 
 _NEAR_DB = -1.6, 0.25
 """Range of the enlarged row, about the GDN codec's PSNR."""
@@ -22,7 +22,7 @@ _NEAR_DB = -1.6, 0.25
 def draw(results: Results, folder: Path) -> list[Path]:
     """Write what can be drawn of `results` and return the files."""
     figures = []
-    if parts := [part for part in ("encoder", "decoder", "all") if _curves(results, part)]:
+    if parts := [part for part in PARTS if _curves(results, part)]:
         figures.append(_draw_curves(results, parts, folder / "fine_tuning.png"))
     if any(len(rate_points(results, "gdn", title)) > 1 for title in EVALUATIONS):
         figures.append(_draw_rates(results, folder / "rates.png"))

@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
     ),
     "samples": ({"relic.cli", "relic.errors", "relic.files", "samples"}, {"PIL", "skimage", "numpy", "matplotlib"}),
-    "studies": (SHARED | {"relic.cli", "relic.shards", "studies"}, {"matplotlib", "bjontegaard"}),
+    "studies": (SHARED | {"relic.cli", "relic.shards", "studies"}, {"matplotlib", "bjontegaard", "jinja2", "yaml"}),
 }
 
 

@@ -1,4 +1,4 @@
-"""The calibration study: its plan, and a page and figures from whichever results there are."""
+"""The calibration study: its plan, and the tables and figures from whichever results there are."""
 
 import json
 from pathlib import Path
@@ -6,20 +6,29 @@ from typing import Any
 
 import bjontegaard
 import pytest
+from PIL import Image
 
-from studies.calibration import EMBEDDED_RATE, runs
+from evaluate.config import EvaluateConfig
+from relic.cli import parse
+from relic.errors import InputError
+from studies.calibration import main, read_plan
 from studies.calibration_figures import draw
-from studies.calibration_page import TUNED, bd_rate, rate_points, render
+from studies.calibration_page import fill
+from studies.calibration_results import TUNED, bd_rate, rate_points
+from studies.runs import Study
 from tests.conftest import write_shards
+from train.config import TrainConfig
 
-PLAN = runs(2, 2000)
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "calibration.md").read_text()
+PLAN = read_plan(2, 2000)
 
 
 def result(name: str) -> dict[str, Any]:
     """What a finished run leaves, with figures that follow from its settings."""
     run = next(planned.run for planned in PLAN if planned.run.name == name)
     settings = run.settings
-    bpp = {"0.0046": 0.2, "0.0092": 0.13, "0.0012": 0.4, EMBEDDED_RATE: 0.3}[settings["rate"]]
+    bpp = {"0.0046": 0.2, "0.0092": 0.13, "0.0012": 0.4, "0.0023": 0.3}[settings["rate"]]
     quality = {"gdn": 0.0, "calibrated": -0.3, "naive": -5.0}[settings["init"]]
     figures = {
         "label": "last", "psnr_db": 30 + 10 * bpp + quality, "ms_ssim": 0.95, "bpp_estimated": bpp,
@@ -46,7 +55,7 @@ RESULTS = {planned.run.name: result(planned.run.name) for planned in PLAN}
 def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
     names = [planned.run.name for planned in PLAN]
     assert len(set(names)) == len(names)
-    assert names[0] == "original" and set(names[7:11]) == {f"all-{kind}" for kind in TUNED}
+    assert names[0] == "original" and set(names[7:10]) == {f"all-{kind}" for kind in TUNED}
     assert sum("teacher-" in name for name in names) == 3
     for run, teacher in PLAN:
         if teacher is not None:
@@ -56,18 +65,51 @@ def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
     assert 80_000 <= images <= 160_000
 
 
+def test_the_plan_has_commands_that_the_stages_take(crops: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "one.png")
+    for run, teacher in PLAN:
+        for name in (run.name, *([teacher.name] if teacher else [])):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "last.pt").touch()
+        words = {"SHARDS": str(crops), "IMAGES": str(tmp_path / "images"), "WORK": str(tmp_path)}
+        train, *evaluations = (
+            [words.get(word, word.replace("WORK/", f"{tmp_path}/")) for word in arguments.split()]
+            for arguments in (run.train, *run.evaluate.values())
+        )
+        if run.train:
+            small = ["--batch_size", "4", *(["--calib_images", "4"] if run.settings["init"] == "calibrated" else [])]
+            config = parse(TrainConfig, [*train, "--save_dir", str(tmp_path / "new"), *small], prog="train")
+            assert config.replace_parts == run.settings.get("part", "none")
+            assert config.precondition == run.settings.get("precondition", False)
+            assert config.lambda_bpp == float(run.settings["rate"])
+        for flags in evaluations:
+            parse(EvaluateConfig, [*flags, "--out", str(tmp_path / "out")], prog="evaluate")
+
+
+def test_the_results_kept_are_those_of_the_plan_and_the_page_is_theirs() -> None:
+    study = Study(ROOT / "docs" / "calibration", {})
+    kept = {planned.run.name: found for planned in PLAN if (found := study.result(planned.run))}
+    assert kept.keys() == {path.stem for path in study.out.glob("*.json")}
+    assert len(kept) == len(PLAN)
+    assert fill(PAGE, kept) == PAGE
+
+
 @pytest.mark.parametrize("keep", [0, 1, 3, 9, 14, len(PLAN)])
-def test_the_page_is_made_of_any_results(tmp_path: Path, keep: int) -> None:
+def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
     some = dict(list(RESULTS.items())[:keep])
     figures = draw(some, tmp_path)
-    page = render(some, [f"calibration/{path.name}" for path in figures])
-    assert page.startswith("# What a calibrated swap is worth") and str(tmp_path) not in page
-    assert page.count("png)") == len(figures) == (0 if keep < 8 else 1 if keep < 11 else 2)
+    page = fill(PAGE, some)
+    assert page.startswith("# What a calibrated swap is worth")
+    assert len(figures) == (0 if keep < 8 else 1 if keep < 11 else 2)
     assert all(path.stat().st_size > 5000 for path in figures)
+    rows = [line for line in page.splitlines() if line.startswith(("| all |", "| encoder |", "| decoder |"))]
+    assert len(rows) == sum("-0.0" not in name and "part" in found["settings"] for name, found in some.items())
+    assert fill(page, RESULTS) == fill(PAGE, RESULTS)
 
 
-def test_the_page_says_what_the_results_say() -> None:
-    page = render(RESULTS, [])
+def test_the_tables_say_what_the_results_say() -> None:
+    page = fill(PAGE, RESULTS)
     assert "| GDN |  | 33.00 | 0.9500 | 0.300 |" in page
     assert "better than naive at 4 of 4 points; at the last by 4.70 dB" in page
     assert "never as good as the calibrated start" in page and "1.2%" in page
@@ -76,10 +118,15 @@ def test_the_page_says_what_the_results_say() -> None:
         point["loss"] = 0.1
     for point in worse["all-naive"]["validations"][2:]:
         point["loss"] = 0.001
-    page = render(worse, [])
+    page = fill(PAGE, worse)
     assert "training does not lower the loss of the start" in page
     assert "better than naive at 1 of 4 points" in page
     assert "as good as the calibrated start after 2,000 images" in page
+
+
+def test_a_table_that_there_is_not_is_named() -> None:
+    with pytest.raises(InputError, match="<!-- table: prices -->"):
+        fill("<!-- table: prices -->\n<!-- end of table -->", RESULTS)
 
 
 def test_bd_rate_is_bjontegaards_of_the_four_rates() -> None:
@@ -91,15 +138,23 @@ def test_bd_rate_is_bjontegaards_of_the_four_rates() -> None:
     assert bd_rate(few, "calibrated", "val") is None
 
 
-def test_a_teacher_that_is_gone_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a fresh machine the results are there and the checkpoints are not."""
-    from studies import calibration
-
+@pytest.fixture
+def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(
+        "studies.calibration_figures.draw", lambda results, folder: []
+    )  # a second per run, tested above
     for split in ("train", "val"):
         write_shards(tmp_path / "shards", split, (16,), side=176)
     (tmp_path / "pictures").mkdir()
-    out = tmp_path / "docs" / "calibration"
-    out.mkdir(parents=True)
+    flags = {"shards": "shards", "images": "pictures", "work": "work", "out": "docs/calibration"}
+    (tmp_path / "docs" / "calibration").mkdir(parents=True)
+    return [word for flag, folder in flags.items() for word in (f"--{flag}", str(tmp_path / folder))]
+
+
+def test_a_teacher_that_is_gone_is_made_again(
+    study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fresh machine the results are there and the checkpoints are not."""
     trained: list[str] = []
     monkeypatch.setattr("studies.runs.Study.train", lambda self, run: trained.append(run.name))
     missing = "all-calibrated-0.0046"
@@ -107,7 +162,33 @@ def test_a_teacher_that_is_gone_is_made_again(tmp_path: Path, monkeypatch: pytes
         "studies.runs.Study.result", lambda self, run: None if run.name == missing else RESULTS[run.name]
     )
     monkeypatch.setattr("studies.runs.Study.finish", lambda self, run: RESULTS[run.name])
-    flags = ["--shards", str(tmp_path / "shards"), "--images", str(tmp_path / "pictures")]
-    assert calibration.main([*flags, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0
+    assert main(study_flags) == 0
     assert trained == ["teacher-0.0046"]
-    assert (tmp_path / "docs" / "calibration.md").read_text().startswith("# What a calibrated swap is worth")
+    assert (tmp_path / "docs" / "calibration.md").read_text() == fill(
+        PAGE, {name: found for name, found in RESULTS.items() if name != missing}
+    )
+
+
+def test_a_study_goes_on_where_it_failed_and_keeps_the_text_of_its_page(
+    study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: dict[str, Any] = {}
+    page = tmp_path / "docs" / "calibration.md"
+    page.write_text("By hand.\n<!-- table: starts -->\n<!-- end of table -->\n")
+
+    def finish(self: Study, run: Any) -> None:
+        if len(finished) == 3 and not failed:
+            failed.append(run.name)
+            raise InputError(f"{run.name}: failed")
+        finished.setdefault(run.name, RESULTS[run.name])
+
+    failed: list[str] = []
+    monkeypatch.setattr("studies.runs.Study.train", lambda self, run: None)
+    monkeypatch.setattr("studies.runs.Study.result", lambda self, run: finished.get(run.name))
+    monkeypatch.setattr("studies.runs.Study.finish", finish)
+    assert main(study_flags) == 1
+    assert len(finished) == 3 and failed == [PLAN[3].run.name]
+    assert "| all | naive |" in page.read_text() and "| encoder |" not in page.read_text()
+    assert main(study_flags) == 0
+    assert finished.keys() == RESULTS.keys()
+    assert page.read_text().startswith("By hand.\n") and "| encoder | naive |" in page.read_text()

@@ -1,0 +1,139 @@
+"""What the results of `studies/calibration.py` say, whichever there are: kinds of runs, curves, rates."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import bjontegaard
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Run name -> content of its JSON."""
+Point = Mapping[str, Any]
+"""A validation: what the trainer measured on the val crops after `images_seen` images."""
+KINDS = {
+    "gdn": "GDN",
+    "naive": "naive, fine-tuned",
+    "untrained": "calibrated, no training",
+    "calibrated": "calibrated, fine-tuned",
+    "preconditioned": "calibrated, fine-tuned with preconditioning",
+}
+EVALUATIONS = {"val": "val crops", "kodak": "pictures of --images"}
+TUNED = ("naive", "calibrated", "preconditioned")
+"""Kinds that are trained, each with a curve."""
+OTHER_NAIVE = ("all-naive-faster", "all-naive-preconditioned", "all-naive-longer")
+"""Runs of the naive swap that were given better conditions than the calibrated ones."""
+PARTS = ("encoder", "decoder", "all")
+
+
+class Reached(NamedTuple):
+    """Whether a naive swap got as good as a calibrated start."""
+
+    images: int | None
+    """After so many images it did; None: never."""
+    best_db: float
+    start_db: float
+
+
+class Comparison(NamedTuple):
+    """The curve of a calibrated swap: against its own start, and against the naive swap's curve."""
+
+    part: str
+    kind: str
+    lowers_loss: bool
+    psnr_change_db: float
+    bpp_change: float
+    """As a fraction of the start's rate."""
+    dip: Point | None
+    """The lowest point, where it lies more than 0.1 dB below the start."""
+    points: int = 0
+    """Numbers of images that both curves have."""
+    better: int = 0
+    """At how many of these points the calibrated swap's loss is lower."""
+    last_gain_db: float = 0.0
+    naive: Reached | None = None
+
+
+def kind_of(result: Mapping[str, Any]) -> str:
+    """The key of KINDS that a run belongs to, or `start` for a naive swap that was not trained."""
+    settings = result["settings"]
+    if settings["init"] == "gdn":
+        return "gdn"
+    if settings["images"] == 0:
+        return "untrained" if settings["init"] == "calibrated" else "start"
+    if settings.get("precondition") and settings["init"] == "calibrated":
+        return "preconditioned"
+    return str(settings["init"])
+
+
+def curve(results: Results, part: str, kind: str) -> Sequence[Point]:
+    """Validations of the run of that part and kind at the embedded codec's rate; empty where it is not finished."""
+    return results[f"{part}-{kind}"].get("validations", []) if f"{part}-{kind}" in results else []
+
+
+def comparisons(results: Results) -> list[Comparison]:
+    """A comparison per part and kind of calibrated swap that was trained."""
+    found = []
+    for part in PARTS:
+        naive = curve(results, part, "naive")
+        for kind in TUNED[1:]:
+            if tuned := curve(results, part, kind):
+                found.append(_compared(part, kind, naive, tuned))
+    return found
+
+
+def _compared(part: str, kind: str, naive: Sequence[Point], tuned: Sequence[Point]) -> Comparison:
+    start, end = tuned[0], tuned[-1]
+    lowest = min(tuned, key=lambda point: point["psnr_db"])
+    alone = Comparison(
+        part=part,
+        kind=kind,
+        lowers_loss=end["loss"] < start["loss"],
+        psnr_change_db=end["psnr_db"] - start["psnr_db"],
+        bpp_change=end["bpp"] / start["bpp"] - 1,
+        dip=lowest if lowest["psnr_db"] < start["psnr_db"] - 0.1 else None,
+    )
+    theirs = {point["images_seen"]: point for point in naive}
+    both = [(point, theirs[point["images_seen"]]) for point in tuned if point["images_seen"] in theirs]
+    if not both:
+        return alone
+    return alone._replace(
+        points=len(both),
+        better=sum(mine["loss"] < other["loss"] for mine, other in both),
+        last_gain_db=both[-1][0]["psnr_db"] - both[-1][1]["psnr_db"],
+        naive=reached(naive, start),
+    )
+
+
+def reached(naive: Sequence[Point], start: Point) -> Reached:
+    """When a naive swap's loss got as low as that of a calibrated start."""
+    images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
+    return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])
+
+
+def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[float, float]]:
+    """lambda_bpp -> (real bpp, PSNR) of GDN codecs or of those swapped on both sides."""
+    found = {}
+    for name, result in results.items():
+        settings = result["settings"]
+        both = settings.get("part", "all") == "all" and name not in OTHER_NAIVE
+        if both and kind_of(result) == kind:
+            figures = result["evaluations"][title]["figures"][0]
+            found[settings["rate"]] = figures["bpp_real"], figures["psnr_db"]
+    return found
+
+
+def bd_rate(results: Results, kind: str, title: str) -> float | None:
+    """Bjontegaard's difference in rate against the GDN codecs, per cent; None with fewer than four rates.
+
+    Not a number where the two curves have no PSNR in common.
+    """
+    anchor, test = (rate_points(results, each, title) for each in ("gdn", kind))
+    common = sorted(anchor.keys() & test.keys())
+    if len(common) < 4:
+        return None
+    ordered = [sorted(points[rate] for rate in common) for points in (anchor, test)]
+    columns = [column for points in ordered for column in zip(*points, strict=True)]
+    (_, highest), (_, lowest) = ordered[1][-1], ordered[0][0]
+    if highest < lowest:
+        return math.nan
+    return float(bjontegaard.bd_rate(*columns, method="akima", min_overlap=0))
