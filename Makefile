@@ -1,39 +1,57 @@
-# make demo: set up and run the whole job on sample photographs.   make test: set up and run the tests.
-.PHONY: setup demo study lint test test-slow lock
+# `make help` lists the targets. FILE=tests/x/test_y.py narrows `make unit`, `make test` and `make test-slow`.
+.PHONY: help setup demo study lint format unit test test-slow flags lock clean
 .NOTPARALLEL:
 
 PY := .venv/bin/python
 LOCK := uv pip compile --universal --python-version 3.11 --quiet --no-annotate --no-header
 
-setup: .venv/.installed
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: .venv/.installed
+setup: .venv/.installed ## Make .venv and install everything that relic needs
+
+demo: .venv/.installed ## Run the whole job on sample photographs
 	$(PY) samples/demo.py
 
 # Hours: what calibration is worth. KODAK: a folder of pictures that nothing is trained on.
 PHOTOS ?= shards/photos
 KODAK ?= kodak
 
-study: .venv/.installed $(PHOTOS)
+study: .venv/.installed $(PHOTOS) ## Measure what calibration is worth (hours)
 	$(PY) prep/make_shards.py --coco_dir $(PHOTOS) --out_dir shards/study
 	$(PY) studies/calibration.py --shards shards/study --images $(KODAK)
+
+clean: ## Remove caches; keep .venv, shards and checkpoints
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -r {} +
 
 shards/photos: .venv/.installed
 	$(PY) samples/wallpapers.py --out $@
 
-lint: .venv/.installed-dev
+lint: .venv/.installed-dev ## Check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: lint
-	$(PY) -m pytest -m "not slow"
+format: .venv/.installed-dev ## Mend style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
-test-slow: .venv/.installed-dev
-	$(PY) -m pytest -m slow
+unit: .venv/.installed-dev ## Run the tests that need no torch
+	$(PY) -m pytest -m "not slow and not torch" --durations=10 $(FILE)
+
+test: lint ## Check style and types, and run the tests
+	$(PY) -m pytest -m "not slow" $(FILE)
+
+test-slow: .venv/.installed-dev ## Run the tests that take longer
+	$(PY) -m pytest -m slow $(FILE)
+
+flags: .venv/.installed ## Write docs/flags.md from the configs
+	$(PY) -m tests.flags_page > docs/.flags.md
+	mv docs/.flags.md docs/flags.md
 
 # Pin everything requirements*.in asks for, for every Python relic runs on, at today's versions (needs uv).
-lock:
+lock: ## Pin all requirements at today's versions (needs uv)
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 	sed -i '1i # Made by `make lock` from requirements-dev.in.' requirements-dev.txt

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import prep.make_shards
 import samples.build
-from prep.listing import list_sources
 from relic.errors import InputError
 from relic.options import Encoding
+from relic.pictures.listing import list_sources
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet, open_shard_set
 

@@ -17,9 +17,11 @@ from PIL import Image
 
 from benchmarks.crops import prepare_crops
 from evaluate.codecs import TorchCodec
-from evaluate.coding import coders
 from evaluate.evaluator import evaluate
-from evaluate.sources import ShardSource, open_source
+from evaluate.folder import list_images
+from evaluate.plan import ImageFolder
+from evaluate.round_trip import coders
+from evaluate.sources import FolderSource, ShardSource
 from evaluate.summary import summarise
 from relic.bitstream.coder import load_coder
 from relic.bitstream.tables import Tables, quantize
@@ -110,7 +112,7 @@ def measure_evaluators(codec: str, crops: Path, rounds: int, workers: int) -> Sp
 def _serve_relic(pipe: Connection, codec: str, crops: Path, rounds: int, workers: int) -> None:
     keep_freed_memory()
     ours = open_ours(codec)
-    source = open_source(None, "val", crops)
+    source = FolderSource(ImageFolder(crops, tuple(list_images(crops))))
     for _ in range(rounds):
         pipe.recv()
         began = time.perf_counter()

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prep.listing import Source
-from prep.shard_work import KeyedSource, make_crops
+from prep.shard_worker import make_crops
+from prep.tasks import KeyedSource
 from relic.errors import InputError
 from relic.options import Encoding
+from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 from relic.shards.npy import HEADER_BYTES
 
@@ -188,7 +189,24 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
     for path in images[:: max(1, len(images) // _PSNR_IMAGES)]:
         keyed = KeyedSource(Source(path.name, path.stat().st_size), "crop")
         exact, fast = (
-            make_crops(path.parent, keyed, Packing("train", side, side, "center", 1, "raw", 95, decode, 1, 0, "", {}))
+            make_crops(
+                path.parent,
+                keyed,
+                Packing(
+                    split="train",
+                    width=side,
+                    height=side,
+                    crop="center",
+                    crops_per_image=1,
+                    encoding="raw",
+                    jpeg_quality=95,
+                    decode=decode,
+                    samples_per_shard=1,
+                    seed=0,
+                    sources_sha256="",
+                    libraries={},
+                ),
+            )
             for decode in ("exact", "fast")
         )
         both = [np.frombuffer(crops[0].payload, np.uint8, offset=HEADER_BYTES).astype(float) for crops in (exact, fast)]

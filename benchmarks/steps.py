@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from relic.codec.loss import Loss
 from relic.distributed import World
 from relic.loader.feed import DeviceBatch
-from relic.loader.loader import LoaderTimes, ShardLoader
-from train.build import build_learner
+from relic.loader.loader import LoaderTimes
+from train.build import build_trainer
 from train.config import TrainConfig
-from train.progress import Progress, StatusLine
-from train.step import StepValues
-from train.tracking import Tracker
-from train.trainer import Learner, Trainer
+from train.learner import Learner, StepValues
+from train.plan import make_plan
+from train.records import Progress, StatusLine
 
 Step = Callable[[DeviceBatch], None]
 
@@ -30,7 +29,7 @@ def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
     status = StatusLine(progress, 0, LoaderTimes(), world)
 
     def step(batch: DeviceBatch) -> None:
-        values = learner.stepper(batch, progress.step, 0)
+        values = learner.step(batch, progress.step, 0)
         progress.step += 1
         progress.images_seen += config.batch_size
         status.add(values, config.batch_size)
@@ -85,16 +84,10 @@ def loop_overhead_seconds(config: TrainConfig, world: World, sleep_seconds: floa
     The run is the trainer's own, of one epoch.
     """
     sleeper = _Sleeper(sleep_seconds)
-    train_set, val_set = config.train_set(), config.val_set()
-    steps = train_set.num_samples // config.batch_size
-    learner = build_learner(config, world, None, steps)._replace(stepper=sleeper)
     with ExitStack() as stack:
-        loaders = [
-            stack.enter_context(ShardLoader(each, batch_size=config.batch_size)) for each in (train_set, val_set)
-        ]
-        config.save_dir.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(config.save_dir, config={}, use_wandb=False, wandb_id=None, step=0)
-        Trainer(config, world, learner, *loaders).run(tracker, {})
+        trainer = build_trainer(make_plan(config), world, stack)
+        trainer.learner.step = sleeper  # type: ignore[method-assign]
+        trainer.run()
     gaps = [began - ended for (began, _), (_, ended) in zip(sleeper.times[1:], sleeper.times, strict=False)]
     return sum(gaps) / len(gaps), len(gaps)
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import torch
 
-from export.calibration import Calibration
-from export.onnx_files import Geometry, export_part
+from export.int8_inputs import Calibration
+from export.onnx_files import InputSize, export_part
 from export.parts import Part
 from export.quantization import quantize_part
 from export.source import Source
@@ -53,7 +53,7 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
         with TemporaryDirectory(prefix="relic-benchmark-") as folder:
             calibration = _noise(Path(folder), channels[1])
             for part in PARTS:
-                exported = export_part(part, source, Geometry(1, _SIDE, _SIDE, dynamic=True), _OPSET, upsample)
+                exported = export_part(part, source, InputSize(1, _SIDE, _SIDE, dynamic=True), _OPSET, upsample)
                 yield TimedPart(codec, "fp32", part, exported)
                 int8 = quantize_part(part, exported, calibration, "minmax", keep_last=False)
                 yield TimedPart(codec, "int8", part, int8)

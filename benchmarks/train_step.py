@@ -130,11 +130,14 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     from relic.loader.loader import ShardLoader
     from relic.loader.order import epoch_order, train_batches
     from train.build import build_learner
+    from train.plan import make_plan
+    from train.start import load_start
 
-    shards = training.train_set()
-    preconditioned = dataclasses.replace(training, precondition=True)
+    plain = make_plan(training)
+    shards = plain.train_set
+    preconditioned = make_plan(dataclasses.replace(training, precondition=True))
     ours, bare, seed, moved = (
-        build_learner(each, world, None, steps_per_epoch=1) for each in (training, training, training, preconditioned)
+        build_learner(plan, world, load_start(plan, world, None)) for plan in (plain, plain, plain, preconditioned)
     )
     steps = {
         "ours": our_step(ours, training, world),
@@ -143,9 +146,9 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
         "preconditioned": our_step(moved, training, world),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    plan = itertools.cycle(train_batches(epoch_order(shards.samples, 0, 0), training.batch_size, 0, 1))
+    batches = itertools.cycle(train_batches(epoch_order(shards.samples, 0, 0), training.batch_size, 0, 1))
     with ShardLoader(shards, batch_size=training.batch_size) as loader:
-        for number, batch in enumerate(loader.batches(itertools.islice(plan, rounds + 2))):
+        for number, batch in enumerate(loader.batches(itertools.islice(batches, rounds + 2))):
             for name, step in steps.items():
                 began = time.perf_counter()
                 step(DeviceBatch(to_float(batch.images), batch.keys))

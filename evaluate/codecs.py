@@ -1,9 +1,9 @@
-"""The codecs to judge: torch models and export sets, behind one face.
+"""The codecs to evaluate: torch models and export sets, with the same methods.
 
 Shapes: x_BCHW, x_hat_BCHW float32, x in [0, 1]; y_BMhw, y_hat_BMhw float32; B = 1; h = ceil(H / 16), w = ceil(W / 16).
 """
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,14 +11,14 @@ import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
-from evaluate.clipping import ReluCounts, ReluInputs
+from evaluate.relu_inputs import ReluCounts, ReluInputs
 from relic.bitstream.container import latent_shape
 from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
-from relic.onnx.layout import MANIFEST
+from relic.onnx.manifest import read_manifest
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
 
 Runtime = Literal["torch", "onnxruntime"]
@@ -33,7 +33,7 @@ class Quantised(NamedTuple):
 
 
 class Codec(Protocol):
-    """A codec ready to be judged. Its methods may be called from several threads at once."""
+    """A codec ready to be evaluated. Its methods may be called from several threads at once."""
 
     checkpoint: str
     """As given on the command line."""
@@ -118,7 +118,9 @@ class OnnxCodec:
 
     def __init__(self, folder: Path, label: str, threads: int) -> None:
         self.checkpoint, self.label = str(folder), label
-        self.architecture, self.swap_init = _described(folder / MANIFEST)
+        manifest = read_manifest(folder)
+        self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
+        self.swap_init = manifest.swap_init
         self.tables = load_tables(folder)
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
@@ -166,14 +168,3 @@ def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
         return OnnxCodec(folder, label, threads)
     except InputError as error:
         raise InputError(f"--onnx {folder}: {error}") from None
-
-
-def _described(manifest: Path) -> tuple[Architecture, str]:
-    """The architecture and `swap_init` of an export set."""
-    try:
-        content = json.loads(manifest.read_text())
-        described = content["architecture"]
-        architecture = Architecture(**described | {"channels": tuple(described["channels"])})
-        return architecture, content.get("checkpoint", {}).get("swap_init", "unknown")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest}: not readable ({error}); export again") from error

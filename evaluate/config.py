@@ -1,17 +1,12 @@
 """Flags of `evaluate/run.py`. Imports no torch: a wrong command line is answered at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from evaluate.folder import list_images
-from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
-from relic.files import check_folder
-from relic.loader.remote import resolve_shards
 from relic.machine import share_of_cores
-from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.options import Device, Split, Switch
 
 ORIGINALS = "origin"
@@ -77,7 +72,7 @@ class EvaluateConfig:
     """Where to compute; export sets always run on the CPU."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself or is not there, naming the flag, before torch is loaded."""
+        """Refuse what contradicts itself, naming the flag. Reads no file: `evaluate/plan.py` does."""
         for name in ("recon_count", "report_images", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
@@ -88,32 +83,10 @@ class EvaluateConfig:
         if (self.shards is None) == (self.images is None):
             found = "neither is" if self.shards is None else "both are"
             raise InputError(f"--shards, --images: give one of the two, {found} given")
-        for checkpoint in self.checkpoint or []:
-            if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
-                raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
-        for folder in self.onnx or []:
-            _check_export(folder)
-        _refuse_twice(self.checkpoint or [], "--checkpoint")
-        _refuse_twice(list(map(str, self.onnx or [])), "--onnx")
         if self.curve is not None and len(self.curve) != len(self.codecs):
             raise InputError(f"--curve: {len(self.curve)} names for {len(self.codecs)} codecs; give each one")
-        check_folder("--out", self.out)
-        if self.shards is not None:
-            folder = resolve_shards(self.shards, self.split).folder
-            if folder.resolve() == self.out.resolve():
-                raise InputError(f"--out {self.out}: holds the shards; results need a folder of their own")
-        if self.images is not None:
-            self._check_images(self.images)
-        elif self.published:
+        if self.published and self.images is None:
             raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images; give these as --images")
-
-    def _check_images(self, images: Path) -> None:
-        num_images = len(list_images(images))
-        if self.published and num_images != KODAK_IMAGES:
-            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images, {images} has {num_images}")
-        source, out = images.resolve(), self.out.resolve()
-        if source == out or source in out.parents or out in source.parents:
-            raise InputError(f"--out {self.out}: lies inside --images {images} or around it; results need their own")
 
     @property
     def codecs(self) -> list[str]:
@@ -121,43 +94,6 @@ class EvaluateConfig:
         return [*(self.checkpoint or []), *map(str, self.onnx or [])]
 
     @property
-    def labels(self) -> list[str]:
-        """A short, unique name for each codec, fit for a folder."""
-        return unique_labels([Path(codec) if codec == EMBEDDED else Path(codec).resolve() for codec in self.codecs])
-
-    @property
     def workers_here(self) -> int:
         """Images at a time in this process: `workers`, or its share of this machine's cores."""
         return self.workers or share_of_cores()
-
-
-def unique_labels(paths: Sequence[Path]) -> list[str]:
-    """File stems, or where these are not unique with as many folders before them (up to three) as it takes.
-
-    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`; if all else fails they are numbered.
-    """
-    for num_folders in range(4):
-        labels = ["-".join((*_last_folders(path, num_folders), path.stem)) for path in paths]
-        if len({*labels, ORIGINALS}) == len(paths) + 1:
-            return labels
-    return [f"{number}-{path.stem}" for number, path in enumerate(paths, start=1)]
-
-
-def _last_folders(path: Path, count: int) -> tuple[str, ...]:
-    folders = path.parts[1:-1]  # without the root
-    return folders[max(0, len(folders) - count) :]
-
-
-def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
-    seen: set[Path] = set()
-    for codec in codecs:
-        path = Path(codec).resolve()
-        if path in seen:
-            raise InputError(f"{flag} {codec}: given twice")
-        seen.add(path)
-
-
-def _check_export(folder: Path) -> None:
-    for name in (ENCODER, DECODER, TABLES, MANIFEST):
-        if not (folder / name).is_file():
-            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes a whole set")

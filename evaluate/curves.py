@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from evaluate.evaluator import Evaluation, in_decibels
-from evaluate.summary import Summary, summarise
+from evaluate.summary import Summary
 
 matplotlib.use("Agg")  # bjontegaard imports pyplot, which would look for a screen
 from bjontegaard import bd_rate
@@ -53,12 +53,14 @@ class BdRate(NamedTuple):
     """These qualities as a share (0 to 1) of all that either reaches: little says little."""
 
 
-def gather_curves(evaluations: Sequence[Evaluation], names: Sequence[str] | None) -> list[Curve]:
-    """A curve for each of `names` (one an evaluation), by default for each way of swapping and runtime; first first."""
+def gather_curves(
+    evaluations: Sequence[Evaluation], summaries: Sequence[Summary], names: Sequence[str] | None
+) -> list[Curve]:
+    """A curve per name in `names` (one name per evaluation); by default one per swap and runtime. In their order."""
     chosen = names or [_family(evaluation) for evaluation in evaluations]
     points: dict[str, list[Point]] = {}
-    for name, evaluation in zip(chosen, evaluations, strict=True):
-        points.setdefault(name, []).append(_point(evaluation.codec.label, summarise(evaluation.results)))
+    for name, evaluation, summary in zip(chosen, evaluations, summaries, strict=True):
+        points.setdefault(name, []).append(_point(evaluation.codec.label, summary))
     return [Curve(name, "codec", by_rate(found)) for name, found in points.items()]
 
 

@@ -1,4 +1,4 @@
-"""Judge one codec: score every image, code it for real, and refuse any number that the bitstream does not bear out.
+"""Evaluate one codec: score every image, code it for real, and check that the bitstream gives the same numbers.
 
 Shapes: x_BCHW and x_hat_BCHW float32 with B = 1, x in [0, 1]; symbols int32 (M, h, w).
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluate.codecs import Codec
-from evaluate.coding import CodeSymbols, InexactError, RoundTrip, Symbols, coders
 from evaluate.parallel import map_pictures
-from evaluate.sources import ImageSource, Picture, share
+from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, Symbols, coders
+from evaluate.sources import ImageSource, Picture, numbers_of_rank
 from relic.bitstream.tables import dequantize, quantize
 from relic.codec.constants import STRIDE
 from relic.codec.metrics import ms_ssim_8bit, psnr_db
@@ -59,7 +59,7 @@ class ImageResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A codec judged on every image of a source; the same on every rank."""
+    """A codec's scores on every image of a source; the same on every rank."""
 
     codec: Codec
     results: list[ImageResult]
@@ -74,22 +74,22 @@ class Evaluation(NamedTuple):
 def evaluate(
     codec: Codec, source: ImageSource, world: World, *, bitstream: bool, recon_count: int, workers: int
 ) -> Evaluation:
-    """Judge `codec` on all images, shared out over the ranks, in fp32 without autocast.
+    """Score `codec` on all images, shared out over the ranks, in fp32 without autocast.
 
-    `workers` images at a time in each rank, a core each; their symbols are coded in as many processes. Raises
+    `workers` images at a time in each rank, one core per image; their symbols are coded in as many processes. Raises
     InexactError, and InputError for an image that cannot be read or coded.
     """
     results: list[ImageResult] = []
     originals: dict[int, bytes] = {}
     reconstructions: dict[int, bytes] = {}
     with exact_arithmetic(), coders(codec.tables, workers) as code:
-        judge = Judge(codec, code if bitstream else None)
-        pictures = source.pictures(share(source, world))
+        score = Scorer(codec, code if bitstream else None)
+        pictures = source.pictures(numbers_of_rank(source, world))
         total = math.ceil(source.num_images / world.size)
         off = None if world.is_main else True
-        judged = map_pictures(judge, pictures, workers)
+        scored = map_pictures(score, pictures, workers)
         for picture, result, x_hat_BCHW in tqdm(
-            judged, desc=codec.label, total=total, unit="img", disable=off, leave=False
+            scored, desc=codec.label, total=total, unit="img", disable=off, leave=False
         ):
             results.append(result)
             if picture.number < recon_count:
@@ -106,7 +106,7 @@ def evaluate(
     )
 
 
-class Judged(NamedTuple):
+class Scored(NamedTuple):
     """A picture, its numbers, and its reconstruction (1, 3, H, W), not clamped."""
 
     picture: Picture
@@ -114,7 +114,7 @@ class Judged(NamedTuple):
     x_hat_BCHW: Tensor
 
 
-class Judge:
+class Scorer:
     """Scores one picture at a time, in any thread. Without `code` rates are estimated alone."""
 
     def __init__(self, codec: Codec, code: CodeSymbols | None) -> None:
@@ -124,14 +124,14 @@ class Judge:
         self._warm_up()
 
     @torch.inference_mode()
-    def __call__(self, picture: Picture) -> Judged:
-        """Judge a picture. Raises InexactError and InputError, naming codec and picture."""
+    def __call__(self, picture: Picture) -> Scored:
+        """Score an image. Raises InexactError and InputError, naming codec and picture."""
         try:
-            return self._judge(picture)
+            return self._score(picture)
         except (InputError, InexactError) as error:
             raise type(error)(f"{self._codec.label}, {picture.name}: {error}") from error
 
-    def _judge(self, picture: Picture) -> Judged:
+    def _score(self, picture: Picture) -> Scored:
         x_BCHW = to_float(picture.image_BHWC.to(self._device))
         height, width = x_BCHW.shape[2:]
         began = time.perf_counter()
@@ -167,7 +167,7 @@ class Judge:
             encode_ms=analyse_ms + trip.pack_ms if trip else None,
             decode_ms=trip.unpack_ms + synthesise_ms if trip else None,
         )
-        return Judged(picture, result, x_hat_BCHW)
+        return Scored(picture, result, x_hat_BCHW)
 
     def _check(self, symbols: Symbols, trip: RoundTrip, own_y_hat_BMhw: Tensor) -> None:
         if not np.array_equal(symbols, trip.symbols):

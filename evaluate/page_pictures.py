@@ -8,12 +8,12 @@ from typing import NamedTuple
 from PIL import Image, features
 from torch import Tensor
 
-from evaluate.evaluator import Evaluation, ImageResult, Judge, exact_arithmetic
+from evaluate.evaluator import Evaluation, ImageResult, Scorer, exact_arithmetic
 from evaluate.sources import ImageSource
 from relic.codec.pixels import to_uint8
 
 _MAX_SIDE = 1280
-"""Of larger images the centre is shown: a page has to stay a page, and scaling would hide what coding does."""
+"""Of larger images the centre is shown: whole ones would make the page too large, scaled ones would hide errors."""
 
 
 class Version(NamedTuple):
@@ -39,7 +39,7 @@ class ShownPicture(NamedTuple):
     """Says what part is shown; empty when all is."""
 
 
-def choose(evaluation: Evaluation, count: int) -> dict[int, str]:
+def worst_and_best(evaluation: Evaluation, count: int) -> dict[int, str]:
     """Place in the source -> rank, of the codec's `count` worst and best images by PSNR, none twice."""
     num_images = len(evaluation.results)
     order = sorted(range(num_images), key=lambda number: evaluation.results[number].psnr_db)
@@ -48,13 +48,13 @@ def choose(evaluation: Evaluation, count: int) -> dict[int, str]:
     return worst | {number: f"best {place}" for place, number in enumerate(best, start=1)}
 
 
-def show(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
+def shown_pictures(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
     """The first codec's worst and best images, reconstructed with each codec.
 
-    They are read and coded again: which ones they are is known at the end, and all would fill the memory.
+    They are read and coded again. Which ones they are is known at the end, and keeping all would fill the memory.
     """
-    chosen = choose(evaluations[0], count)
-    judges = [Judge(evaluation.codec, None) for evaluation in evaluations]
+    chosen = worst_and_best(evaluations[0], count)
+    scorers = [Scorer(evaluation.codec, None) for evaluation in evaluations]
     shown = []
     with exact_arithmetic():
         for picture in source.pictures(list(chosen)):
@@ -63,10 +63,10 @@ def show(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> 
             versions = [
                 Version(
                     evaluation.codec.label,
-                    _data_uri(to_uint8(judge(picture).x_hat_BCHW).cpu(), box),
+                    _data_uri(to_uint8(score(picture).x_hat_BCHW).cpu(), box),
                     evaluation.results[picture.number],
                 )
-                for evaluation, judge in zip(evaluations, judges, strict=True)
+                for evaluation, score in zip(evaluations, scorers, strict=True)
             ]
             left, top, right, bottom = box
             size = right - left, bottom - top

@@ -1,4 +1,4 @@
-"""Several pictures at a time, a core each, delivered in their order."""
+"""Several images at a time, one core per image, delivered in their order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

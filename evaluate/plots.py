@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from evaluate.curves import METRICS, Curve, Metric
 from evaluate.evaluator import Evaluation
+from evaluate.report import Report
 from relic.files import atomic_write
 
 _SERIES = ("#1f6f8b", "#c2571a", "#5b7f2b", "#8a4f9e", "#b03a5b", "#8a6d1d")
@@ -37,10 +38,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def series_of(evaluation: Evaluation, curves: Sequence[Curve]) -> int:
+def series_of(report: Report, evaluation: Evaluation) -> int:
     """The place of the codec's curve, modulo the number of colours: a codec has its curve's colour everywhere."""
-    names = [{point.name for point in curve.points} for curve in curves]
-    return next(place for place, found in enumerate(names) if evaluation.codec.label in found) % len(_SERIES)
+    return report.curve_of(evaluation) % len(_SERIES)
 
 
 def rd_figure(curves: Sequence[Curve], *, narrow: bool = False) -> Figure:
@@ -100,20 +100,20 @@ def _widest_rate(curves: Sequence[Curve]) -> float:
     return max(0.6, 1.5 * widest)
 
 
-def spread_figure(evaluations: Sequence[Evaluation], curves: Sequence[Curve], *, narrow: bool = False) -> Figure:
+def spread_figure(report: Report, *, narrow: bool = False) -> Figure:
     """A histogram of the images' PSNR for each codec, all on one scale, the median marked."""
     values = [
         np.array([result.psnr_db for result in evaluation.results if math.isfinite(result.psnr_db)])
-        for evaluation in evaluations
+        for evaluation in report.evaluations
     ]
     every = np.concatenate(values)
     bins = np.histogram_bin_edges(every if len(every) else np.zeros(1), bins=30)
     with matplotlib.rc_context(_STYLE):
-        size = (3.7 if narrow else 9.2, 0.7 + 0.95 * len(evaluations))
+        size = (3.7 if narrow else 9.2, 0.7 + 0.95 * len(report.evaluations))
         figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(len(evaluations), 1, sharex=True, squeeze=False).ravel()
-        for axes, evaluation, found in zip(panels, evaluations, values, strict=True):
-            axes.hist(found, bins=bins, color=_SERIES[series_of(evaluation, curves)], rwidth=0.9)
+        panels = figure.subplots(len(report.evaluations), 1, sharex=True, squeeze=False).ravel()
+        for axes, evaluation, found in zip(panels, report.evaluations, values, strict=True):
+            axes.hist(found, bins=bins, color=_SERIES[series_of(report, evaluation)], rwidth=0.9)
             axes.set_title(_literal(evaluation.codec.label), loc="left", fontsize=9)
             axes.spines["left"].set_visible(False)
             axes.set_yticks([])

@@ -1,4 +1,11 @@
-"""What JPEG and WebP make of the same images: Pillow's encoders, whole files, the same metrics."""
+"""Curves to compare with: JPEG and WebP of the same images, and CompressAI's published points.
+
+JPEG and WebP: Pillow's encoders, whole files, the same metrics. Published: what CompressAI gives for
+`bmshj2018-factorized` (metric mse), quality 1 to 8, on Kodak's 24 images. Facts from
+github.com/InterDigitalInc/CompressAI, results/image/8bit-decoded/kodak/
+compressai-bmshj2018-factorized_mse_ans_cuda.json at commit 128f003: means of per-image values on pixels rounded to 8
+bits, rates of the coded strings. Qualities 1 to 5 have N=128, M=192; 6 to 8 have N=192, M=320.
+"""
 
 import io
 import math
@@ -12,7 +19,7 @@ from torch import Tensor
 
 from evaluate.curves import Curve, Point, by_rate
 from evaluate.parallel import map_pictures
-from evaluate.sources import ImageSource, Picture, share
+from evaluate.sources import ImageSource, Picture, numbers_of_rank
 from evaluate.summary import mean_of
 from relic.codec.metrics import ms_ssim_8bit, psnr_db
 from relic.codec.pixels import to_float
@@ -24,6 +31,23 @@ AUTO_LIMIT = 200
 _QUALITIES = {"JPEG": (5, 10, 20, 35, 50, 65, 80, 90), "WEBP": (1, 10, 25, 45, 65, 80, 90, 95)}
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 4}}
 _NAMES = {"JPEG": "JPEG (4:2:0, optimised tables)", "WEBP": "WebP"}
+
+PUBLISHED_SOURCE = "CompressAI's results/image/8bit-decoded/kodak/compressai-bmshj2018-factorized_mse_ans_cuda.json"
+
+_PUBLISHED_BPP = (0.122623, 0.188527, 0.287808, 0.440379, 0.648136, 0.966977, 1.351166, 1.833266)
+_PUBLISHED_PSNR_DB = (26.9057, 28.2137, 29.6110, 31.2685, 32.9436, 35.3597, 37.3647, 39.5686)
+_PUBLISHED_MS_SSIM = (0.909904, 0.935963, 0.955386, 0.970271, 0.980555, 0.987794, 0.992117, 0.995023)
+
+PUBLISHED = Curve(
+    "CompressAI bmshj2018-factorized, published",
+    "published",
+    tuple(
+        Point(f"quality {quality}", *values)
+        for quality, values in enumerate(
+            zip(_PUBLISHED_BPP, _PUBLISHED_PSNR_DB, _PUBLISHED_MS_SSIM, strict=True), start=1
+        )
+    ),
+)
 
 
 class _Score(NamedTuple):
@@ -38,7 +62,7 @@ def reference_curves(source: ImageSource, world: World, *, workers: int) -> list
     Sides over 16,383 pixels are beyond WebP: such images leave its curve out.
     """
     formats = [name for name in _QUALITIES if name == "JPEG" or features.check("webp")]
-    pictures = source.pictures(share(source, world))
+    pictures = source.pictures(numbers_of_rank(source, world))
     scores = list(map_pictures(lambda picture: _score_all(picture, formats), pictures, workers))
     every = [score for part in gather_to_all(scores, world) for score in part]
     curves = []

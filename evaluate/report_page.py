@@ -1,19 +1,18 @@
 """report.html: one page that needs no network."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from evaluate.curves import METRICS, Curve, bd_rate_against
 from evaluate.evaluator import Evaluation, ImageResult
 from evaluate.page_pictures import ShownPicture
 from evaluate.plots import as_svg, rd_figure, series_of, spread_figure
-from evaluate.published import PUBLISHED, SOURCE
-from evaluate.summary import summarise
+from evaluate.references import PUBLISHED, PUBLISHED_SOURCE
+from evaluate.report import Report
+from evaluate.summary import Summary
 from relic.files import atomic_write
 
 _FOLDER = Path(__file__).parent / "page"
@@ -44,38 +43,33 @@ _COLUMNS = (
 )
 
 
-def write_page(
-    path: Path,
-    evaluations: Sequence[Evaluation],
-    curves: Sequence[Curve],
-    pictures: Sequence[ShownPicture],
-    source: str,
-    notes: Sequence[str],
-) -> None:
-    """Render and write atomically. `curves`: the codecs' first, then references; `notes`: lines under the summary."""
+def write_page(path: Path, report: Report) -> None:
+    """Render and write atomically."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    anchor, *others = curves
     page = environment.get_template("report.html.j2").render(
         # These are ours; everything else is escaped.
         css=Markup((_FOLDER / "report.css").read_text()),
         script=Markup((_FOLDER / "report.js").read_text()),
-        rd_wide=_plot(rd_figure(curves), "rd"),
-        rd_narrow=_plot(rd_figure(curves, narrow=True), "rd-narrow"),
-        spread_wide=_plot(spread_figure(evaluations, curves), "spread"),
-        spread_narrow=_plot(spread_figure(evaluations, curves, narrow=True), "spread-narrow"),
-        source=source,
-        num_images=len(evaluations[0].results),
+        rd_wide=_plot(rd_figure(report.curves), "rd"),
+        rd_narrow=_plot(rd_figure(report.curves, narrow=True), "rd-narrow"),
+        spread_wide=_plot(spread_figure(report), "spread"),
+        spread_narrow=_plot(spread_figure(report, narrow=True), "spread-narrow"),
+        source=", ".join(value for name, value in report.source.items() if name != "fingerprint"),
+        num_images=len(report.evaluations[0].results),
         columns=_COLUMNS,
-        codecs=[_codec(series_of(evaluation, curves), evaluation) for evaluation in evaluations],
-        notes=notes,
-        anchor=anchor.name,
-        bd_rates=bd_rows(anchor, others),
-        rate_note=_rate_note(evaluations, curves),
+        codecs=[
+            _codec(series_of(report, evaluation), evaluation, summary)
+            for evaluation, summary in zip(report.evaluations, report.summaries, strict=True)
+        ],
+        notes=[*report.notes, *report.gaps],
+        anchor=report.curves[0].name,
+        bd_rates=report.bd_rows,
+        rate_note=_rate_note(report),
         shown=[
             picture._asdict() | {"versions": _versions(picture), "is_best": picture.rank.startswith("best")}
-            for picture in pictures
+            for picture in report.shown
         ],
         footer="Means of per-image values; PSNR and MS-SSIM on pixels rounded to 8 bits. Written by relic's "
         "evaluate/run.py beside metrics.json and per_image.csv, which hold every number.",
@@ -84,23 +78,12 @@ def write_page(
         file.write(page.encode())
 
 
-def bd_rows(anchor: Curve, others: Sequence[Curve]) -> list[tuple[str, ...]]:
-    """Name, BD-rate at equal PSNR and at equal MS-SSIM of each curve that has one against `anchor`."""
-    rows = []
-    for curve in others:
-        found = [bd_rate_against(anchor, curve, metric) for metric in METRICS]
-        if any(found):
-            texts = (f"{bd.percent:+.1f} % (overlap {bd.overlap:.0%})" if bd else "-" for bd in found)
-            rows.append((curve.name, *texts))
-    return rows
-
-
 def _plot(figure: Any, salt: str) -> Markup:
     return Markup(as_svg(figure, salt))
 
 
-def _codec(series: int, evaluation: Evaluation) -> dict[str, Any]:
-    codec, summary = evaluation.codec, summarise(evaluation.results)
+def _codec(series: int, evaluation: Evaluation, summary: Summary) -> dict[str, Any]:
+    codec = evaluation.codec
     cells = [
         _Cell(codec.label, codec.label),
         _number(summary.psnr_db, 2),
@@ -138,12 +121,12 @@ def _numbers(result: ImageResult) -> list[tuple[str, str]]:
     return [*numbers, ("size", f"{result.width}x{result.height}")]
 
 
-def _rate_note(evaluations: Sequence[Evaluation], curves: Sequence[Curve]) -> str:
-    coded = evaluations[0].results[0].bpp_real is not None
+def _rate_note(report: Report) -> str:
+    coded = report.evaluations[0].results[0].bpp_real is not None
     parts = ["Rates are those of real bitstreams." if coded else "Rates are estimated: nothing was coded."]
     parts.append("MS-SSIM in decibels is -10 log10(1 - its mean).")
-    if any(curve.kind == "reference" for curve in curves):
+    if any(curve.kind == "reference" for curve in report.curves):
         parts.append("JPEG and WebP: Pillow's encoders on the same images, whole files.")
-    if PUBLISHED in curves:
-        parts.append(f"Published points: {SOURCE}, on Kodak's 24 images.")
+    if PUBLISHED in report.curves:
+        parts.append(f"Published points: {PUBLISHED_SOURCE}, on Kodak's 24 images.")
     return " ".join(parts)

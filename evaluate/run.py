@@ -1,6 +1,7 @@
-"""Judge checkpoints: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
+"""Evaluate codecs: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
+from evaluate.plan import make_plan
 from relic.cli import parse
-from relic.errors import command, print_error
+from relic.errors import InputError, command, print_error
+from relic.loader.download import DownloadError
 
 PROG = "evaluate/run.py"
 
@@ -19,19 +22,31 @@ log = logging.getLogger(__name__)
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 when done, 1 when a number cannot be trusted (or, with --strict, real and estimated rates differ)."""
+    """Evaluate; 0 when done, 2 for wrong flags.
+
+    1 when the work failed, a number cannot be trusted or, with --strict, real and estimated rates differ.
+    """
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
+    try:
+        plan = make_plan(config)
+    except DownloadError:  # no fault of the command line
+        raise
+    except InputError as error:  # these flags do not go with what is on this machine
+        if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
+            print_error(PROG, str(error))
+        return 2
 
     import torch
 
-    from evaluate.coding import InexactError
-    from evaluate.judging import judge_everything
-    from evaluate.report import format_bd_rates, format_table, wide_gaps, write_report
+    from evaluate.evaluate_all import evaluate_all
+    from evaluate.report_files import write_report
+    from evaluate.report_text import format_bd_rates, format_table
+    from evaluate.round_trip import InexactError
     from relic.distributed import join_world
 
     with join_world(config.device) as world:
         try:
-            verdict = judge_everything(config, world)
+            report = evaluate_all(plan, world)
         except InexactError as error:
             print_error(PROG, str(error))
             return 1
@@ -40,16 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 PROG, f"the GPU's memory is full: use --workers 1, or --device cpu ({str(error).split('. ')[0]})"
             )
             return 1
-    gaps = wide_gaps(verdict.evaluations)
     if world.is_main:
-        write_report(config.out, *verdict)
-        print(format_table(verdict.evaluations))
-        if bd_rates := format_bd_rates(verdict.curves):
+        write_report(config.out, report)
+        print(format_table(report))
+        if bd_rates := format_bd_rates(report):
             print(bd_rates)
         print(f"written: {config.out / 'report.html'}, {config.out / 'metrics.json'}, {config.out / 'per_image.csv'}")
-        for message in gaps:
+        for message in report.gaps:
             log.warning("%s: %s: %s", PROG, "error" if config.strict else "warning", message)
-    return 1 if gaps and config.strict else 0
+    return 1 if report.gaps and config.strict else 0
 
 
 if __name__ == "__main__":

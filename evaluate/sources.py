@@ -1,20 +1,19 @@
-"""The images to judge on: a split of shards or a folder, each image once over all ranks."""
+"""The images to evaluate on: a split of shards or a folder, each image once over all ranks."""
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluate.folder import list_images, read_image
+from evaluate.folder import read_image
+from evaluate.plan import ImageFolder
 from relic.distributed import World
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.loader.remote import resolve_shards
 from relic.shards.shard_set import ShardSet
 
 
@@ -72,33 +71,28 @@ class ShardSource:
 class FolderSource:
     """Image files of any sizes."""
 
-    folder: Path
-    names: tuple[str, ...]
-    """Paths relative to the folder."""
+    images: ImageFolder
 
     @property
     def num_images(self) -> int:
-        return len(self.names)
+        return len(self.images.names)
 
     def describe(self) -> dict[str, str]:
-        return {"images": str(self.folder)}
+        return {"images": str(self.images.folder)}
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         for number in numbers:
-            name = self.names[number]
-            pixels = torch.from_numpy(read_image(self.folder / name))[None]
+            name = self.images.names[number]
+            pixels = torch.from_numpy(read_image(self.images.folder / name))[None]
             # A name that is not UTF-8 can be opened, but not written into a table.
             yield Picture(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
 
 
-def share(source: ImageSource, world: World) -> list[int]:
+def numbers_of_rank(source: ImageSource, world: World) -> list[int]:
     """The places of this rank's images, in order; over all ranks every image exactly once."""
     return [int(number) for (number,) in eval_batches(source.num_images, 1, world.rank, world.size)]
 
 
-def open_source(shards: str | None, split: str, images: Path | None) -> ImageSource:
-    """The split of `shards` if there is one, else the folder `images`."""
-    if shards is not None:
-        return ShardSource(resolve_shards(shards, split))
-    assert images is not None
-    return FolderSource(images, tuple(list_images(images)))
+def source_of(images: ShardSet | ImageFolder) -> ImageSource:
+    """The images of a plan, ready to be read."""
+    return FolderSource(images) if isinstance(images, ImageFolder) else ShardSource(images)

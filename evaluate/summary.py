@@ -1,4 +1,4 @@
-"""What the images say together: means, and whether real and estimated rate agree."""
+"""Means over the images, and whether real and estimated rate agree."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ class Summary(NamedTuple):
 
 
 class RateGap(NamedTuple):
-    """Mean bytes an image."""
+    """Mean bytes per image."""
 
     real: float
     estimated: float

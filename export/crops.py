@@ -14,12 +14,12 @@ Crop = npt.NDArray[np.uint8]
 _BATCH = 16
 
 
-def spread(shards: ShardSet, count: int) -> Indices:
+def evenly_spread(shards: ShardSet, count: int) -> Indices:
     """`count` sample numbers spread evenly over the split; they repeat where it is smaller."""
     return np.linspace(0, shards.num_samples - 1, count).round().astype(np.int64)
 
 
-def draw(shards: ShardSet, count: int) -> Indices:
+def random_samples(shards: ShardSet, count: int) -> Indices:
     """`count` different sample numbers by a fixed seed, in the order of the shards; all where there are fewer."""
     return np.sort(epoch_order(shards.samples, seed=0, epoch=0)[:count])
 
@@ -32,7 +32,7 @@ def read_crops(shards: ShardSet, samples: Indices) -> Iterator[Crop]:
                 yield crop_HWC.copy()
 
 
-def fit(crop_HWC: Crop, height: int, width: int) -> Floats:
+def fit_to_size(crop_HWC: Crop, height: int, width: int) -> Floats:
     """The centre of a crop, mirrored outwards where it is too small, as x (3, height, width)."""
     missing = [max(0, wanted - have) for wanted, have in zip((height, width), crop_HWC.shape, strict=False)]
     padded = np.pad(crop_HWC, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")

@@ -10,22 +10,20 @@ import onnx
 import onnxruntime
 import torch
 
+from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.int8 import Int8, make_int8
 from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
-from export.onnx_files import Geometry, describe, export_part, operators, shape_of
+from export.onnx_files import InputSize, describe, export_part, operators, shape_of
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
-from export.probes import Probes, make_probes
+from export.plan import Plan
 from export.publish import published
 from export.source import Source
 from relic import __version__
-from relic.files import atomic_write, write_json
+from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
-from relic.shards.shard_set import open_shard_set
-
-FORMAT = "relic-export"
-VERSION = 1
+from relic.onnx.manifest import ArchitectureEntry, ExportManifest, PartEntry, TablesEntry
 
 
 class Exported(NamedTuple):
@@ -52,24 +50,25 @@ class Export(NamedTuple):
     int8: Int8 | None
 
 
-def export_all(config: ExportConfig, source: Source) -> Export:
-    """Make, check and write what `config` asks for.
+def export_all(plan: Plan, source: Source) -> Export:
+    """Make, check and write what the flags ask for.
 
     Raises InputError (a part differs from torch, a device does not take it, the folder cannot be written to), and then
     nothing was written.
     """
-    geometry = Geometry(config.batch, config.image_height, config.image_width, config.dynamic)
+    config = plan.config
+    size = InputSize(config.batch, config.image_height, config.image_width, config.dynamic)
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     last = MANIFEST if config.part == "all" else None
     with published(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
-        exported = _export_float(config, source, geometry, wanted)
+        exported = _export_float(plan, source, size, wanted)
         findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
         refuse_host(config.target, findings)
         int8 = None
-        if config.int8:
+        if plan.int8:
             floats = {one.part: one.model for one in exported}
-            int8 = make_int8(config, source, geometry, floats, staging / CALIBRATION)
+            int8 = make_int8(config, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
             exported = [_in_int8(one, int8, source) for one in exported]
         export = Export(exported, findings, int8)
@@ -77,13 +76,14 @@ def export_all(config: ExportConfig, source: Source) -> Export:
     return export
 
 
-def _export_float(config: ExportConfig, source: Source, geometry: Geometry, wanted: list[Part]) -> list[Exported]:
-    probes = make_probes(geometry, source.tables, open_shard_set(config.shards, "val") if config.shards else None)
+def _export_float(plan: Plan, source: Source, size: InputSize, wanted: list[Part]) -> list[Exported]:
+    config = plan.config
+    inputs = make_check_inputs(size, source.tables, plan.shards)
     exported = []
     for part in wanted:
-        model = export_part(part, source, geometry, config.opset, config.upsample)
-        parity = check_parity(part, model, source, probes)
-        facts = {"precision": "float32", **_facts(part, model, parity, probes)}
+        model = export_part(part, source, size, config.opset, config.upsample)
+        parity = check_parity(part, model, source, inputs)
+        facts = {"precision": "float32", **_facts(part, model, parity, inputs)}
         describe(model, part, source, facts)
         name = onnx_name(part) if config.part == "all" else config.out.name
         exported.append(Exported(part, name, model, parity, facts))
@@ -114,10 +114,10 @@ def _write(config: ExportConfig, source: Source, export: Export, staging: Path) 
             file.write(one.model.SerializeToString())
     if config.part == "all":
         source.tables.save(staging / TABLES)
-        write_json(staging / MANIFEST, _manifest(staging, config, source, export))
+        _manifest(staging, config, source, export).write(staging)
 
 
-def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -> dict[str, Any]:
+def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInputs) -> dict[str, Any]:
     """What a file says of its input, its output and its check. Images lie in [0, 1]; latents, as seen in the check."""
     image = (0.0, 1.0)
     fed, given = INPUT_NAMES[part], OUTPUT_NAMES[part]
@@ -134,40 +134,34 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, probes: Probes) -
             "tolerance": TOLERANCE,
             "batches": parity.batches,
             "changed_symbols": parity.changed_symbols,
-            "checked_on": probes.description,
+            "checked_on": inputs.description,
         },
     }
 
 
-def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> dict[str, Any]:
-    parts = {
-        one.part: {
-            **_file(staging / one.file),
-            "nodes": sum(operators(one.model).values()),
-            "operators": operators(one.model),
-            **one.facts,
-        }
-        for one in export.exported
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "relic_version": __version__,
-        "opset": config.opset,
-        "batch": config.batch,
-        "height": config.image_height,
-        "width": config.image_width,
-        "dynamic": config.dynamic,
-        "upsample": config.upsample,
-        "precision": "int8" if export.int8 else "float32",
-        "architecture": source.architecture._asdict(),
-        "parts": parts,
-        "int8": export.int8.facts if export.int8 else None,
-        "target": manifest_entry(config.target, export.findings),
-        "tables": {**_file(staging / TABLES), "digest": source.tables.digest, "channels": source.tables.num_channels},
-        "checkpoint": source.origin,
-        "versions": {module.__name__: module.__version__ for module in (torch, compressai, onnx, onnxruntime)},
-    }
+def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> ExportManifest:
+    return ExportManifest(
+        relic_version=__version__,
+        opset=config.opset,
+        batch=config.batch,
+        height=config.image_height,
+        width=config.image_width,
+        dynamic=config.dynamic,
+        upsample=config.upsample,
+        precision="int8" if export.int8 else "float32",
+        architecture=ArchitectureEntry(**source.architecture._asdict()),
+        parts={one.part: _part_entry(staging, one) for one in export.exported},
+        int8=export.int8.facts if export.int8 else None,
+        target=manifest_entry(config.target, export.findings),
+        tables=TablesEntry(**_file(staging / TABLES), digest=source.tables.digest, channels=source.tables.num_channels),
+        checkpoint=source.origin,
+        versions={module.__name__: module.__version__ for module in (torch, compressai, onnx, onnxruntime)},
+    )
+
+
+def _part_entry(staging: Path, one: Exported) -> PartEntry:
+    counts = operators(one.model)
+    return PartEntry.of({**_file(staging / one.file), "nodes": sum(counts.values()), "operators": counts, **one.facts})
 
 
 def _file(path: Path) -> dict[str, Any]:

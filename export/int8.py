@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 import onnx
 import torch
 
-from export.calibration import write_calibration
 from export.config import ExportConfig
-from export.crops import Floats, fit, read_crops, spread
-from export.onnx_files import Geometry, export_part
+from export.crops import Floats, evenly_spread, fit_to_size, read_crops
+from export.int8_inputs import write_calibration
+from export.onnx_files import InputSize, export_part
 from export.parts import Part
-from export.quality import LayerNoise, Quality, judge, layer_noise
+from export.plan import Int8Crops
+from export.quality import LayerNoise, Quality, layer_noise, measure_quality
 from export.quantization import join_parts, quantize_part
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
-from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.shards.shard_set import ShardSet
 
 _JUDGED = 200
 _NOISE_CROPS = 16
@@ -57,47 +58,50 @@ class Int8(NamedTuple):
 
 
 def make_int8(
-    config: ExportConfig, source: Source, geometry: Geometry, floats: Mapping[Part, onnx.ModelProto], folder: Path
+    config: ExportConfig,
+    crops: Int8Crops,
+    source: Source,
+    size: InputSize,
+    floats: Mapping[Part, onnx.ModelProto],
+    folder: Path,
 ) -> Int8:
     """Calibrate on train crops (left in `folder`), quantize the parts in `floats`, and judge on val crops.
 
     Of a single part the other half is judged in float. Raises InputError for crops that cannot be read.
     """
-    assert config.calib_shards is not None and config.judging_shards is not None
-    train, val = open_shard_set(config.calib_shards, "train"), open_shard_set(config.judging_shards, "val")
-    log.info("calibrating on %d train crops of %s", config.calib_images, config.calib_shards)
-    calibration = write_calibration(folder, source, geometry, train, config.calib_images)
+    log.info("calibrating on %d train crops of %s", config.calib_images, crops.train.folder)
+    calibration = write_calibration(folder, source, size, crops.train, config.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
     for part in ("encoder", "decoder"):
-        halves[part] = floats.get(part) or export_part(part, source, geometry, config.opset, config.upsample)
+        halves[part] = floats.get(part) or export_part(part, source, size, config.opset, config.upsample)
         if part in floats or "full" in floats:
             quantized[part] = quantize_part(
                 part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
             )
-    log.info("judging on val crops of %s", config.judging_shards)
-    cost = _measure(source, geometry, val, halves, quantized)
+    log.info("judging on val crops of %s", crops.val.folder)
+    cost = _measure(source, size, crops.val, halves, quantized)
     models = {part: model for part, model in quantized.items() if part in floats}
     if "full" in floats:
         models["full"] = join_parts(quantized["encoder"], quantized["decoder"], source.tables.medians)
-    return Int8(models, cost, _facts(config, train, val, cost))
+    return Int8(models, cost, _facts(config, crops, cost))
 
 
 def _measure(
     source: Source,
-    geometry: Geometry,
+    size: InputSize,
     val: ShardSet,
     halves: dict[Part, onnx.ModelProto],
     quantized: dict[Part, onnx.ModelProto],
 ) -> Cost:
     num_crops = min(_JUDGED, val.num_samples)
     before, after = (
-        judge(parts["encoder"], parts["decoder"], source.tables, _images(val, num_crops, geometry))
+        measure_quality(parts["encoder"], parts["decoder"], source.tables, _images(val, num_crops, size))
         for parts in (halves, halves | quantized)
     )
     noise: list[LayerNoise] = []
     for part, model in quantized.items():
-        inputs = _images(val, min(_NOISE_CROPS, num_crops), geometry)
+        inputs = _images(val, min(_NOISE_CROPS, num_crops), size)
         if part == "decoder":
             inputs = (dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in inputs)
         noise += layer_noise(part, halves[part], model, inputs)
@@ -112,23 +116,23 @@ def _measure(
     return cost
 
 
-def _images(shards: ShardSet, count: int, geometry: Geometry) -> Iterator[Floats]:
+def _images(shards: ShardSet, count: int, size: InputSize) -> Iterator[Floats]:
     """x (1, 3, H, W) of crops spread over the split."""
-    for crop_HWC in read_crops(shards, spread(shards, count)):
-        yield fit(crop_HWC, geometry.height, geometry.width)[None]
+    for crop_HWC in read_crops(shards, evenly_spread(shards, count)):
+        yield fit_to_size(crop_HWC, size.height, size.width)[None]
 
 
-def _facts(config: ExportConfig, train: ShardSet, val: ShardSet, cost: Cost) -> dict[str, Any]:
+def _facts(config: ExportConfig, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
     return {
         "calibration": {
             "method": config.calib_method,
             "crops": config.calib_images,
-            "fingerprint": train.fingerprint,
+            "fingerprint": crops.train.fingerprint,
         },
         "encoder_last_layer": "float32" if config.int8_keep_last else "int8",
         "quality": {
             "val_crops": cost.num_crops,
-            "fingerprint": val.fingerprint,
+            "fingerprint": crops.val.fingerprint,
             "float32": cost.before._asdict(),
             "int8": cost.after._asdict(),
             "psnr_loss_db": cost.psnr_loss_db,

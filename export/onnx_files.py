@@ -23,7 +23,7 @@ _HOST_OPERATORS = {"Round", "Softplus", "Sigmoid", "Tanh", "MatMul"}
 """Rounding and the entropy model: never in what a device runs."""
 
 
-class Geometry(NamedTuple):
+class InputSize(NamedTuple):
     """What size a file is exported for."""
 
     batch: int
@@ -34,7 +34,7 @@ class Geometry(NamedTuple):
 
 
 def export_part(
-    part: Part, source: Source, geometry: Geometry, opset: int, upsample: Upsample = "deconv5"
+    part: Part, source: Source, size: InputSize, opset: int, upsample: Upsample = "deconv5"
 ) -> onnx.ModelProto:
     """Trace, check and infer the shapes of one part.
 
@@ -42,8 +42,8 @@ def export_part(
     """
     channels = source.architecture.channels[1] if part == "decoder" else 3
     scale = STRIDE if part == "decoder" else 1
-    example = torch.zeros(geometry.batch, channels, geometry.height // scale, geometry.width // scale)
-    model = _trace(part, build_part(part, source.model, upsample), example, geometry.dynamic, opset)
+    example = torch.zeros(size.batch, channels, size.height // scale, size.width // scale)
+    model = _trace(part, build_part(part, source.model, upsample), example, size.dynamic, opset)
     _settle_constants(model)
     written = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if written != [opset] or len(model.opset_import) != 1:
@@ -51,7 +51,7 @@ def export_part(
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
     assert part == "full" or not _HOST_OPERATORS & operators(model).keys()
-    assert geometry.dynamic or all(isinstance(size, int) for name in "io" for size in shape_of(model, name))
+    assert size.dynamic or all(isinstance(side, int) for name in "io" for side in shape_of(model, name))
     return model
 
 

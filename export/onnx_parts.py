@@ -8,27 +8,33 @@ if not __package__:  # run as a file: same import root as `python -m export.onnx
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from export.config import ExportConfig
+from export.plan import make_plan
 from relic.cli import parse
-from relic.errors import command
+from relic.errors import InputError, command, print_error
 
 PROG = "export/onnx_parts.py"
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written."""
+    """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written, 2 for wrong flags."""
     config = parse(ExportConfig, argv, prog=PROG)
+    try:
+        plan = make_plan(config)
+    except InputError as error:  # these flags do not go with what is on this machine
+        print_error(PROG, str(error))
+        return 2
 
+    from export.export_tables import cost_tables, parts_table
     from export.exporter import export_all
     from export.lint import lint_table
-    from export.report import cost_tables, parts_table
     from export.source import describe_source, load_source
 
     source = load_source(config.ckpt, config.replace_parts)
     sizes = f"{config.batch}x3x{config.image_height}x{config.image_width}"
     print(f"export: {describe_source(source)}", flush=True)
     print(f"opset {config.opset}, {'any size, traced at' if config.dynamic else 'fixed size'} {sizes}", flush=True)
-    export = export_all(config, source)
+    export = export_all(plan, source)
     print(parts_table(export.exported))
     if export.findings:
         print(f"\n{lint_table(config.target, export.findings)}\n")

@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 from compressai.models import FactorizedPrior
 
+from export.check_inputs import CheckInputs, Floats
 from export.parts import INPUT_NAMES, Part
-from export.probes import Floats, Probes
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
@@ -47,18 +47,18 @@ class _Comparison(NamedTuple):
     changed_symbols: int = 0
 
 
-def check_parity(part: Part, model: onnx.ModelProto, source: Source, probes: Probes) -> Parity:
-    """Run the part on every probe in onnxruntime and compare with the model it came from (not with our rewrite of it).
+def check_parity(part: Part, model: onnx.ModelProto, source: Source, inputs: CheckInputs) -> Parity:
+    """Run the part on every input in onnxruntime and compare with the model it came from (not with our rewrite of it).
 
     The decoder gets the images' own rounded latents and the drawn ones. Raises InputError above TOLERANCE.
     """
     if part == "encoder":
-        compared = _compare(part, model, source.model.g_a, probes.images)
+        compared = _compare(part, model, source.model.g_a, inputs.images)
     elif part == "decoder":
-        latents = [dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in probes.images]
-        compared = _compare(part, model, _synthesis(source.model), latents + probes.latents)
+        latents = [dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in inputs.images]
+        compared = _compare(part, model, _synthesis(source.model), latents + inputs.latents)
     else:
-        compared = _compare_full(model, source, probes.images)
+        compared = _compare_full(model, source, inputs.images)
     parity = Parity(
         error=float(np.max([one.error for one in compared])),
         max_abs_diff=float(np.max([one.max_abs_diff for one in compared])),

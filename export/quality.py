@@ -45,7 +45,9 @@ class LayerNoise(NamedTuple):
     """10 log10 of the float part's energy over that of the difference."""
 
 
-def judge(encoder: onnx.ModelProto, decoder: onnx.ModelProto, tables: Tables, images: Iterable[Floats]) -> Quality:
+def measure_quality(
+    encoder: onnx.ModelProto, decoder: onnx.ModelProto, tables: Tables, images: Iterable[Floats]
+) -> Quality:
     """Code every x (1, 3, H, W) for real with these two parts."""
     encoding, decoding = (open_session(part.SerializeToString()) for part in (encoder, decoder))
     scores = []

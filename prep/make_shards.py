@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: PrepConfig) -> int:
-    from prep.folder import only_writer
     from prep.packing import pack_split
     from prep.planning import SplitPlan, bytes_free, check_disk, plan_splits
+    from prep.split_folder import only_writer
     from relic.machine import available_cores, pillow_name
 
     workers = config.workers or available_cores()
@@ -41,11 +41,11 @@ def _run(config: PrepConfig) -> int:
     try:
         plans: list[SplitPlan] = plan_splits(config)
         for plan in plans:
-            plan.check(overwrite=config.overwrite)
+            plan.check()
     except InputError as error:  # these images, or these flags, do not go with this folder
         print_error(PROG, str(error))
         return 2
-    needed = sum(plan.bytes_needed(overwrite=config.overwrite) for plan in plans)
+    needed = sum(plan.bytes_needed() for plan in plans)
     for plan in plans:
         print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)
     print(f"{needed / 1e6:,.1f} MB needed, {bytes_free(config.out_dir) / 1e6:,.1f} MB free", flush=True)
@@ -55,7 +55,7 @@ def _run(config: PrepConfig) -> int:
     config.out_dir.mkdir(parents=True, exist_ok=True)
     with only_writer(config.out_dir):
         for plan in plans:
-            plan.clear(overwrite=config.overwrite)
+            plan.clear()
         for plan in plans:
             print(pack_split(plan, workers=workers, max_bad=config.max_bad), flush=True)
     return 0

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from prep.contact import write_contact_sheet
-from prep.folder import Rejection, ShardRecord
+from prep.contact_sheet import write_contact_sheet
 from prep.planning import SplitPlan
 from prep.pool import Finished, Progress, run_tasks
-from prep.shard_work import ShardTask, pack_shard
+from prep.shard_worker import pack_shard
+from prep.split_folder import Rejection, ShardRecord
+from prep.tasks import ShardTask
 from relic.errors import InputError
 from relic.shards.manifest import Manifest, write_manifest
 

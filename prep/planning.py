@@ -7,11 +7,12 @@ from pathlib import Path
 
 from prep.config import SPLIT_FOLDERS, PrepConfig
 from prep.encoding import imaging_libraries
-from prep.folder import SplitFolder
-from prep.listing import crop_key_length, list_sources, listing_sha256, unique_keys
-from prep.shard_work import KeyedSource, ShardTask
+from prep.listing import crop_key_length, listing_sha256, unique_keys
+from prep.split_folder import SplitFolder
+from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
 from relic.files import nearest_existing
+from relic.pictures.listing import list_sources
 from relic.shards.manifest import Packing
 
 _HEADER_BYTES, _NPY_BYTES = 512, 128
@@ -21,21 +22,23 @@ _BITS_PER_PIXEL = {"jpg": 6.5, "png": 18.0}
 """Photographs at quality 95 4:4:4, and as PNG: measured 5.1 and 15.5 on 224x224 crops, with a margin."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitPlan:
     """One split: its shards, and where they go."""
 
     packing: Packing
     folder: SplitFolder
     tasks: tuple[ShardTask, ...]
+    overwrite: bool
+    """Whether shards that were packed otherwise are replaced."""
 
     @property
     def images(self) -> int:
         return sum(len(task.sources) for task in self.tasks)
 
-    def bytes_needed(self, *, overwrite: bool) -> int:
+    def bytes_needed(self) -> int:
         """Bytes that packing adds to the folder: exact for raw, estimated for jpg and png."""
-        if self._replaces(overwrite):
+        if self._replaces():
             return self._bytes_of(self.tasks) - self.folder.bytes_used()
         manifest = self.folder.manifest()
         if manifest is not None and self.folder.is_whole(manifest):
@@ -46,20 +49,20 @@ class SplitPlan:
         images = sum(len(task.sources) for task in tasks)
         return images * self.packing.crops_per_image * _sample_bytes(self.packing)
 
-    def _replaces(self, overwrite: bool) -> bool:
+    def _replaces(self) -> bool:
         """`--overwrite` begins anew, unless it would only throw away what the same command has begun."""
-        return overwrite and not self.folder.is_begun(self.packing)
+        return self.overwrite and not self.folder.is_begun(self.packing)
 
-    def check(self, *, overwrite: bool) -> None:
+    def check(self) -> None:
         """Raise InputError when the folder's shards were packed otherwise and are not to be replaced."""
-        if not overwrite:
+        if not self.overwrite:
             self.folder.check(self.packing)
 
-    def clear(self, *, overwrite: bool) -> None:
+    def clear(self) -> None:
         """Remove what `--overwrite` replaces, and check the rest again, now that nobody else writes."""
-        if self._replaces(overwrite):
+        if self._replaces():
             self.folder.remove()
-        self.check(overwrite=overwrite)
+        self.check()
 
 
 def _sample_bytes(packing: Packing) -> int:
@@ -101,10 +104,18 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
     keyed = [KeyedSource(source, key) for source, key in zip(sources, keys, strict=True)]
     step = config.samples_per_shard // config.crops_per_image
     tasks = tuple(
-        ShardTask(number, tuple(keyed[start : start + step]), source_folder, config.out_dir, packing)
+        ShardTask(
+            shard=number,
+            sources=tuple(keyed[start : start + step]),
+            source_folder=source_folder,
+            out_dir=config.out_dir,
+            packing=packing,
+        )
         for number, start in enumerate(range(0, len(keyed), step))
     )
-    return SplitPlan(packing, SplitFolder(config.out_dir, split), tasks)
+    return SplitPlan(
+        packing=packing, folder=SplitFolder(config.out_dir, split), tasks=tasks, overwrite=config.overwrite
+    )
 
 
 def bytes_free(folder: Path) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from relic.shards.manifest import MEMBER_SUFFIX, Encoding, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
+from tests.torch_marker import needs_torch
 
 # One thread, as torchrun gives each process: sums in one order, so that runs can be compared bit by bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,7 +61,20 @@ def write_shards(
                 packed[key] = pixels
         assert writer.info is not None
         infos.append(writer.info)
-    packing = Packing(split, side, side, "center", 1, encoding, 95, "exact", 1000, 0, "0" * 64, {})
+    packing = Packing(
+        split=split,
+        width=side,
+        height=side,
+        crop="center",
+        crops_per_image=1,
+        encoding=encoding,
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=1000,
+        seed=0,
+        sources_sha256="0" * 64,
+        libraries={},
+    )
     write_manifest(folder, Manifest(packing, tuple(infos), len(packed), 0))
     return packed
 
@@ -83,3 +97,18 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(folder, "train", (7, 5), seed=1)
     write_shards(folder, "val", (3, 1), seed=2)
     return folder
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Under `-m "... not torch"` leave out, unread, the files and folders that need torch."""
+    if "not torch" not in str(config.option.markexpr):
+        return None
+    module = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    return True if module.suffix == ".py" and module.exists() and needs_torch(module) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs torch."""
+    for item in items:
+        if needs_torch(item.path):
+            item.add_marker("torch")

@@ -14,10 +14,11 @@ SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "relic/shards": (SHARED | {"relic.shards"}, {"numpy", "xxhash"}),
+    "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
+    "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
-        SHARED | {"relic.shards", "relic.loader"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.loader"},
         {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "braceexpand", "xxhash"},
     ),
     "relic/codec": (
@@ -28,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED, {"yaml", "torch", "PIL"}),
     "prep": (
-        SHARED | {"relic.shards", "relic.cli", "prep"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
     ),
     "train": (
@@ -89,7 +90,10 @@ def test_only_command_lines_touch_the_import_path() -> None:
     assert touching - commands <= {"relic/bitstream/coder.py"}  # which looks for CompressAI's compiled coder there
 
 
-@pytest.mark.parametrize("module", ["prep.make_shards", "prep.verify_shards", "export.codec", "train.config"])
+@pytest.mark.parametrize(
+    "module",
+    ["prep.make_shards", "prep.verify_shards", "export.codec", "train.plan", "evaluate.plan", "export.plan"],
+)
 def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

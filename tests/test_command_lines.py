@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from export.config import ExportConfig
 from prep.config import PrepConfig
 from tests.conftest import write_shards
 from train.config import TrainConfig
+from train.plan import is_restarted, launch_name, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
@@ -79,7 +79,10 @@ def small_crops(tmp_path: Path) -> Path:
         (["--local_fp32", "custom"], "--local_fp32 custom: name classes with --local_fp32_custom"),
         (["--config", "missing.yaml"], "--config.*missing.yaml"),
         (["--calib_images", "3"], "--calib_images 3: must be 4 or more"),
-        (["--batch_size", "4"], "--calib_images 64: .* holds only 12 train samples; take fewer, or --swap_init naive"),
+        (
+            ["--batch_size", "4", "--calib_images", "13"],
+            "--calib_images 13: .* holds only 12 train samples; take fewer, or --swap_init naive",
+        ),
         (
             ["--replace_parts", "none", "--train_scope", "all", "--swap_init", "calibrated"],
             "--swap_init calibrated: --replace_parts none swaps nothing",
@@ -91,9 +94,8 @@ def small_crops(tmp_path: Path) -> Path:
 def test_training_flags(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
 ) -> None:
-    began = time.perf_counter()
     code = outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path / "out"), *flags)
-    assert (code, time.perf_counter() - began < 3) == (2, True)
+    assert code == 2
     line = one_line(capsys)
     assert re.search(said, line), line
     assert not (tmp_path / "out").exists()
@@ -309,14 +311,14 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the form torch gives its files
         pass
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
-    assert config.checkpoint_to_resume == tmp_path / "last.pt"
+    assert make_plan(config).resume == tmp_path / "last.pt"
     # A process of another machine failed: here nothing was counted, but the launch is the one that began the run.
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert config.restarted
+    assert is_restarted(tmp_path, launch_name())
     for run_id, launch in (("none", "none"), ("this one", "older")):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
         (tmp_path / ".launch").write_text(launch)
-        assert not config.restarted
+        assert not is_restarted(tmp_path, launch_name())
 
 
 @pytest.mark.parametrize("flags", [["--save_dir", "FILE/x"], ["--recon_dir", "FILE"], ["--save_dir", ""]])

@@ -1,62 +1,48 @@
-"""The README says what the code does: its flag tables are made from the configs, its files exist."""
+"""README and docs say what the code does: the flag tables are made from the configs, the files exist."""
 
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evaluate.config import EvaluateConfig
-from export.config import ExportConfig
-from prep.config import PrepConfig, VerifyConfig
-from relic.cli import flags_of
-from train.config import TrainConfig
+from tests.flags_page import CONFIGS, flags_page
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS = {
-    "prep/make_shards.py": PrepConfig,
-    "prep/verify_shards.py": VerifyConfig,
-    "train/main.py": TrainConfig,
-    "evaluate/run.py": EvaluateConfig,
-    "export/onnx_parts.py": ExportConfig,
-}
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+FLAGS = ROOT / "docs/flags.md"
 
 
-def flag_table(cli: str, config: Any) -> str:
-    """The README's table of a command line, from its dataclass."""
-    rows = [f"### `{cli}`", "", "| flag | default | what |", "|---|---|---|"]
-    for name, flag in flags_of(config).items():
-        choices = [] if flag.kinds == (bool,) else flag.choices
-        shown = "" if flag.default in (None, "") else f"`{flag.default}`"
-        if isinstance(flag.default, bool):
-            shown = f"`{str(flag.default).lower()}`"
-        what = flag.doc.replace("|", "\\|")
-        among = f" ({', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
-        rows.append(f"| `--{name}` | {'required' if flag.required else shown} | {what}{among} |")
-    return "\n".join(rows)
+def test_the_page_of_flags_is_made_from_the_configs() -> None:
+    assert FLAGS.read_text() == flags_page()
 
 
-@pytest.mark.parametrize("cli", CONFIGS)
-def test_every_flag_stands_in_its_table(cli: str) -> None:
-    assert flag_table(cli, CONFIGS[cli]) in README
-
-
-def test_paths_and_links_exist() -> None:
-    links = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if not target.startswith("http")]
-    rooms = re.findall(r"^\| `((?:relic|prep|train|evaluate|export|samples|tests)[\w/]*)` \|", README, re.MULTILINE)
-    scripts = re.findall(r"(?:python|torchrun[^\n]*?) ([\w/]+\.py)", README)
-    assert links and rooms and scripts
-    for path in (*links, *rooms, *scripts):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_links_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+    rooms = re.findall(r"^\| `((?:relic|prep|train|evaluate|export|samples|tests)[\w/]*)` \|", text, re.MULTILINE)
+    scripts = re.findall(r"(?:python|torchrun[^\n]*?) ([\w/]+\.py)", text)
+    for path in (*rooms, *scripts):
         assert (ROOT / path).exists(), path
 
 
-def test_commands_in_the_readme_use_flags_that_are() -> None:
-    text = README.replace("\\\n", " ")
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_use_flags_that_are(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
     for line in re.findall(r"^    (?:python|torchrun) .*$", text, re.MULTILINE):
         found = re.search(r"((?:prep|train|evaluate|export)/\w+\.py)(.*)", line)
-        assert found, line
-        if found[1] in CONFIGS:
+        if found and found[1] in CONFIGS:
             names = {field.name for field in dataclasses.fields(CONFIGS[found[1]])}
-            assert set(re.findall(r"--(\w+)", found[2])) <= names, line
+            assert set(re.findall(r"--(\w+)", found[2])) - {"nproc_per_node"} <= names, line
+
+
+def test_the_readme_has_commands_links_and_scripts() -> None:
+    assert re.search(r"^    python \S+\.py", README, re.MULTILINE)
+    assert re.search(r"^    torchrun .* train/main\.py", README, re.MULTILINE) and "](docs/" in README

@@ -1,20 +1,13 @@
-"""Flags of `train/main.py`. Imports no torch: a wrong command line is answered at once."""
+"""Flags of `train/main.py`, and what can be checked of them alone: nothing here looks at a file or imports torch."""
 
 import dataclasses
-import os
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
-from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
+from relic.codec.constants import MIN_CALIB_IMAGES
 from relic.errors import InputError
-from relic.files import check_folder
-from relic.loader.remote import resolve_shards
 from relic.options import (
     AmpDtype,
     Device,
@@ -29,24 +22,7 @@ from relic.options import (
     Switch,
     Verify,
 )
-from relic.shards.shard_set import ShardSet
 
-CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
-LAUNCH = ".launch"
-"""Names the torchrun launch that a run in save_dir belongs to."""
-_NAMELESS = "none"
-"""torchrun's name for a launch that was given none."""
-_FIXED_ON_RESUME = (
-    "replace_parts", "train_scope", "epochs", "batch_size", "lr", "loss_type", "distortion", "alpha_l1", "lambda_bpp",
-    "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
-    "onecycle_pct_start", "seed", "shuffle_window",
-)  # fmt: skip
-"""A resumed run keeps these, so that it equals the run that was not interrupted."""
-_FREE_ON_RESUME = (
-    "val_shards", "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "max_grad_norm", "overflow_check",
-    "overflow_tol", "compile", "deterministic",
-)  # fmt: skip
-"""What it may change, as a way out of trouble, though it then computes something else; a line says so."""
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -101,8 +77,9 @@ class TrainConfig:
     swap_init: SwapInit | None = None
     """How weights around a replaced layer start: `calibrated` refits them to the GDN codec on train crops, `naive`
     keeps them as they are. By default calibrated, but naive with --pretrained none."""
-    calib_images: int = 64
-    """Train crops that calibration looks at, the first of the first epoch's order."""
+    calib_images: int | None = None
+    """Train crops that calibration looks at, the first of the first epoch's order. By default 64, or all of a smaller
+    set."""
     epochs: int = 10
     """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
     batch_size: int = 16
@@ -180,7 +157,7 @@ class TrainConfig:
     """Where to train."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself, naming the flag, before any data is touched."""
+        """Refuse what contradicts itself, naming the flag. Files and shards are looked at by `train.plan`."""
         _within("quality", self.quality, 1, 8)
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
@@ -198,7 +175,8 @@ class TrainConfig:
             _within(name, getattr(self, name), 0, None)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
-        _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
+        if self.calib_images is not None:
+            _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
         if not 0 < self.lr < float("inf"):
@@ -213,107 +191,18 @@ class TrainConfig:
             raise InputError(f"--weight_decay {self.weight_decay}: has no meaning under --precondition; leave one out")
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
-        self._check_files()
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.batch_size % world_size:
-            raise InputError(f"--batch_size {self.batch_size}: not divisible by the {world_size} processes sharing it")
-        self._check_crops()
-
-    def _check_files(self) -> None:
         _ = self.channel_pair
-        if self.channels and self.pretrained not in ("none",):
+        if self.channels and self.pretrained != "none":
             raise InputError("--channels: goes with --pretrained none; pretrained weights have their own")
-        if self.pretrained not in ("zoo", EMBEDDED, "none") and not Path(self.pretrained).is_file():
-            raise InputError(f"--pretrained {self.pretrained}: no such file; or use zoo, embedded or none")
-        if self.resume not in (None, "auto") and not Path(self.resume or "").is_file():
-            raise InputError(f"--resume {self.resume}: no such file; --resume auto takes the newest of --save_dir")
-        check_folder("--save_dir", self.save_dir)
-        if self.recon_every:
-            check_folder("--recon_dir", self.recon_dir)
         if self.overwrite and self.resume == "auto":
             raise InputError("--overwrite: begins anew, --resume auto goes on; give one of the two")
-        resumed = self.checkpoint_to_resume
-        stays = self.goes_on and (resumed is None or self.continues_save_dir)
-        if not stays and not self.overwrite and int(os.environ.get("RANK", "0")) == 0:
-            self._refuse_other_run()
-        if resumed is not None:
-            self._check_resumed_file(resumed)
-
-    def _check_resumed_file(self, path: Path) -> None:
-        """Answer before torch is loaded what can be: whether it is a checkpoint at all, and the flags beside it."""
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
-        beside = path.with_name("config.yaml")
-        if beside.exists() and path.name == "last.pt":
-            # A damaged one is no loss: the checkpoint holds the flags too.
-            with suppress(yaml.YAMLError, UnicodeDecodeError):
-                found = yaml.safe_load(beside.read_text())
-                if isinstance(found, dict):
-                    self.check_resumed(found)
-
-    def check_resumed(self, theirs: Mapping[str, object]) -> None:
-        """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
-        mine = self.plain_values()
-        theirs = {"precondition": False, **theirs}  # which older runs do not know
-        if theirs.get("distill"):
-            raise InputError(
-                f"--resume: the run to resume was trained with --distill {theirs['distill']}, which is gone; "
-                "start a new run with --pretrained and another --save_dir"
-            )
-        for name in _FIXED_ON_RESUME:
-            if theirs.get(name) != mine[name]:
-                raise InputError(
-                    f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
-                    "keep it, or start a new run with --pretrained and another --save_dir"
-                )
-
-    def changed_since(self, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
-        """(name, value there, value here) of what differs from the run to resume and may."""
-        mine = self.plain_values()
-        return [
-            (name, theirs[name], mine[name]) for name in _FREE_ON_RESUME if theirs.get(name, mine[name]) != mine[name]
-        ]
 
     def plain_values(self) -> dict[str, Any]:
         """The flags as YAML and a checkpoint can hold them."""
-        return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)
-                for name, value in dataclasses.asdict(self).items()}  # fmt: skip
-
-    def _refuse_other_run(self) -> None:
-        if any((self.save_dir / name).exists() for name in CHECKPOINTS):
-            raise InputError(
-                f"--save_dir {self.save_dir}: holds a run; --resume auto goes on with it, --overwrite begins anew"
-            )
-
-    def _check_crops(self) -> None:
-        train_set = self.train_set()
-        for shards, flag, needs_ms_ssim in (
-            (train_set, "--shards", self.needs_ms_ssim),
-            (self.val_set(), "--val_shards", True),
-        ):
-            size = f"{flag} {shards.folder}: its {shards.split} crops are {shards.width}x{shards.height}"
-            if needs_ms_ssim and min(shards.width, shards.height) < MIN_MS_SSIM_SIDE:
-                raise InputError(f"{size}; MS-SSIM needs sides over {MIN_MS_SSIM_SIDE - 1}, pack with --size 224")
-            if shards.width % STRIDE or shards.height % STRIDE:
-                raise InputError(f"{size}; the model needs multiples of {STRIDE}, pack with --size 224")
-        samples = train_set.num_samples
-        if samples < self.batch_size:
-            raise InputError(f"--batch_size {self.batch_size}: {train_set.folder} holds only {samples} train samples")
-        if self.initialisation == "calibrated" and self.checkpoint_to_resume is None and samples < self.calib_images:
-            raise InputError(
-                f"--calib_images {self.calib_images}: {train_set.folder} holds only {samples} train samples; "
-                "take fewer, or --swap_init naive"
-            )
-
-    def train_set(self) -> ShardSet:
-        """The train split of --shards."""
-        return resolve_shards(self.shards, "train")
-
-    def val_set(self) -> ShardSet:
-        """The val split of --val_shards, or of --shards."""
-        if self.val_shards is not None:
-            return resolve_shards(self.val_shards, "val", flag="--val_shards")
-        return resolve_shards(self.shards, "val")
+        plain = (int, float, str, type(None))
+        return {
+            name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
+        }
 
     @property
     def needs_ms_ssim(self) -> bool:
@@ -338,47 +227,9 @@ class TrainConfig:
         return int(numbers[0]), int(numbers[1])
 
     @property
-    def goes_on(self) -> bool:
-        """Whether this run continues another: asked for, or restarted by torchrun after a failure."""
-        return self.resume is not None or self.restarted
-
-    @property
-    def restarted(self) -> bool:
-        """Whether torchrun started this process again, and the run in save_dir is the one it had started before.
-
-        A machine whose own processes did not fail counts no restart: there the launch's name alone must tell.
-        """
-        launch = self.save_dir / LAUNCH
-        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        told = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
-        return told and launch.exists() and launch.read_text() == launch_name()
-
-    @property
-    def checkpoint_to_resume(self) -> Path | None:
-        """The file to go on from; None to begin anew."""
-        last = self.save_dir / "last.pt"
-        if self.restarted or self.resume == "auto":
-            return last if last.exists() else None
-        return Path(self.resume) if self.resume else None
-
-    @property
-    def continues_save_dir(self) -> bool:
-        """Whether the checkpoint to go on from is save_dir's own, and so are the records and bests beside it."""
-        resumed = self.checkpoint_to_resume
-        return resumed is not None and resumed.parent.resolve() == self.save_dir.resolve()
-
-    @property
     def fp32_class_names(self) -> list[str]:
         """--local_fp32_custom as a list."""
         return [name.strip() for name in self.local_fp32_custom.split(",") if name.strip()]
-
-
-def launch_name() -> str:
-    """What all processes of one torchrun launch, and of its restarts, have in common; empty without torchrun."""
-    names = [os.environ.get("TORCHELASTIC_RUN_ID", "")]
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        names += [os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")]  # the same for all restarts
-    return " ".join(names).strip()
 
 
 def _within(name: str, value: float, low: float, high: float | None) -> None:

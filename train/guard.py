@@ -1,6 +1,6 @@
-"""Stop at the first value that is not a number or beyond all bounds, and when asked to, on every rank at one step."""
+"""Stop at the first value that is not finite or over a limit, and when a signal asks for it: all ranks at one step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ class Guard:
     """Watches the tensors of a step without waiting for the device.
 
     `watch` reduces them to flags on the device, starts the flags' copy to the host, and looks at those of the step
-    before; `settle` looks at what is left. Flags are the maximum over all ranks, so ranks stop together.
+    before; `settle` looks at what is left. When it raises DivergedError the optimizer has already used the bad values:
+    the weights in memory are spoilt, and the last checkpoint is from before.
+
+    Flags are the maximum over all ranks, so ranks stop together. A stop that a signal asked for is one more flag of the
+    same all-reduce: it raises StopRequested on every rank at the same step, and there the weights are good.
     """
 
     def __init__(self, world: World, *, limit: float, check_values: bool) -> None:
@@ -54,6 +58,15 @@ class Guard:
         """Look at the last step's flags too: called before anything is saved."""
         before, self._pending = self._pending, None
         self._look(before)
+
+    def check_weights(self, parameters: Iterable[Tensor], step: int) -> None:
+        """Raise DivergedError when step `step` left weights that no forward pass can be made with."""
+        if not self._check_values:
+            return
+        largest = torch.stack([parameter.detach().abs().amax() for parameter in parameters]).max()
+        # Not a number compares as false, so it is refused too.
+        if not bool(largest <= self._limit):
+            raise DivergedError(f"step {step}: it left weights not finite or over the limit; {WAYS_OUT}")
 
     def _look(self, watched: tuple[Tensor, int, list[str], Sequence[str], torch.cuda.Event | None] | None) -> None:
         if watched is None:

@@ -10,8 +10,10 @@ if not __package__:  # run as a file: same import root as `python -m train.main`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import command, print_error
+from relic.errors import InputError, command, print_error
+from relic.loader.download import DownloadError
 from train.config import GONE, TrainConfig
+from train.plan import make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
@@ -24,13 +26,20 @@ _OUT_OF_MEMORY = (
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; 0 when done or stopped by a signal after saving, 1 when the run failed."""
+    """Train; 0 when done or stopped by a signal after saving, 1 when the run failed, 2 when the flags are refused."""
     config = parse(TrainConfig, argv, prog=PROG, gone=GONE)
-
     for name, value in _MKL_REPEATS.items():
         os.environ.setdefault(name, value)
     if config.deterministic:  # cuBLAS reads it when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        plan = make_plan(config)
+    except DownloadError:  # no fault of the command line
+        raise
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
+            print_error(PROG, str(error))
+        return 2
 
     import torch
 
@@ -40,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with join_world(config.device) as world, ExitStack() as stack:
         try:
-            trainer, tracker, values = build_trainer(config, world, stack)
-            result = trainer.run(tracker, values)
+            result = build_trainer(plan, world, stack).run()
         except DivergedError as error:
             print_error(PROG, str(error))
             return 1

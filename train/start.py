@@ -9,15 +9,17 @@ from compressai.models import FactorizedPrior
 from torch import Tensor
 from tqdm import tqdm
 
-from relic.codec.checkpoint import Checkpoint
+from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.model import Architecture, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
 from relic.distributed import World, copy_from_main, wait_for_all
+from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.machine import keep_freed_memory
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
+from train.plan import Plan, changed_since, check_resumed
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,35 @@ class Start(NamedTuple):
     """How the swapped layers began: `calibrated`, `naive`, `none` (no layer is), or `unknown` (CompressAI's files)."""
 
 
-def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) -> Start:
+def load_resumed(plan: Plan) -> Checkpoint | None:
+    """The checkpoint to go on from. Raises InputError where it holds no such run, or one of other flags."""
+    config, path = plan.config, plan.resume
+    if path is None:
+        return None
+    checkpoint = load_checkpoint(path, flag="--resume")
+    if not checkpoint.training:
+        raise InputError(
+            f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
+        )
+    check_resumed(config, checkpoint.config)
+    if config.swap_init not in (None, checkpoint.swap_init):
+        raise InputError(
+            f"--swap_init {config.swap_init}: the run to resume began {checkpoint.swap_init}; leave it out"
+        )
+    log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
+    for name, before, now in changed_since(config, checkpoint.config):
+        log.info("resuming with --%s %s, where the run had %s", name, now, before)
+    return checkpoint
+
+
+def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
     """Load, swap and calibrate; a resumed run has all that in its checkpoint."""
     if resumed is not None:
         return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init)
+    config = plan.config
     model, codec = _load(config, world)
     if config.initialisation == "calibrated":
-        _calibrate(model, config, world)
+        _calibrate(model, plan, world)
     replace_gdn_with_relu(model, config.replace_parts)
     architecture = codec.architecture.with_relu_in(config.replace_parts)
     copy_from_main(model.state_dict().values(), world)
@@ -47,7 +71,7 @@ def load_start(config: TrainConfig, world: World, resumed: Checkpoint | None) ->
     return Start(model, architecture, swap_init)
 
 
-def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> None:
+def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
     """On rank 0, whose weights the others then take."""
     if not world.is_main:
         return
@@ -56,22 +80,25 @@ def _calibrate(model: FactorizedPrior, config: TrainConfig, world: World) -> Non
     with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
         began = time.perf_counter()
         fitted = swap_calibrated(
-            model, config.replace_parts, calibration_crops(config), on_progress=lambda share: bar.update(share - bar.n)
+            model,
+            plan.config.replace_parts,
+            calibration_crops(plan),
+            on_progress=lambda share: bar.update(share - bar.n),
         )
     for layer in fitted:
         behind = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
         log.info("calibrated %s: %serror %.4f on held-back crops", layer.name, behind, layer.error)
     if fitted:
-        log.info("calibrated on %d crops in %.1f s", config.calib_images, time.perf_counter() - began)
+        log.info("calibrated on %d crops in %.1f s", plan.calib_images, time.perf_counter() - began)
 
 
-def calibration_crops(config: TrainConfig) -> Tensor:
-    """The first --calib_images of the first epoch's order, uint8 (B, H, W, 3)."""
-    train_set = config.train_set()
-    order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: config.calib_images]
+def calibration_crops(plan: Plan) -> Tensor:
+    """The plan's number of crops, the first of the first epoch's order, uint8 (B, H, W, 3)."""
+    config, train_set = plan.config, plan.train_set
+    order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]
     with ShardLoader(train_set, batch_size=16, threads=config.decode_threads, verify=config.verify) as loader:
-        plan = (order[first : first + 16] for first in range(0, len(order), 16))
-        return torch.cat([batch.images.clone() for batch in loader.batches(plan)])
+        batches = (order[first : first + 16] for first in range(0, len(order), 16))
+        return torch.cat([batch.images.clone() for batch in loader.batches(batches)])
 
 
 def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Checkpoint]:

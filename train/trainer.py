@@ -1,142 +1,126 @@
-"""The training loop: epochs of steps, and between them quantiles, validation, pictures and checkpoints."""
+"""The training loop: epochs of steps, and between them validation, pictures and checkpoints."""
 
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import torch
-from compressai.models import FactorizedPrior
+from dataclasses import dataclass, field
+from typing import Any
 
 from relic.codec.checkpoint import Checkpoint, random_state, restore_random_state, save_checkpoint
-from relic.codec.entropy import refresh_tables
-from relic.codec.loss import LossConfig
-from relic.codec.model import Architecture
 from relic.codec.pixels import to_float
 from relic.distributed import World, gather_to_all, wait_for_all
-from relic.loader.feed import DeviceBatch, feed_device
+from relic.loader.feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
-from train.config import TrainConfig
 from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
-from train.preconditioning import Preconditioning
-from train.progress import Progress, StatusLine
-from train.reconstructions import write_reconstructions
-from train.schedule import Schedule
-from train.step import StepValues
-from train.tracking import Tracker
-from train.validation import Validation, validate
+from train.learner import Learner
+from train.plan import Plan
+from train.records import Progress, StatusLine, Tracker
+from train.start import Start
+from train.validation import Validation, validate, write_reconstructions
 
 log = logging.getLogger(__name__)
 
 
-class Learner(NamedTuple):
-    """What changes while training, besides the progress."""
-
-    model: FactorizedPrior
-    architecture: Architecture
-    swap_init: str
-    entropy_trained: bool
-    """Whether the entropy bottleneck is trained, and so its quantiles are solved again."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    schedule: Schedule
-    guard: Guard
-    stepper: Callable[[DeviceBatch, int, int], StepValues]
-    loss_config: LossConfig
-    preconditioning: Preconditioning | None = None
-
-
+@dataclass(kw_only=True)
 class Trainer:
-    """Runs the epochs a config asks for, from wherever `resume_from` set it."""
+    """Runs the epochs a plan asks for, from wherever `load_state_dict` set it."""
 
-    def __init__(
-        self, config: TrainConfig, world: World, learner: Learner, train_loader: ShardLoader, val_loader: ShardLoader
-    ) -> None:
-        self._config, self._world, self._learner = config, world, learner
-        self._train_loader, self._val_loader = train_loader, val_loader
-        self.progress = Progress()
-        self._best_ms_ssim, self._best_loss = float("-inf"), float("inf")
-        self._tables_step = -1
-        self.wandb_id: str | None = None
+    plan: Plan
+    world: World
+    start: Start
+    """What the model is, and how it began."""
+    learner: Learner
+    train_loader: ShardLoader
+    val_loader: ShardLoader
+    tracker: Tracker | None = None
+    """On rank 0."""
+    progress: Progress = field(default_factory=Progress)
+    best_ms_ssim: float = float("-inf")
+    best_loss: float = float("inf")
 
-    def run(self, tracker: Tracker | None, config_values: dict[str, Any]) -> Validation | None:
+    def run(self) -> Validation | None:
         """Train to the last epoch and return its validation; None when a signal ended the run (after saving)."""
-        self._tracker, self._config_values = tracker, config_values
-        self._track("start", **config_values)
-        with _stop_on_signals(self._learner.guard):
+        self._track("start", **self.plan.values)
+        with _stop_on_signals(self.learner.guard):
             try:
                 result = self._first_look() if self.progress.step == 0 else None
-                while self.progress.epoch < self._config.epochs:
+                while self.progress.epoch < self.plan.config.epochs:
                     self._train_epoch()
                     result = self._finish_epoch()
                 return result or self._validate()
             except StopRequested:
-                self._save("last.pt", training=True)
+                self.save_last()
                 self._say(f"stopped at step {self.progress.step}; --resume auto goes on from there")
                 return None
 
     def _first_look(self) -> Validation:
         """Validate and picture the model before its first step; with --epochs 0 this is all."""
         result = self._validate()
-        if self._config.recon_every:
+        if self.plan.config.recon_every:
             self._picture(f"pre_e{self.progress.epoch:03d}")
         # A calibrated start is good: training has to beat it.
         self._keep_best(result)
-        if not self._config.epochs:
-            self._save("last.pt", training=True)
+        if not self.plan.config.epochs:
+            self.save_last()
         return result
 
     def _train_epoch(self) -> None:
-        config, progress, learner = self._config, self.progress, self._learner
-        order = epoch_order(self._train_loader.shards.samples, config.seed, progress.epoch, config.shuffle_window)
-        plan = train_batches(order, config.batch_size, self._world.rank, self._world.size, progress.images)
+        config, progress = self.plan.config, self.progress
+        order = epoch_order(self.plan.train_set.samples, config.seed, progress.epoch, config.shuffle_window)
+        batches = train_batches(order, config.batch_size, self.world.rank, self.world.size, progress.images)
         epoch_images = len(order) // config.batch_size * config.batch_size
-        status = StatusLine(progress, epoch_images, self._train_loader.times, self._world)
-        learner.model.train()
+        status = StatusLine(progress, epoch_images, self.train_loader.times, self.world)
+        self.learner.model.train()
         try:
-            for batch in feed_device(self._train_loader.batches(plan), self._world.device, to_float):
+            for batch in feed_device(self.train_loader.batches(batches), self.world.device, to_float):
                 try:
-                    values = learner.stepper(batch, progress.step, progress.epoch)
+                    values = self.learner.step(batch, progress.step, progress.epoch)
                 finally:
                     # A stop is raised after the optimizer's step: the state is that of a whole step.
                     progress.step += 1
                     progress.images += config.batch_size
                     progress.images_seen += config.batch_size
                 status.add(values, config.batch_size)
-                if progress.step % config.log_every == 0:
-                    self._track("train", **status.read())
-                every = config.validate_every_steps
-                if every and progress.step % every == 0 and progress.images < epoch_images:
-                    learner.guard.settle()
-                    self._validate()
-                # Last, so that a run resumed from here has all that came before in its records.
-                if config.save_every_steps and progress.step % config.save_every_steps == 0:
-                    self._save("last.pt", training=True)
+                self._between_steps(status, epoch_images)
             self._track("train", **status.read())
         finally:
             status.close()
 
+    def _between_steps(self, status: StatusLine, epoch_images: int) -> None:
+        """Log, validate and save where it is due."""
+        config, progress = self.plan.config, self.progress
+        if progress.step % config.log_every == 0:
+            self._track("train", **status.read())
+        every = config.validate_every_steps
+        if every and progress.step % every == 0 and progress.images < epoch_images:
+            self.learner.guard.settle()
+            self._validate()
+        # Last, so that a run resumed from here has all that came before in its records.
+        if config.save_every_steps and progress.step % config.save_every_steps == 0:
+            self.save_last()
+
     def _finish_epoch(self) -> Validation:
-        config, progress = self._config, self.progress
+        config, progress = self.plan.config, self.progress
         # Before the validation: who is told to stop meanwhile may have seconds left, not the time for a new epoch.
-        self._save("last.pt", training=True)
-        progress.epoch, progress.images = progress.epoch + 1, 0
+        self.save_last()
+        progress.epoch += 1
+        progress.images = 0
         result = self._validate()
-        self._learner.schedule.epoch_done(result.ms_ssim)
+        self.learner.schedule.epoch_done(result.ms_ssim)
         self._keep_best(result)
         if config.recon_every and (progress.epoch % config.recon_every == 0 or progress.epoch == config.epochs):
             self._picture(f"e{progress.epoch:03d}")
-        self._save("last.pt", training=True)
+        self.save_last()
         return result
 
     def _validate(self) -> Validation:
-        learner = self._learner
-        self._refresh_tables()
-        batch_size = self._config.batch_size // self._world.size
-        result = validate(learner.model, self._val_loader, batch_size, learner.loss_config, self._world)
+        learner = self.learner
+        learner.refresh_tables()
+        batch_size = self.plan.config.batch_size // self.world.size
+        result = validate(learner.model, self.val_loader, batch_size, learner.loss_config, self.world)
         if not math.isfinite(result.loss):
             raise DivergedError(f"validation after step {self.progress.step}: the loss is not finite; {WAYS_OUT}")
         self._track("validate", **result._asdict())
@@ -147,100 +131,81 @@ class Trainer:
         return result
 
     def _keep_best(self, result: Validation) -> None:
-        if result.ms_ssim > self._best_ms_ssim:
-            self._best_ms_ssim = result.ms_ssim
-            self._save("best_msssim.pt", training=False, metrics=result._asdict())
-        if result.loss < self._best_loss:
-            self._best_loss = result.loss
-            self._save("best_loss.pt", training=False, metrics=result._asdict())
+        if result.ms_ssim > self.best_ms_ssim:
+            self.best_ms_ssim = result.ms_ssim
+            self.save_best("best_msssim.pt", result)
+        if result.loss < self.best_loss:
+            self.best_loss = result.loss
+            self.save_best("best_loss.pt", result)
 
     def _picture(self, name: str) -> None:
-        if self._world.is_main and self._config.recon_count:
-            folder, count = self._config.recon_dir, self._config.recon_count
+        config = self.plan.config
+        if self.world.is_main and config.recon_count:
             paths = write_reconstructions(
-                self._learner.model, self._val_loader, folder, name, count, self._world.device
+                self.learner.model, self.val_loader, config.recon_dir, name, config.recon_count, self.world.device
             )
-            if self._tracker:
-                self._tracker.write_images("recon", paths, self.progress.step)
-        wait_for_all(self._world)
+            if self.tracker:
+                self.tracker.write_images("recon", paths, self.progress.step)
+        wait_for_all(self.world)
 
-    def _save(self, name: str, *, training: bool, metrics: dict[str, float] | None = None) -> None:
-        """Write a checkpoint on rank 0, never after a step that diverged. `training`: one a run can go on from."""
-        learner = self._learner
-        learner.guard.settle()
-        self._check_weights()
-        self._refresh_tables()
-        random_states = gather_to_all(random_state(), self._world) if training else []
-        if self._world.is_main:
+    def save_last(self) -> None:
+        """Write last.pt, which a run can go on from; never after a step that diverged."""
+        self._prepare_to_save()
+        random_states = gather_to_all(random_state(), self.world)
+        self._write("last.pt", training={**self.state_dict(), "random": random_states})
+
+    def save_best(self, name: str, result: Validation) -> None:
+        """Write the model alone, with its scores; never after a step that diverged."""
+        self._prepare_to_save()
+        self._write(name, metrics=result._asdict())
+
+    def _prepare_to_save(self) -> None:
+        self.learner.check(self.progress.step)
+        self.learner.refresh_tables()
+
+    def _write(self, name: str, **content: Any) -> None:
+        config = self.plan.config
+        if self.world.is_main:
             checkpoint = Checkpoint(
-                architecture=learner.architecture,
-                model=learner.model.state_dict(),
-                swap_init=learner.swap_init,
-                train_scope=self._config.train_scope,
-                loss_type=self._config.loss_type,
-                config=self._config_values,
-                metrics=metrics or {},
-                fingerprint=self._train_loader.shards.fingerprint,
-                training=self._training_state(random_states) if training else None,
+                architecture=self.start.architecture,
+                model=self.learner.model.state_dict(),
+                swap_init=self.start.swap_init,
+                train_scope=config.train_scope,
+                loss_type=config.loss_type,
+                config=self.plan.values,
+                fingerprint=self.plan.train_set.fingerprint,
+                **content,
             )
-            save_checkpoint(self._config.save_dir / name, checkpoint)
-        wait_for_all(self._world)
+            save_checkpoint(config.save_dir / name, checkpoint)
+        wait_for_all(self.world)
 
-    def _refresh_tables(self) -> None:
-        """Solve and make the tables once for each state of the weights: at an epoch's end several files hold them."""
-        if self._tables_step != self.progress.step:
-            refresh_tables(self._learner.model, solve=self._learner.entropy_trained)
-            self._tables_step = self.progress.step
-
-    def _check_weights(self) -> None:
-        """Raise DivergedError when the last step left weights that no forward pass can be made with."""
-        largest = [parameter.detach().abs().amax() for parameter in self._learner.model.parameters()]
-        # Not a number compares as false, so it is refused too.
-        if self._config.overflow_check and not bool(torch.stack(largest).max() <= self._config.overflow_tol):
-            raise DivergedError(
-                f"step {self.progress.step - 1}: it left weights not finite or over the limit; {WAYS_OUT}"
-            )
-
-    def _training_state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
-        learner = self._learner
+    def state_dict(self) -> dict[str, Any]:
+        """What a run goes on from, beside the weights and the ranks' random states."""
         return {
-            "optimizer": learner.optimizer.state_dict(),
-            "preconditioning": learner.preconditioning.state_dict() if learner.preconditioning else None,
-            "scaler": learner.scaler.state_dict(),
-            "schedule": learner.schedule.state_dict(),
+            **self.learner.state_dict(),
             "progress": vars(self.progress).copy(),
-            "best_ms_ssim": self._best_ms_ssim,
-            "best_loss": self._best_loss,
-            "random": random_states,
-            "wandb_id": self._tracker.wandb_id if self._tracker else None,
+            "best_ms_ssim": self.best_ms_ssim,
+            "best_loss": self.best_loss,
+            "wandb_id": self.tracker.wandb_id if self.tracker else None,
         }
 
-    def load_training_state(self, state: dict[str, Any], *, keep_bests: bool) -> None:
-        """Continue from what a checkpoint kept beside the weights.
-
-        `keep_bests`: the best checkpoints so far lie in this run's folder, so new ones have to beat them.
-        """
-        learner = self._learner
-        learner.optimizer.load_state_dict(state["optimizer"])
-        if learner.preconditioning:
-            learner.preconditioning.load_state_dict(state["preconditioning"])
-        if state["scaler"]:  # empty of a run without one
-            learner.scaler.load_state_dict(state["scaler"])
-        learner.schedule.load_state_dict(state["schedule"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what a checkpoint kept. Its bests count where they lie in this run's folder."""
+        self.learner.load_state_dict(state)
         self.progress = Progress(**state["progress"])
-        if keep_bests:
-            self._best_ms_ssim, self._best_loss = state["best_ms_ssim"], state["best_loss"]
-        self.wandb_id = state["wandb_id"]
-        if self._world.rank < len(state["random"]):
-            restore_random_state(state["random"][self._world.rank])
+        if self.plan.continues:
+            self.best_ms_ssim = state["best_ms_ssim"]
+            self.best_loss = state["best_loss"]
+        if self.world.rank < len(state["random"]):
+            restore_random_state(state["random"][self.world.rank])
 
     def _track(self, event: str, **values: Any) -> None:
-        if self._tracker and values:
+        if self.tracker and values:
             progress = {name: getattr(self.progress, name) for name in ("step", "epoch", "images_seen")}
-            self._tracker.write(event, **progress, **{k: v for k, v in values.items() if k not in progress})
+            self.tracker.write(event, **progress, **{k: v for k, v in values.items() if k not in progress})
 
     def _say(self, line: str) -> None:
-        if self._world.is_main:
+        if self.world.is_main:
             log.info(line)
 
 

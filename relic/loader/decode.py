@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 import xxhash
 from PIL import Image
 
 from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.options import Verify
+from relic.pictures.turbo import decode_jpeg
 from relic.shards.foreign import PACK
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.npy import HEADER_BYTES, npy_header, read_picture
@@ -138,7 +138,7 @@ def _npy(data: memoryview, row: Rows) -> tuple[int, ...]:
 
 
 def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
-    shape: tuple[int, ...] = simplejpeg.decode_jpeg(data, "RGB", buffer=row).shape
+    shape: tuple[int, ...] = decode_jpeg(data, "RGB", row).shape
     return shape
 
 

@@ -40,6 +40,10 @@ class PermanentError(InputError):
     """Trying again does not help: not there, not allowed, or whole and of no use."""
 
 
+class DownloadError(InputError):
+    """The host, or the way to it, failed in all attempts. The command line may well be right."""
+
+
 class _TransferError(Exception):
     """Failed, and may succeed another time."""
 
@@ -55,8 +59,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], attempts: int 
     """Stream `url` to `path` by way of `path`.tmp; `check` may read that file, raising InputError against it.
 
     A broken transfer, and a file that `check` refuses, are tried again. Raises PermanentError when the server says so,
-    InputError naming the URL after the last attempt; then nothing is left at either path. The caller sees to it that
-    no other process does the same.
+    and after the last attempt DownloadError or, for a refused file, InputError. They name the URL, and nothing is left
+    at either path. The caller sees to it that no other process does the same.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -69,7 +73,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], attempts: int 
                 if isinstance(error, PermanentError):
                     raise
                 if attempt == attempts:
-                    raise InputError(f"{shown(url)}: could not be fetched in {attempts} attempts: {error}") from error
+                    failed = DownloadError if isinstance(error, _TransferError) else InputError
+                    raise failed(f"{shown(url)}: could not be fetched in {attempts} attempts: {error}") from error
                 log.info("%s: %s; trying again", shown(url), error)
                 time.sleep(PAUSE_SECONDS * attempt)
         os.replace(temporary, path)

@@ -27,12 +27,12 @@ class OnnxPart(NamedTuple):
 
 
 def open_session(model: Path | bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A session of a file, or of its bytes, that keeps its chatter to itself; `threads` 0: one a core.
+    """A session of a file, or of its bytes, that logs no warnings; `threads` 0: one per core.
 
     INT8 means the same on every processor: older x86 ones, without VNNI, would let sums of products saturate.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its errors come as exceptions, its warnings concern nobody here
+    options.log_severity_level = 3  # errors also come as exceptions
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.x64quantprecision", "1")
     source = str(model) if isinstance(model, Path) else model

@@ -4,11 +4,10 @@ import struct
 from typing import NamedTuple
 
 from relic.options import Encoding
+from relic.pictures.jpeg import find_frame
 from relic.shards.npy import parse_npy_header
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class Geometry(NamedTuple):
@@ -34,21 +33,6 @@ def read_geometry(payload: memoryview) -> Geometry | None:
     if start.startswith(_PNG_MAGIC) and len(start) == 24:
         width, height = struct.unpack_from(">II", start, 16)
         return Geometry("png", height, width)
-    return _jpeg(payload) if start.startswith(b"\xff\xd8") else None
-
-
-def _jpeg(payload: memoryview) -> Geometry | None:
-    """Walk the markers to the frame header (ITU-T T.81, B.1 and B.2.2)."""
-    at = 2
-    while at + 9 <= len(payload):
-        marker = payload[at + 1]
-        if payload[at] != 0xFF or marker == 0xFF:  # stray bytes and fill bytes, which decoders step over too
-            at += 1
-        elif marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", payload, at + 5)
-            return Geometry("jpg", height, width)
-        elif marker in _JPEG_WITHOUT_LENGTH:
-            at += 2
-        else:
-            at += 2 + struct.unpack_from(">H", payload, at + 2)[0]
+    if start.startswith(b"\xff\xd8") and (frame := find_frame(bytes(payload))):
+        return Geometry("jpg", frame.height, frame.width)
     return None

@@ -24,7 +24,7 @@ class ShardInfo:
     sha256: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Packing:
     """Everything besides the pixels that decides a shard's bytes."""
 

@@ -15,9 +15,10 @@ from benchmarks.config import PrepBenchmarkConfig
 from benchmarks.prep import main
 from benchmarks.prep_runs import Rate, Run, Variant, median_rates
 from benchmarks.prep_tables import RATIOS, all_loops, all_variants
-from prep.listing import Source
-from prep.shard_work import KeyedSource, make_crops
+from prep.shard_worker import make_crops
+from prep.tasks import KeyedSource
 from relic.errors import InputError
+from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 
 
@@ -51,7 +52,20 @@ def test_every_figure_is_named(images: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
     path = images / "3.jpg"
-    packing = Packing("train", 224, 224, "center", 1, "raw", 95, "exact", 1, 0, "", {})
+    packing = Packing(
+        split="train",
+        width=224,
+        height=224,
+        crop="center",
+        crops_per_image=1,
+        encoding="raw",
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=1,
+        seed=0,
+        sources_sha256="",
+        libraries={},
+    )
     (crop,) = make_crops(images, KeyedSource(Source(path.name, path.stat().st_size), "3"), packing)
     expected = np.frombuffer(crop.payload, np.uint8, offset=128).reshape(224, 224, 3).astype(int)
     raw = np.frombuffer(prep_loops.bare_raw(path), np.uint8).reshape(224, 224, 3)

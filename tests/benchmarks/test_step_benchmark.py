@@ -14,6 +14,8 @@ from relic.loader.feed import DeviceBatch
 from tests.train.conftest import tiny
 from train.build import build_learner
 from train.config import TrainConfig
+from train.plan import make_plan
+from train.start import load_start
 
 
 def test_the_three_steps_move_the_same_weights_alike(crops: Path, tmp_path: Path) -> None:
@@ -27,7 +29,8 @@ def test_the_three_steps_move_the_same_weights_alike(crops: Path, tmp_path: Path
         lambda each: seed_step(each, config),
     ):
         torch.manual_seed(0)
-        learner = build_learner(config, world, None, steps_per_epoch=1)
+        plan = make_plan(config)
+        learner = build_learner(plan, world, load_start(plan, world, None))
         before = [parameter.detach().clone() for parameter in learner.model.parameters()]
         make(learner)(batch)
         moved.append([after.detach() - old for after, old in zip(learner.model.parameters(), before, strict=True)])

@@ -10,8 +10,6 @@ import pytest
 
 CODE_ONE = """
 import sys
-import time
-started = time.perf_counter()
 {before}
 import numpy as np
 from relic.bitstream.coder import load_coder
@@ -21,9 +19,7 @@ from relic.bitstream.tables import Tables, quantize
 tables = Tables(np.array([[0, 100, 60000, 65536]]), np.array([4]), np.array([0]), np.array([0.5], np.float32), 16)
 symbols = quantize(np.arange(20, dtype=np.float32).reshape(1, 4, 5), tables)
 assert (unpack(pack(symbols, 80, 60, tables), tables).symbols == symbols).all()
-seconds = time.perf_counter() - started
 assert not {{{unwanted}}} & set(sys.modules)
-assert seconds < 1, seconds
 sys.stdout.write(load_coder().name)
 """
 

@@ -108,7 +108,20 @@ def shards(tmp_path: Path) -> Path:
                 writer.add(key, ".npy", npy_header(176, 176) + pixels.tobytes(), {"source": f"{key}.jpg"})
         assert writer.info is not None
         infos.append(writer.info)
-    packing = Packing("val", 176, 176, "center", 1, "raw", 95, "exact", 3, 0, "", {})
+    packing = Packing(
+        split="val",
+        width=176,
+        height=176,
+        crop="center",
+        crops_per_image=1,
+        encoding="raw",
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=3,
+        seed=0,
+        sources_sha256="",
+        libraries={},
+    )
     write_manifest(folder, Manifest(packing, tuple(infos), accepted=5, rejected=0))
     return folder
 

@@ -10,9 +10,10 @@ from PIL import Image
 from pytorch_msssim import ms_ssim
 
 from evaluate.curves import Curve, Point, bd_rate_against
-from evaluate.published import PUBLISHED
-from evaluate.references import reference_curves
-from evaluate.sources import open_source
+from evaluate.folder import list_images
+from evaluate.plan import ImageFolder
+from evaluate.references import PUBLISHED, reference_curves
+from evaluate.sources import FolderSource
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
 from relic.codec.pretrained import EMBEDDED_FILE, read_codec
 from relic.distributed import World
@@ -71,7 +72,8 @@ def test_reference_curves_are_pillow_s_files_under_our_metrics(
     for number, size in enumerate(((200, 180), (176, 240))):
         Image.fromarray(make_picture(*size, number)).save(tmp_path / f"{number}.png")
     world = World(0, 1, torch.device("cpu"))
-    curves = reference_curves(open_source(None, "val", tmp_path), world, workers=2)
+    images = ImageFolder(tmp_path, tuple(list_images(tmp_path)))
+    curves = reference_curves(FolderSource(images), world, workers=2)
     assert [curve.name.split()[0] for curve in curves] == ["JPEG", "WebP"]
     point = next(point for point in curves[0].points if point.name == "quality 50")
     bpp, psnr, similarity = [], [], []

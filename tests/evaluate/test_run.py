@@ -13,7 +13,7 @@ from compressai.models import FactorizedPrior, FactorizedPriorReLU
 from PIL import Image
 from pytorch_msssim import ms_ssim
 
-from evaluate import coding
+from evaluate import round_trip
 from evaluate.codecs import TorchCodec
 from relic import __version__
 from relic.codec.entropy import refresh_tables
@@ -211,7 +211,7 @@ def test_an_inexact_codec_ends_the_run_naming_the_image(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = TorchCodec if tampered == "synthesise" else coding
+    place = TorchCodec if tampered == "synthesise" else round_trip
     honest = getattr(place, tampered)
 
     def other_symbols(*args):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from evaluate import parallel
-from evaluate.coding import coders, round_trip
 from evaluate.parallel import map_pictures
+from evaluate.round_trip import coders, round_trip
 from evaluate.run import main
 from evaluate.sources import Picture
 from relic.bitstream.tables import Tables

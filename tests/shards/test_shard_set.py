@@ -10,7 +10,20 @@ from relic.shards.manifest import Manifest, Packing, ShardInfo, read_manifest, w
 from relic.shards.shard_set import open_shard_set, plan_path
 from relic.shards.writer import ShardWriter
 
-PACKING = Packing("train", 4, 2, "center", 1, "raw", 95, "exact", 3, 0, "0" * 64, {"pillow": "1"})
+PACKING = Packing(
+    split="train",
+    width=4,
+    height=2,
+    crop="center",
+    crops_per_image=1,
+    encoding="raw",
+    jpeg_quality=95,
+    decode="exact",
+    samples_per_shard=3,
+    seed=0,
+    sources_sha256="0" * 64,
+    libraries={"pillow": "1"},
+)
 
 
 def pack(folder: Path, sizes: tuple[int, ...], payload: bytes = b"x") -> Manifest:

@@ -1,10 +1,15 @@
 """Runs of the trainer on a tiny codec, in this process."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from relic.codec.checkpoint import load_checkpoint
+from train.learner import Learner
 from train.main import main
 
 Run = Callable[..., int]
@@ -40,3 +45,32 @@ def run(crops: Path, tmp_path: Path) -> Run:
         return main(tiny(crops, folder, *flags))
 
     return call
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "checkpoints" / "last.pt").model
+
+
+def lines(folder: Path, event: str) -> list[dict[str, Any]]:
+    text = (folder / "checkpoints" / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the trainer catches it."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    step = Learner.step
+
+    def counted(self: Learner, batch: Any, number: int, epoch: int) -> Any:
+        if number == steps:
+            raise Killed
+        return step(self, batch, number, epoch)
+
+    monkeypatch.setattr(Learner, "step", counted)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import export.onnx_parts
-import train.trainer
+import train.learner
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
 from tests.train.conftest import Run
-from train.step import Stepper
+from train.learner import Learner
 
 PREFIXES = {"encoder": {"g_a"}, "decoder": {"g_s"}, "all": {"g_a", "g_s"}}
 MADE_OF_THE_DENSITY = {
@@ -100,7 +100,7 @@ def test_a_full_gpu_is_one_line_with_the_ways_out(
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
 
-    monkeypatch.setattr(Stepper, "__call__", full)
+    monkeypatch.setattr(Learner, "step", full)
     assert run() == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the GPU's memory is full" in said and "--batch_size" in said and "CUDA out of memory" in said
@@ -121,13 +121,13 @@ def test_deterministic_tells_cublas_before_cuda_starts(run: Run, monkeypatch: py
 
 def test_tables_are_made_once_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    refresh = train.trainer.refresh_tables
+    refresh = train.learner.refresh_tables
 
     def counted(model: Any, *, solve: bool) -> None:
         made.append(solve)
         refresh(model, solve=solve)
 
-    monkeypatch.setattr(train.trainer, "refresh_tables", counted)
+    monkeypatch.setattr(train.learner, "refresh_tables", counted)
     assert run("--epochs", "2") == 0
     assert made == [True] * 3  # before the first step and after each epoch, though up to three files are written
 
@@ -145,18 +145,18 @@ def test_pictures_of_a_run_that_made_more_are_removed(run: Run, tmp_path: Path) 
 def test_a_compiled_run_resumes_and_exports(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--compile", "--save_every_steps", "1")
     assert run(*flags, folder=tmp_path / "whole") == 0
-    step = Stepper.__call__
+    step = Learner.step
 
     class Killed(BaseException):
         pass
 
-    def cut(self: Stepper, batch: Any, number: int, epoch: int) -> Any:
+    def cut(self: Learner, batch: Any, number: int, epoch: int) -> Any:
         if number == 4:
             raise Killed
         return step(self, batch, number, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", cut)
+        patch.setattr(Learner, "step", cut)
         with pytest.raises(Killed):
             run(*flags, folder=tmp_path / "cut")
     assert run(*flags, "--resume", "auto", folder=tmp_path / "cut") == 0

@@ -9,10 +9,9 @@ import torch
 from compressai.models import FactorizedPrior
 
 import train.trainer
-from tests.train.conftest import Run, tiny
+from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT
 from tests.train.test_processes import start as begin
-from tests.train.test_runs import Killed, assert_equal, lines, stop_after, weights
 
 EACH = ("--log_every", "1", "--save_every_steps", "1")
 

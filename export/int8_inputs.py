@@ -1,6 +1,6 @@
 """Inputs that quantizers see: crops for the encoder, and of the same crops the rounded latents for the decoder.
 
-They lie in a folder, one array a file, because vendors' tools want them so, and because at 1280x720 they would not fit
+They lie in a folder, one array per file: vendors' tools want them so, and at 1280x720 they would not fit
 into memory. Shapes: x_1CHW float32 in [0, 1]; y_hat_1Mhw float32.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.crops import draw, fit, read_crops
-from export.onnx_files import Geometry
+from export.crops import fit_to_size, random_samples, read_crops
+from export.onnx_files import InputSize
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
@@ -33,15 +33,13 @@ class Calibration(NamedTuple):
     decoder: list[Path]
 
 
-def write_calibration(
-    folder: Path, source: Source, geometry: Geometry, shards: ShardSet, num_crops: int
-) -> Calibration:
+def write_calibration(folder: Path, source: Source, size: InputSize, shards: ShardSet, num_crops: int) -> Calibration:
     """Draw crops from the split by a fixed seed and write `folder`, which must not exist yet."""
     written = Calibration([], [])
     for part in Calibration._fields:
         (folder / part).mkdir(parents=True)
-    for crop_HWC in read_crops(shards, draw(shards, num_crops)):
-        x_1CHW = fit(crop_HWC, geometry.height, geometry.width)[None]
+    for crop_HWC in read_crops(shards, random_samples(shards, num_crops)):
+        x_1CHW = fit_to_size(crop_HWC, size.height, size.width)[None]
         y_hat_1Mhw = dequantize(analyse(source.model, torch.from_numpy(x_1CHW)), source.tables)
         for part, array in zip(Calibration._fields, (x_1CHW, y_hat_1Mhw), strict=True):
             files: list[Path] = getattr(written, part)

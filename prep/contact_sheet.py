@@ -6,7 +6,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from prep.folder import SplitFolder
+from prep.split_folder import SplitFolder
 from relic.files import atomic_write
 from relic.shards.index import index_path, read_records
 from relic.shards.manifest import Manifest

@@ -1,36 +1,18 @@
 """What one worker does for one shard: read, decode, cut, encode, write, publish, record."""
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from prep.cropping import Size, Window, centre_window, cut, least_decode_size, random_window
-from prep.decoding import Rejected, decode, read_source
+from prep.decoding import decode, read_header, read_source
 from prep.encoding import encode
-from prep.folder import Rejection, ShardRecord, SplitFolder
-from prep.listing import Source, crop_key
+from prep.listing import crop_key
+from prep.split_folder import Rejection, ShardRecord, SplitFolder
+from prep.tasks import KeyedSource, ShardTask
+from relic.pictures.reading import Unreadable
 from relic.shards.manifest import MEMBER_SUFFIX, Packing
 from relic.shards.writer import ShardWriter
-
-
-class KeyedSource(NamedTuple):
-    """A listed file and the key of its sample."""
-
-    source: Source
-    key: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardTask:
-    """All a worker needs to know for one shard."""
-
-    shard: int
-    sources: tuple[KeyedSource, ...]
-    source_folder: Path
-    out_dir: Path
-    packing: Packing
 
 
 class Crop(NamedTuple):
@@ -50,7 +32,7 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
             report(number)
             try:
                 crops = make_crops(task.source_folder, keyed, task.packing)
-            except Rejected as reason:
+            except Unreadable as reason:
                 rejected.append(Rejection(keyed.source.path, str(reason)))
                 continue
             for crop in crops:
@@ -63,24 +45,22 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
 
 
 def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
-    """The crops of one image. Raises Rejected."""
+    """The crops of one image. Raises Unreadable."""
     shape = Size(packing.width, packing.height)
-    data = read_source(source_folder / keyed.source.path, keyed.source.size)
-    windows_of = functools.partial(_windows, key=keyed.key, shape=shape, packing=packing)
-    least_size = None
-    if packing.decode == "fast":
-        least_size = lambda full: least_decode_size(full, windows_of(full), shape)  # noqa: E731
-    image, full, pixels = decode(data, least_size)
+    header = read_header(read_source(source_folder / keyed.source.path, keyed.source.size))
+    windows = _windows(header.full, keyed.key, shape, packing)
+    least = least_decode_size(header.full, windows, shape) if packing.decode == "fast" else None
+    image, pixels = decode(header, least)
     crops = []
-    for number, window in enumerate(windows_of(full)):
-        crop = cut(image, full, window, shape, pixels)
-        listing: dict[str, object] = {"source": keyed.source.path, "source_size": full, "crop_box": window}
+    for number, window in enumerate(windows):
+        crop = cut(image, header.full, window, shape, pixels)
+        listing: dict[str, object] = {"source": keyed.source.path, "source_size": header.full, "crop_box": window}
         key = crop_key(keyed.key, number, packing.crops_per_image)
         crops.append(Crop(key, encode(crop, packing.encoding, packing.jpeg_quality), listing))
     return crops
 
 
-def _windows(full: Size, *, key: str, shape: Size, packing: Packing) -> list[Window]:
+def _windows(full: Size, key: str, shape: Size, packing: Packing) -> list[Window]:
     if packing.crop == "center":
         return [centre_window(full, shape)]
     return [

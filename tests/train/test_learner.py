@@ -17,7 +17,9 @@ from relic.loader.loader import LoaderTimes
 from tests.train.conftest import tiny
 from train.build import build_learner
 from train.config import TrainConfig
-from train.progress import Progress, StatusLine
+from train.plan import make_plan
+from train.records import Progress, StatusLine
+from train.start import load_start
 
 _WAITING = {
     torch.ops.aten._local_scalar_dense.default,
@@ -80,7 +82,8 @@ def steps_watched(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPat
     """What `steps` steps read on the way, and what the logging at their end reads."""
     world = World(0, 1, torch.device("cpu"))
     torch.manual_seed(0)
-    learner = build_learner(config, world, None, steps_per_epoch=10)
+    plan = make_plan(config)
+    learner = build_learner(plan, world, load_start(plan, world, None))
     learner.model.train()
     progress = Progress()
     status = StatusLine(progress, 0, LoaderTimes(), world)
@@ -95,12 +98,12 @@ def steps_watched(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPat
         return result
 
     monkeypatch.setattr(train.guard, "_copy_to_host", copied)
-    learner.stepper(batch, 0, 0)
+    learner.step(batch, 0, 0)
     reads.on_host += [state["step"] for state in learner.optimizer.state.values()]  # Adam counts on the host
     with reads:
         for step in range(1, steps + 1):
             progress.step += 1
-            status.add(learner.stepper(batch, step, 0), 4)
+            status.add(learner.step(batch, step, 0), 4)
         between = list(reads.names)
         status.read()
     return between, reads.names[len(between) :]

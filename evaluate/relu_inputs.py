@@ -17,7 +17,7 @@ class ReluCounts(NamedTuple):
 
 
 class ReluInputs:
-    """Counts the inputs of all ReLU layers of a model, and those below zero, without waiting for the device.
+    """Counts the inputs of all ReLU layers of a model, and those below zero. Does not wait for the device.
 
     Several threads may run the model at once; what each computes inside `counted` is counted, all else is not.
     """

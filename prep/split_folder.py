@@ -127,7 +127,7 @@ class SplitFolder:
             path.unlink(missing_ok=True)
 
     def begin(self, packing: Packing) -> None:
-        """Write the plan. A manifest whose shards are no longer whole goes back to being a plan with records."""
+        """Write the plan, where none stands yet."""
         plan = plan_path(self.folder, self.split)
         if not plan.exists():
             write_json(plan, dataclasses.asdict(packing))

@@ -1,4 +1,4 @@
-"""Inputs that the exported parts are checked on: real crops where there are some, else seeded pictures.
+"""Inputs that the exported parts are checked on: real crops with --shards, else seeded pictures.
 
 Shapes: x_BCHW float32 in [0, 1]; y_hat_BMhw float32.
 """
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from export.crops import fit, read_crops, spread
-from export.onnx_files import Geometry
+from export.crops import evenly_spread, fit_to_size, read_crops
+from export.onnx_files import InputSize
 from relic.bitstream.tables import Tables, dequantize
 from relic.codec.constants import STRIDE
 from relic.shards.shard_set import ShardSet
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 _SEED = 0
 
 
-class Probes(NamedTuple):
+class CheckInputs(NamedTuple):
     """Batches of images for the encoder, and latents drawn from the entropy model for the decoder."""
 
     images: list[Floats]
@@ -28,25 +28,28 @@ class Probes(NamedTuple):
     description: str
 
 
-def make_probes(geometry: Geometry, tables: Tables, shards: ShardSet | None) -> Probes:
-    """Three batches of the geometry's size; a dynamic one gets two more of other sizes."""
-    sizes = [(geometry.batch, geometry.height, geometry.width)] * 3
-    if geometry.dynamic:
-        sizes += [(geometry.batch + 1, geometry.height + STRIDE, geometry.width + 2 * STRIDE), (1, STRIDE, 3 * STRIDE)]
+def make_check_inputs(input_size: InputSize, tables: Tables, shards: ShardSet | None) -> CheckInputs:
+    """Three batches of this size; a dynamic one gets two more of other sizes."""
+    sizes = [(input_size.batch, input_size.height, input_size.width)] * 3
+    if input_size.dynamic:
+        sizes += [
+            (input_size.batch + 1, input_size.height + STRIDE, input_size.width + 2 * STRIDE),
+            (1, STRIDE, 3 * STRIDE),
+        ]
     rng = np.random.default_rng(_SEED)
     if shards is None:
         images = [_pictures(number, size, rng) for number, size in enumerate(sizes)]
         source = "seeded pictures"
     else:
-        crops = list(read_crops(shards, spread(shards, sum(size[0] for size in sizes))))
+        crops = list(read_crops(shards, evenly_spread(shards, sum(size[0] for size in sizes))))
         starts = np.cumsum([0, *(size[0] for size in sizes)])
         images = [
-            np.stack([fit(crop, *size[1:]) for crop in crops[first : first + size[0]]])
+            np.stack([fit_to_size(crop, *size[1:]) for crop in crops[first : first + size[0]]])
             for first, size in zip(starts.tolist(), sizes, strict=False)
         ]
         source = f"{shards.split} crops"
     latents = [draw_latents(tables, (batch, h // STRIDE, w // STRIDE), rng) for batch, h, w in sizes]
-    return Probes(images, latents, f"{sum(map(len, images))} {source}")
+    return CheckInputs(images, latents, f"{sum(map(len, images))} {source}")
 
 
 def draw_latents(tables: Tables, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:

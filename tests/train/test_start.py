@@ -10,8 +10,7 @@ from relic.codec.model import Architecture
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.shards.shard_set import open_shard_set
-from tests.train.conftest import Run
-from tests.train.test_runs import assert_equal, weights
+from tests.train.conftest import Run, assert_equal, weights
 from train.main import main
 
 CALIBRATED = ("--swap_init", "calibrated", "--calib_images", "8")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prep import colour
-from prep.colour import ProfileError, conversion_to_srgb, profile_space
-from prep.decoding import Rejected, decode
+from prep.decoding import decode, read_header
+from relic.pictures import colour
+from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_space
+from relic.pictures.reading import Unreadable
 
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -106,7 +107,7 @@ def test_wide_spaces_against_littlecms(name: str) -> None:
     )
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).save(buffer, "PNG", icc_profile=icc)
-    found = np.asarray(decode(buffer.getvalue()).image).astype(int)
+    found = np.asarray(decode(read_header(buffer.getvalue())).image).astype(int)
     assert np.abs(found - np.asarray(expected)).max() <= 2
 
 
@@ -130,7 +131,7 @@ def test_a_jpeg_with_a_profile_is_converted() -> None:
     convert = conversion_to_srgb(icc)
     assert convert is not None
     expected = np.asarray(convert(Image.fromarray(flat.copy()))).astype(int)
-    assert np.abs(np.asarray(decode(buffer.getvalue()).image) - expected).max() <= 3
+    assert np.abs(np.asarray(decode(read_header(buffer.getvalue())).image) - expected).max() <= 3
     assert np.abs(expected - flat).max() > 10
 
 
@@ -141,7 +142,7 @@ def test_grey_profiles() -> None:
         buffer = io.BytesIO()
         Image.fromarray(grey).save(buffer, kind, icc_profile=icc)
         expected = srgb_encode(grey / 255)
-        found = np.asarray(decode(buffer.getvalue()).image)
+        found = np.asarray(decode(read_header(buffer.getvalue())).image)
         assert np.abs(found - expected[..., None]).max() < 1.5
 
 
@@ -175,8 +176,8 @@ def test_without_littlecms_a_profile_of_tables_is_a_rejection_that_names_it(monk
     conversion_to_srgb.cache_clear()
     buffer = io.BytesIO()
     Image.new("CMYK", (8, 8)).save(buffer, "JPEG", icc_profile=table_profile())
-    with pytest.raises(Rejected, match="liblcms2"):
-        decode(buffer.getvalue())
+    with pytest.raises(Unreadable, match="liblcms2"):
+        decode(read_header(buffer.getvalue()))
     conversion_to_srgb.cache_clear()
 
 

@@ -1,0 +1,105 @@
+"""What a run of `evaluate/run.py` reads: its codecs, and its images, opened once. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluate.config import KODAK_IMAGES, ORIGINALS, EvaluateConfig
+from evaluate.folder import list_images
+from relic.codec.constants import EMBEDDED
+from relic.errors import InputError
+from relic.files import check_folder
+from relic.loader.remote import resolve_shards
+from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
+from relic.shards.shard_set import ShardSet
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of --images."""
+
+    folder: Path
+    names: tuple[str, ...]
+    """Paths relative to the folder, sorted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The flags, and what they name on this machine."""
+
+    config: EvaluateConfig
+    labels: tuple[str, ...]
+    """A short, unique name per codec, fit for a folder: checkpoints, then export sets."""
+    images: ShardSet | ImageFolder
+
+
+def make_plan(config: EvaluateConfig) -> Plan:
+    """Check the paths and open the images. Shards at URLs are fetched here.
+
+    Raises InputError, naming the flag, for what is missing or does not fit. Raises OSError for what cannot be reached.
+    """
+    for checkpoint in config.checkpoint or []:
+        if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
+            raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
+    for folder in config.onnx or []:
+        _check_export(folder)
+    _refuse_twice(config.checkpoint or [], "--checkpoint")
+    _refuse_twice(list(map(str, config.onnx or [])), "--onnx")
+    check_folder("--out", config.out)
+    labels = unique_labels([Path(codec) if codec == EMBEDDED else Path(codec).resolve() for codec in config.codecs])
+    images = _open_shards(config, config.shards) if config.shards is not None else _list_folder(config)
+    return Plan(config=config, labels=tuple(labels), images=images)
+
+
+def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:
+    opened = resolve_shards(shards, config.split)
+    if opened.folder.resolve() == config.out.resolve():
+        raise InputError(f"--out {config.out}: holds the shards; results need a folder of their own")
+    return opened
+
+
+def _list_folder(config: EvaluateConfig) -> ImageFolder:
+    assert config.images is not None  # the config has refused it
+    names = list_images(config.images)
+    if config.published and len(names) != KODAK_IMAGES:
+        raise InputError(
+            f"--published: the points are of Kodak's {KODAK_IMAGES} images, {config.images} has {len(names)}"
+        )
+    source, out = config.images.resolve(), config.out.resolve()
+    if source == out or source in out.parents or out in source.parents:
+        raise InputError(
+            f"--out {config.out}: lies inside --images {config.images} or around it; results need their own"
+        )
+    return ImageFolder(config.images, tuple(names))
+
+
+def unique_labels(paths: Sequence[Path]) -> list[str]:
+    """File stems, or where these are not unique with as many folders before them (up to three) as it takes.
+
+    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`; if all else fails they are numbered.
+    """
+    for num_folders in range(4):
+        labels = ["-".join((*_last_folders(path, num_folders), path.stem)) for path in paths]
+        if len({*labels, ORIGINALS}) == len(paths) + 1:
+            return labels
+    return [f"{number}-{path.stem}" for number, path in enumerate(paths, start=1)]
+
+
+def _last_folders(path: Path, count: int) -> tuple[str, ...]:
+    folders = path.parts[1:-1]  # without the root
+    return folders[max(0, len(folders) - count) :]
+
+
+def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
+    seen: set[Path] = set()
+    for codec in codecs:
+        path = Path(codec).resolve()
+        if path in seen:
+            raise InputError(f"{flag} {codec}: given twice")
+        seen.add(path)
+
+
+def _check_export(folder: Path) -> None:
+    for name in (ENCODER, DECODER, TABLES, MANIFEST):
+        if not (folder / name).is_file():
+            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes a whole set")

@@ -1,0 +1,76 @@
+"""The folder an evaluation leaves: metrics.json, per_image.csv, summary.md, rd.png, report.html, images."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from evaluate.config import ORIGINALS
+from evaluate.evaluator import Evaluation, ImageResult
+from evaluate.plots import rd_figure, write_png
+from evaluate.report import Report
+from evaluate.report_page import write_page
+from evaluate.report_text import format_markdown
+from evaluate.summary import Summary
+from relic import __version__
+from relic.files import atomic_write, write_json
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write everything, each file whole or not at all, metrics.json last."""
+    for evaluation in report.evaluations:
+        _write_pictures(folder / evaluation.codec.label, evaluation.reconstructions)
+    _write_pictures(folder / ORIGINALS, report.evaluations[0].originals)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "per_image.csv", "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("checkpoint", *ImageResult._fields))
+        for evaluation in report.evaluations:
+            rows.writerows((evaluation.codec.checkpoint, *result) for result in evaluation.results)
+    write_png(rd_figure(report.curves), folder / "rd.png")
+    with atomic_write(folder / "summary.md", "w") as file:
+        file.write(format_markdown(report))
+    write_page(folder / "report.html", report)
+    summary = [
+        _describe(evaluation, means, report.source)
+        for evaluation, means in zip(report.evaluations, report.summaries, strict=True)
+    ]
+    write_json(
+        folder / "metrics.json",
+        {"relic_version": __version__, "summary": summary, "curves": _describe_curves(report)},
+    )
+
+
+def _describe_curves(report: Report) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": curve.name,
+            "kind": curve.kind,
+            "bd_rate_psnr": found.psnr_db and found.psnr_db._asdict(),
+            "bd_rate_ms_ssim": found.ms_ssim_db and found.ms_ssim_db._asdict(),
+            "points": [point._asdict() for point in curve.points],
+        }
+        for curve, found in zip(report.curves, report.bd_rates, strict=True)
+    ]
+
+
+def _describe(evaluation: Evaluation, summary: Summary, source: dict[str, str]) -> dict[str, Any]:
+    codec = evaluation.codec
+    return {
+        "checkpoint": codec.checkpoint,
+        "label": codec.label,
+        "runtime": codec.runtime,
+        "architecture": codec.architecture.name,
+        "channels": list(codec.architecture.channels),
+        "replaced": codec.architecture.replaced,
+        "swap_init": codec.swap_init,
+        "relu_clipped": evaluation.relu_clipped,
+        **summary._asdict(),
+        **source,
+    }
+
+
+def _write_pictures(folder: Path, pictures: dict[int, bytes]) -> None:
+    for number, png in pictures.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / f"{number:03d}.png") as file:
+            file.write(png)

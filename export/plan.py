@@ -1,0 +1,55 @@
+"""What a run of `export/onnx_parts.py` reads and where it writes: checked, and opened once. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.config import ExportConfig
+from relic.codec.constants import EMBEDDED
+from relic.errors import InputError
+from relic.files import check_folder
+from relic.shards.shard_set import ShardSet, open_shard_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Crops:
+    """The crops of --int8."""
+
+    train: ShardSet
+    """Calibrate."""
+    val: ShardSet
+    """Judge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The flags, and the shards that they name."""
+
+    config: ExportConfig
+    shards: ShardSet | None
+    """The `val` crops of --shards, for the check against torch."""
+    int8: Int8Crops | None
+    """None without --int8."""
+
+
+def make_plan(config: ExportConfig) -> Plan:
+    """Check the paths and open the shards. Raises InputError, naming the flag, for what is missing or does not fit."""
+    if config.ckpt != EMBEDDED and not Path(config.ckpt).is_file():
+        raise InputError(f"--ckpt {config.ckpt}: no such file; or use {EMBEDDED}")
+    if config.part == "all" and config.out.is_file():
+        raise InputError(f"--out {config.out}: --part all writes a folder, not a file")
+    if config.part != "all" and config.out.is_dir():
+        raise InputError(f"--out {config.out}: --part {config.part} writes one file; name it *.onnx")
+    check_folder("--out", config.folder)
+    shards = None if config.shards is None else open_shard_set(config.shards, "val")
+    return Plan(config=config, shards=shards, int8=_open_int8(config, shards))
+
+
+def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | None:
+    if config.calib_shards is None:
+        return None
+    train = open_shard_set(config.calib_shards, "train", flag="--calib_shards")
+    if train.num_samples < config.calib_images:
+        raise InputError(
+            f"--calib_images {config.calib_images}: {config.calib_shards} has {train.num_samples} train crops"
+        )
+    return Int8Crops(train=train, val=shards or open_shard_set(config.calib_shards, "val", flag="--calib_shards"))

@@ -1,0 +1,26 @@
+"""What planning hands to the workers."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from relic.pictures.listing import Source
+from relic.shards.manifest import Packing
+
+
+class KeyedSource(NamedTuple):
+    """A listed file and the key of its sample."""
+
+    source: Source
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """All a worker needs to know for one shard."""
+
+    shard: int
+    sources: tuple[KeyedSource, ...]
+    source_folder: Path
+    out_dir: Path
+    packing: Packing

@@ -1,0 +1,147 @@
+"""An image file to upright 8-bit sRGB pixels, by Pillow.
+
+EXIF orientation and colour profile are applied. Transparency is laid on white. 16-bit samples are scaled to 8. Of an
+animation the first frame counts. A CMYK JPEG is taken as stored inverted, with or without Adobe's marker, as browsers
+do.
+"""
+
+import io
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError, features
+
+from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_space
+
+_ORIENTATION_TAG = 0x0112
+SWAPS_SIDES = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of an object in memory, in some of Pillow's messages: it differs from run to run."""
+
+
+class Unreadable(Exception):
+    """This file gives no pixels; the message is the reason, in one line."""
+
+
+def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
+    """The pixels of an image file, (H, W, 3). Raises Unreadable."""
+    try:
+        return np.array(decode_image(path.read_bytes()))
+    except Unreadable:
+        raise
+    except Exception as error:  # decoders fail on hostile bytes in every way there is
+        raise unreadable(error) from error
+
+
+def decode_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
+    """A file's bytes as an image in mode RGB. Raises Unreadable, and whatever Pillow raises for damaged data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            source = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            raise Unreadable(_what_is_missing(data) or "not an image that Pillow can identify") from error
+        with source:
+            check_size(*source.size, max_pixels)
+            profile = source.info.get("icc_profile") or b""
+            source.load()
+            return _flatten(turn_upright(source, _orientation(source)), profile)
+
+
+def unreadable(error: Exception) -> Unreadable:
+    """A decoder's error as the reason, in one line that is the same in every run."""
+    if isinstance(error, ProfileError):
+        return Unreadable(str(error))
+    text = _ADDRESS.sub("", " ".join(str(error).split()))
+    return Unreadable(text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}")
+
+
+def check_size(width: int, height: int, max_pixels: int | None) -> None:
+    """Raise Unreadable for an image of no pixels, or of more than `max_pixels`."""
+    if width < 1 or height < 1:
+        raise Unreadable("no pixels")
+    if max_pixels is not None and width * height > max_pixels:
+        raise Unreadable(f"decompression bomb: {width}x{height} pixels, more than {max_pixels:,}")
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation 1-8 of an EXIF block; 1 where it has none or cannot be understood."""
+    table = Image.Exif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table.load(exif)
+            value = table.get(_ORIENTATION_TAG, 1)
+    except Exception:  # a broken EXIF block, in any way that Pillow's parser stumbles on, says nothing of the pixels
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as it is to be seen; the same object where nothing turns."""
+    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
+
+
+def apply_profile(image: Image.Image, profile: bytes, space: str) -> Image.Image:
+    """`image` (RGB or RGBX; grey ones hold three equal channels) in sRGB. A profile for other pixels is ignored."""
+    wanted = profile_space(profile)
+    if wanted not in (space, "RGB"):
+        return image
+    convert = conversion_to_srgb(profile)
+    if convert is None:
+        return image
+    return convert(image.convert("L" if wanted == "GRAY" else "RGB")).convert("RGB")
+
+
+def _what_is_missing(data: bytes) -> str:
+    """Names the library this Pillow was built without, where that is why a file is not identified."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and not features.check("webp"):
+        return "WebP image: this Pillow was built without WebP (libwebp-dev)"
+    return ""
+
+
+def _orientation(source: Image.Image) -> int:
+    try:
+        return int(source.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a broken EXIF block says nothing of the pixels
+        return 1
+
+
+def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
+    """Any mode of Pillow's to RGB in sRGB, without alpha."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return apply_profile(_scale_deep(image).convert("RGB"), profile, "GRAY")
+    if image.mode == "CMYK":
+        if profile_space(profile) == "CMYK" and (convert := conversion_to_srgb(profile)):
+            return convert(image)
+        return image.convert("RGB")
+    space = "GRAY" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if not image.has_transparency_data and image.mode != "PA":
+        return apply_profile(image.convert("RGB"), profile, space)
+    with_alpha = image.convert("RGBA")
+    colours = apply_profile(with_alpha.convert("RGB"), profile, space)
+    white = Image.new("RGB", image.size, "white")
+    return Image.composite(colours, white, with_alpha.getchannel("A"))
+
+
+def _scale_deep(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits to 8, by scale."""
+    bits = image.tag_v2.get(258, (16,))[0] if hasattr(image, "tag_v2") else 16  # TIFF's BitsPerSample
+    if image.mode == "F" or bits > 16:
+        raise Unreadable(f"{bits}-bit samples have no fixed white level")
+    levels = np.asarray(image).astype(np.uint32)
+    top = (1 << bits) - 1
+    return Image.fromarray(((np.minimum(levels, top) * 255 + top // 2) // top).astype(np.uint8))

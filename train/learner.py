@@ -1,0 +1,109 @@
+"""What learns: the model with its optimizer, scaler, schedule and loss, and the training step over them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from compressai.models import FactorizedPrior
+from torch import Tensor, nn
+
+from relic.codec.entropy import refresh_tables
+from relic.codec.loss import Loss, LossConfig, compute_loss
+from relic.loader.feed import DeviceBatch
+from train.guard import Guard
+from train.preconditioning import Preconditioning
+from train.schedule import Schedule
+
+
+class StepValues(NamedTuple):
+    """Scalars on the device; nothing here was waited for."""
+
+    loss: Loss
+    grad_norm: Tensor
+    lr: float
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """Owns what changes while training, besides the trainer's progress."""
+
+    model: FactorizedPrior
+    forward: Callable[[Tensor], dict[str, Any]]
+    """The model as the step calls it: compiled, or shared by ranks."""
+    entropy_trained: bool
+    """Whether the entropy bottleneck is trained, and so its quantiles are solved again."""
+    optimizer: torch.optim.Optimizer
+    """Of the preconditioning's parameters, where there is one."""
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    loss_config: LossConfig
+    guard: Guard
+    preconditioning: Preconditioning | None = None
+    autocast: Callable[[], AbstractContextManager[Any]]
+    max_grad_norm: float
+    """0 or less: gradients are not scaled down."""
+    _tables_are_old: bool = field(default=True, init=False)
+
+    def step(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
+        """Train on `batch` as step `step` (from 0) of epoch `epoch` (from 0): the hot path and nothing else.
+
+        Raises what the guard finds, after the optimizer's step.
+        """
+        self._tables_are_old = True
+        lr = self.schedule.set_rate(step, epoch)
+        with self.autocast():
+            output = self.forward(batch.images)
+        likelihoods = output["likelihoods"]["y"]
+        loss = compute_loss(batch.images, output["x_hat"], likelihoods, self.loss_config)
+        self.scaler.scale(loss.total).backward()
+        if self.preconditioning is not None:
+            self.preconditioning.take_gradients()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = self._clip_gradients()
+        self.scaler.step(self.optimizer)
+        if self.preconditioning is not None:
+            self.preconditioning.move_kernels()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step_done()
+        watched = {"the loss": loss.total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
+        if not self.scaler.is_enabled():  # which skips steps with such gradients by itself
+            watched["the gradient"] = grad_norm
+        self.guard.watch(step, watched, batch.keys)
+        return StepValues(Loss(*(part.detach() for part in loss)), grad_norm.detach(), lr)
+
+    def _clip_gradients(self) -> Tensor:
+        """Return the norm before clipping."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm if self.max_grad_norm > 0 else float("inf"))
+
+    def refresh_tables(self) -> None:
+        """Solve the quantiles and make the tables, once for each state of the weights."""
+        if self._tables_are_old:
+            refresh_tables(self.model, solve=self.entropy_trained)
+            self._tables_are_old = False
+
+    def check(self, steps_done: int) -> None:
+        """Raise DivergedError when what the last step computed, or the weights it left, must not be saved."""
+        self.guard.settle()
+        self.guard.check_weights(self.model.parameters(), steps_done - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the model's tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "preconditioning": self.preconditioning.state_dict() if self.preconditioning else None,
+            "scaler": self.scaler.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`; other entries of `state` are left alone."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.preconditioning:
+            self.preconditioning.load_state_dict(state["preconditioning"])
+        if state["scaler"]:  # empty of a run without one
+            self.scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
