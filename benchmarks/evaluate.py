@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 if not __package__:  # run as a file: same import root as `python -m benchmarks.evaluate`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import command
 from relic.files import write_json
 
 PROG = "benchmarks/evaluate.py"
@@ -38,11 +39,8 @@ class EvaluateBenchmarkConfig:
     """File for the figures."""
 
     def __post_init__(self) -> None:
-        for name, least in (("crops", 1), ("rounds", 2), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be {least} or more")
-        if self.json is not None and not self.json.parent.is_dir():
-            raise InputError(f"--json {self.json}: no folder {self.json.parent}")
+        check_least(self, {"crops": 1, "rounds": 2, "workers": 0})
+        check_files(json=self.json)
 
 
 @command(PROG)
@@ -50,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(EvaluateBenchmarkConfig, argv, prog=PROG)
 
-    from benchmarks.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
-    from benchmarks.machine import machine
+    from benchmarks._evaluate.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
+    from benchmarks._shared.machine import machine
     from relic.machine import available_cores
 
     workers = config.workers or available_cores()

@@ -1,5 +1,7 @@
 """Time the exported parts in onnxruntime: `python benchmarks/export.py`."""
 
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +9,56 @@ from pathlib import Path
 if not __package__:  # run as a file: same import root as `python -m benchmarks.export`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.export_config import ExportBenchmarkConfig
+from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import command
+from relic.codec.constants import STRIDE
+from relic.errors import InputError, command
 from relic.files import write_json
+from relic.options import Upsample
 
 PROG = "benchmarks/export.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportBenchmarkConfig:
+    """Milliseconds of encoder and decoder in onnxruntime on this CPU: GDN and ReLU, fp32 and INT8, one thread and all.
+
+    Weights are random: they do not change the time.
+    """
+
+    channels: str = "128,192"
+    """Channels N,M of the codec; those of CompressAI's quality 1 to 5 by default."""
+    sizes: str = "224x224,1280x720"
+    """Sizes of the image, as WIDTHxHEIGHT, multiples of 16."""
+    upsample: Upsample = "deconv5"
+    """The decoder's upsampling, as of `export/onnx_parts.py`."""
+    rounds: int = 3
+    """Turns that each model gets; a figure is the median of all its runs."""
+    json: Path | None = None
+    """File for the figures."""
+    plot: Path | None = None
+    """PNG file for a bar chart."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d{0,3},[1-9]\d{0,3}", self.channels):
+            raise InputError(f"--channels {self.channels}: expected two whole numbers N,M, as 128,192")
+        for size in self.sizes.split(","):
+            sides = size.split("x")
+            if len(sides) != 2 or not all(side.isdecimal() and int(side) and int(side) % STRIDE == 0 for side in sides):
+                raise InputError(f"--sizes {size}: expected WIDTHxHEIGHT, multiples of {STRIDE}, as 1280x720")
+        check_least(self, {"rounds": 1})
+        check_files(json=self.json, plot=self.plot)
+
+    @property
+    def channel_pair(self) -> tuple[int, int]:
+        """(N, M)."""
+        n, m = self.channels.split(",")
+        return int(n), int(m)
+
+    @property
+    def width_height_pairs(self) -> list[tuple[int, int]]:
+        """(width, height) of each size."""
+        return [(int(width), int(height)) for width, height in (size.split("x") for size in self.sizes.split(","))]
 
 
 @command(PROG)
@@ -22,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import onnxruntime
 
-    from benchmarks.machine import machine
-    from benchmarks.onnx_figures import plot_timing, timing_table
-    from benchmarks.onnx_timing import import_seconds, measure, speedups
-    from benchmarks.timed_parts import timed_parts
+    from benchmarks._export.figures import plot_timing, timing_table
+    from benchmarks._export.timed_parts import timed_parts
+    from benchmarks._export.timing import import_seconds, measure, speedups
+    from benchmarks._shared.machine import machine
     from relic.machine import available_cores
 
     sizes = config.width_height_pairs

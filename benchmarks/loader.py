@@ -1,5 +1,6 @@
 """Measure the loader beside others, on crops packed here or on your own: `python benchmarks/loader.py`."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,12 +11,65 @@ from typing import Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.loader`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.config import LoaderBenchmarkConfig
+from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import command
+from relic.errors import InputError, command
 from relic.files import write_json
+from relic.options import Split
 
 PROG = "benchmarks/loader.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderBenchmarkConfig:
+    """Images/s of relic's loader, of webdataset, of torch's folder loader, and of what the machine can do at most.
+
+    --shards D measures your own set instead; --wait measures how long a consumer of a fixed pace waits.
+    """
+
+    images: Path | None = None
+    """Folder of images to cut the crops from; without it, photographs from installed packages."""
+    crops: int = 3000
+    """Crops of 224x224 to pack, at least."""
+    batch_size: int = 64
+    """Images in a batch."""
+    epochs: int = 4
+    """Epochs a loader; a figure is the median of those after the first."""
+    work_dir: Path | None = None
+    """Folder for the packed crops, kept and used again; without it a temporary one."""
+    json: Path | None = None
+    """File for the figures."""
+    plot: Path | None = None
+    """PNG file for a bar chart of the comparison."""
+    shards: Path | None = None
+    """Measure this folder of shards, your own, instead of comparing loaders."""
+    split: Split = "train"
+    """Split of --shards."""
+    gpu_images_per_second: float = 0.0
+    """Images/s one GPU trains at: says how many GPUs --shards feeds."""
+    wait: bool = False
+    """Measure a consumer's wait on raw and on jpg crops instead of comparing loaders."""
+    consumer_ms: float | None = None
+    """Milliseconds the consumer of --wait takes a batch; without it 20 on raw and 30 on jpg crops."""
+    wait_batches: int = 500
+    """Batches of --wait, after the first."""
+
+    def __post_init__(self) -> None:
+        if self.shards is not None and self.wait:
+            raise InputError("--wait packs its own crops; leave out --shards")
+        if self.plot is not None and (self.wait or self.shards is not None):
+            raise InputError("--plot draws the comparison of loaders; leave out --wait and --shards")
+        if self.consumer_ms is not None and not self.wait:
+            raise InputError("--consumer_ms goes with --wait")
+        if self.gpu_images_per_second and self.shards is None:
+            raise InputError("--gpu_images_per_second goes with --shards")
+        if self.shards is None and self.crops < self.batch_size:
+            raise InputError(f"--crops {self.crops}: fewer than one batch (--batch_size {self.batch_size})")
+        least = {"crops": 1, "batch_size": 1, "epochs": 2, "wait_batches": 1, "gpu_images_per_second": 0}
+        check_least(self, least)
+        if self.consumer_ms is not None and self.consumer_ms < 0:
+            raise InputError(f"--consumer_ms {self.consumer_ms}: must be 0 or more")
+        check_files(json=self.json, plot=self.plot)
 
 
 @command(PROG)
@@ -29,17 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = config.work_dir or Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-")))
             results = _wait(config, folder) if config.wait else _compare(config, folder, stack)
     if config.json is not None:
-        from benchmarks.machine import machine
+        from benchmarks._shared.machine import machine
 
         write_json(config.json, results | {"machine": machine()})
     return 0
 
 
 def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> dict[str, Any]:
-    from benchmarks.crops import prepare_crops
-    from benchmarks.measure import ratios, steady_rate, take_turns, time_shares
-    from benchmarks.peers import all_peers
-    from benchmarks.tables import comparison_table
+    from benchmarks._loader.measure import ratios, steady_rate, take_turns, time_shares
+    from benchmarks._loader.peers import all_peers
+    from benchmarks._loader.tables import comparison_table
+    from benchmarks._shared.crops import prepare_crops
     from relic.machine import available_cores
 
     crops = prepare_crops(folder, config.images, config.crops, available_cores())
@@ -50,7 +104,7 @@ def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> d
     shares = {peer.name: time_shares(passes[peer.name][1:], available_cores()) for peer in peers if peer.times}
     print(comparison_table(figures, passes, quotients, shares), flush=True)
     if config.plot is not None:
-        from benchmarks.plot import plot_comparison
+        from benchmarks._loader.plot import plot_comparison
 
         what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}, cores: {available_cores()}"
         plot_comparison(config.plot, figures, what)
@@ -61,8 +115,8 @@ def _compare(config: LoaderBenchmarkConfig, folder: Path, stack: ExitStack) -> d
 
 
 def _own_set(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
-    from benchmarks.own_set import measure_own_set
-    from benchmarks.tables import own_set_table
+    from benchmarks._loader.own_set import measure_own_set
+    from benchmarks._loader.tables import own_set_table
     from relic.shards.shard_set import open_shard_set
 
     shards = open_shard_set(folder, config.split)
@@ -73,9 +127,9 @@ def _own_set(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
 
 
 def _wait(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
-    from benchmarks.crops import prepare_crops
-    from benchmarks.measure import consumer_wait
-    from benchmarks.tables import wait_table
+    from benchmarks._loader.measure import consumer_wait
+    from benchmarks._loader.tables import wait_table
+    from benchmarks._shared.crops import prepare_crops
     from relic.machine import available_cores
 
     crops = prepare_crops(folder, config.images, config.crops, available_cores())

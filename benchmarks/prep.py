@@ -1,5 +1,6 @@
 """Measure packing beside the bare loop of its work: `python benchmarks/prep.py`."""
 
+import dataclasses
 import random
 import statistics
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.prep`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.config import PrepBenchmarkConfig
+from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import write_json
@@ -21,11 +22,39 @@ from relic.files import write_json
 PROG = "benchmarks/prep.py"
 
 
+@dataclasses.dataclass(frozen=True)
+class PrepBenchmarkConfig:
+    """Images/s of make_shards.py by 1 worker and by all, and of the bare loop of its work, with nothing written.
+
+    Files are read from the page cache: the images are gone through several times.
+    """
+
+    images: Path | None = None
+    """Folder of JPEGs, or of COCO's layout; without it, photographs from installed packages."""
+    images_per_worker: int = 2400
+    """Images a worker packs in a run, and a process of a loop goes through."""
+    rounds: int = 3
+    """Rounds of all measurements; a figure is their median."""
+    listed: int = 118_287
+    """Files in the folder whose listing is timed; as many as in COCO's train2017."""
+    work_dir: Path | None = None
+    """Folder to put a temporary one into, on the disk to measure; without it the system's."""
+    json: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        check_least(self, {"images_per_worker": 20, "rounds": 1, "listed": 1})
+        for flag, folder in (("--images", self.images), ("--work_dir", self.work_dir)):
+            if folder is not None and not folder.is_dir():
+                raise InputError(f"{flag} {folder}: no such folder")
+        check_files(json=self.json)
+
+
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in turns, print, and write the figures where asked."""
     config = parse(PrepBenchmarkConfig, argv, prog=PROG)
-    from benchmarks.machine import machine
+    from benchmarks._shared.machine import machine
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-", dir=config.work_dir)))
@@ -36,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(config: PrepBenchmarkConfig, folder: Path) -> dict[str, Any]:
-    from benchmarks.crops import listed_images
-    from benchmarks.prep_loops import SIDE
-    from benchmarks.prep_runs import Rate, fast_likeness, median_rates, seconds_to_start
-    from benchmarks.prep_tables import prep_ratios, prep_table
+    from benchmarks._prep.loops import SIDE
+    from benchmarks._prep.runs import Rate, fast_likeness, median_rates, seconds_to_start
+    from benchmarks._prep.tables import prep_ratios, prep_table
+    from benchmarks._shared.crops import listed_images
 
     images = [path for path in listed_images(folder, config.images) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not images:
@@ -76,9 +105,9 @@ def _measure_round(
     loops: defaultdict[str, list[float]],
     runs: defaultdict[str, list[Any]],
 ) -> None:
-    from benchmarks.prep_loops import images_per_second
-    from benchmarks.prep_runs import measure_rate
-    from benchmarks.prep_tables import all_loops, all_variants
+    from benchmarks._prep.loops import images_per_second
+    from benchmarks._prep.runs import measure_rate
+    from benchmarks._prep.tables import all_loops, all_variants
 
     for name, variant, share in all_variants():
         runs[name].append(measure_rate(images, folder, variant, max(4, int(config.images_per_worker * share))))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.train_step`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import write_json
@@ -45,11 +46,8 @@ class StepBenchmarkConfig:
     """File for the figures."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("rounds", 1), ("loop_steps", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be {least} or more")
-        if self.json is not None and not self.json.parent.is_dir():
-            raise InputError(f"--json {self.json}: no folder {self.json.parent}")
+        check_least(self, {"batch_size": 1, "rounds": 1, "loop_steps": 2})
+        check_files(json=self.json)
 
 
 @command(PROG)
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = _measure(config, Path(folder))
     print(_table(figures), flush=True)
     if config.json is not None:
-        from benchmarks.machine import machine
+        from benchmarks._shared.machine import machine
 
         write_json(config.json, figures | {"settings": _settings(config), "machine": machine()})
     return 0
@@ -69,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
     import torch
 
-    from benchmarks.steps import loop_overhead_seconds
+    from benchmarks._train_step.steps import loop_overhead_seconds
     from relic.distributed import join_world
 
     torch.set_num_threads(1)  # as torchrun sets it; a second one would fight the loader's threads for the cores
@@ -79,7 +77,7 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
         loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     # A quotient of neighbours in time: what slows the machine for a while slows both.
-    pairs = (("ours", "bare"), ("seed", "ours"), ("preconditioned", "ours"))
+    pairs = (("ours", "bare"), ("synchronous", "ours"), ("preconditioned", "ours"))
     quotients = {
         f"{one}/{other}": statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
         for one, other in pairs
@@ -124,7 +122,7 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     """Seconds of each step of each kind, all on the same batches; two rounds to warm up are left out."""
     import itertools
 
-    from benchmarks.steps import bare_step, our_step, seed_step
+    from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
     from relic.codec.pixels import to_float
     from relic.loader.feed import DeviceBatch
     from relic.loader.loader import ShardLoader
@@ -136,13 +134,13 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     plain = make_plan(training)
     shards = plain.train_set
     preconditioned = make_plan(dataclasses.replace(training, precondition=True))
-    ours, bare, seed, moved = (
+    ours, bare, synchronous, moved = (
         build_learner(plan, world, load_start(plan, world, None)) for plan in (plain, plain, plain, preconditioned)
     )
     steps = {
         "ours": our_step(ours, training, world),
         "bare": bare_step(bare, training),
-        "seed": seed_step(seed, training),
+        "synchronous": synchronous_step(synchronous, training),
         "preconditioned": our_step(moved, training, world),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -161,7 +159,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     names = {
         "ours": "the trainer's step",
         "bare": "forward, backward, one loss, clip, step",
-        "seed": "the loss twice, values read each step",
+        "synchronous": "the loss twice, values read each step",
         "preconditioned": "the trainer's step with --precondition",
     }
     lines = [f"{title:42}{figures[f'{name}_ms']:8.1f} ms" for name, title in names.items()]

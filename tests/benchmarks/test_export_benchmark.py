@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.export import main
-from benchmarks.export_config import ExportBenchmarkConfig
-from benchmarks.timed_parts import timed_parts
+from benchmarks._export.timed_parts import timed_parts
+from benchmarks.export import ExportBenchmarkConfig, main
 from relic.errors import InputError
 from relic.onnx.sessions import open_session
 

@@ -12,11 +12,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from benchmarks.ceilings import copy_ceiling, decode_ceiling
-from benchmarks.config import LoaderBenchmarkConfig
-from benchmarks.crops import prepare_crops
-from benchmarks.loader import main
-from benchmarks.measure import Pass, steady_rate, time_shares
+from benchmarks._loader.ceilings import copy_ceiling, decode_ceiling
+from benchmarks._loader.measure import Pass, steady_rate, time_shares
+from benchmarks._shared.crops import prepare_crops
+from benchmarks.loader import LoaderBenchmarkConfig, main
 from relic.errors import InputError
 from relic.machine import available_cores
 from relic.shards.shard_set import open_shard_set

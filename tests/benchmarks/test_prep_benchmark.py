@@ -10,11 +10,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from benchmarks import prep_loops, prep_runs
-from benchmarks.config import PrepBenchmarkConfig
-from benchmarks.prep import main
-from benchmarks.prep_runs import Rate, Run, Variant, median_rates
-from benchmarks.prep_tables import RATIOS, all_loops, all_variants
+from benchmarks._prep import loops, runs
+from benchmarks._prep.runs import Rate, Run, Variant, median_rates
+from benchmarks._prep.tables import RATIOS, all_loops, all_variants
+from benchmarks.prep import PrepBenchmarkConfig, main
 from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
@@ -68,14 +67,14 @@ def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
     )
     (crop,) = make_crops(images, KeyedSource(Source(path.name, path.stat().st_size), "3"), packing)
     expected = np.frombuffer(crop.payload, np.uint8, offset=128).reshape(224, 224, 3).astype(int)
-    raw = np.frombuffer(prep_loops.bare_raw(path), np.uint8).reshape(224, 224, 3)
-    png = np.asarray(Image.open(io.BytesIO(prep_loops.bare_png(path))))
-    jpg, pillow = (simplejpeg.decode_jpeg(make(path)) for make in (prep_loops.bare_jpg, prep_loops.pillow_jpg))
+    raw = np.frombuffer(loops.bare_raw(path), np.uint8).reshape(224, 224, 3)
+    png = np.asarray(Image.open(io.BytesIO(loops.bare_png(path))))
+    jpg, pillow = (simplejpeg.decode_jpeg(make(path)) for make in (loops.bare_jpg, loops.pillow_jpg))
     inside = slice(4, -4)  # at its edges a box looks at the pixels beside it
     for found, levels in ((raw, 0), (png, 0), (jpg, 12), (pillow, 12)):
         assert np.abs(found - expected)[inside, inside].max() <= levels
-    assert prep_loops.decode_half(path).shape == (240, 320, 4)
-    assert prep_loops.decode_eighth(path).shape == (60, 80, 4)
+    assert loops.decode_half(path).shape == (240, 320, 4)
+    assert loops.decode_eighth(path).shape == (60, 80, 4)
 
 
 def test_a_rate_is_what_a_longer_run_has_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -83,8 +82,8 @@ def test_a_rate_is_what_a_longer_run_has_more(monkeypatch: pytest.MonkeyPatch, t
         count = per_shard * shards
         return Run(count, 0.5 + count / 200, 40 + shards)
 
-    monkeypatch.setattr(prep_runs, "_run", run)
-    rate = prep_runs.measure_rate([], tmp_path, Variant("raw", "exact", 2), 40)
+    monkeypatch.setattr(runs, "_run", run)
+    rate = runs.measure_rate([], tmp_path, Variant("raw", "exact", 2), 40)
     assert rate == pytest.approx((200, 0.5, 48))
     assert median_rates([rate, Rate(1, 1, 99), Rate(300, 0.1, 9)]) == pytest.approx((200, 0.5, 99))
 
@@ -105,7 +104,7 @@ def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> No
 
 def test_what_the_bare_loop_cannot_read_is_said(tmp_path: Path, make_broken: Callable[[], Path]) -> None:
     with pytest.raises(InputError, match="--images"):
-        prep_loops.images_per_second(prep_loops.bare_raw, [make_broken()] * 2, 1)
+        loops.images_per_second(loops.bare_raw, [make_broken()] * 2, 1)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.steps import bare_step, our_step, seed_step
+from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
 from benchmarks.train_step import main
 from relic.cli import parse
 from relic.distributed import World
@@ -26,7 +26,7 @@ def test_the_three_steps_move_the_same_weights_alike(crops: Path, tmp_path: Path
     for make in (
         lambda each: our_step(each, config, world),
         lambda each: bare_step(each, config),
-        lambda each: seed_step(each, config),
+        lambda each: synchronous_step(each, config),
     ):
         torch.manual_seed(0)
         plan = make_plan(config)
@@ -45,9 +45,9 @@ def test_the_benchmark_names_every_figure(tmp_path: Path, capsys: pytest.Capture
     flags = ["--channels", "4,6", "--batch_size", "1", "--rounds", "1", "--loop_steps", "4", "--json", str(file)]
     assert main(flags) == 0
     found = json.loads(file.read_text())
-    assert found["ours_ms"] > 0 and found["bare_ms"] > 0 and found["seed_ms"] > 0
+    assert found["ours_ms"] > 0 and found["bare_ms"] > 0 and found["synchronous_ms"] > 0
     assert found["ratios"]["ours/bare"] == pytest.approx(found["ours_ms"] / found["bare_ms"])  # of one round
-    assert found["ratios"]["seed/ours"] == pytest.approx(found["seed_ms"] / found["ours_ms"])
+    assert found["ratios"]["synchronous/ours"] == pytest.approx(found["synchronous_ms"] / found["ours_ms"])
     assert found["loop_overhead_ms"] > 0 and found["loop_steps"] >= 4
     assert found["settings"]["channels"] == "4,6" and found["machine"]["torch"]
     assert "the loop around a step" in capsys.readouterr().out

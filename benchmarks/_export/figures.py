@@ -8,8 +8,8 @@ import matplotlib
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 from matplotlib.figure import Figure
 
-from benchmarks.onnx_timing import THREADS, figure_name
-from benchmarks.timed_parts import CODECS, PARTS, PRECISIONS
+from benchmarks._export.timed_parts import CODECS, PARTS, PRECISIONS
+from benchmarks._export.timing import THREADS, figure_name
 from relic.files import atomic_write
 from relic.options import Upsample
 

@@ -16,8 +16,8 @@ import webdataset as wds
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.ceilings import copy_ceiling, decode_ceiling
-from benchmarks.crops import Crops
+from benchmarks._loader.ceilings import copy_ceiling, decode_ceiling
+from benchmarks._shared.crops import Crops
 from relic.loader.loader import LoaderTimes, ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.shard_set import ShardSet

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.prep_loops import (
+from benchmarks._prep.loops import (
     Step,
     bare_jpg,
     bare_png,
@@ -13,7 +13,7 @@ from benchmarks.prep_loops import (
     decode_half,
     pillow_jpg,
 )
-from benchmarks.prep_runs import Variant
+from benchmarks._prep.runs import Variant
 from relic.machine import available_cores
 from relic.options import Encoding
 

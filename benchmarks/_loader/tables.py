@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.measure import Pass, Shares
-from benchmarks.own_set import OwnSet
+from benchmarks._loader.measure import Pass, Shares
+from benchmarks._loader.own_set import OwnSet
 from relic.shards.shard_set import ShardSet
 
 

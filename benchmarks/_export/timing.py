@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.timed_parts import PARTS, TimedPart
+from benchmarks._export.timed_parts import PARTS, TimedPart
 from relic.onnx.sessions import open_session
 
 THREADS = {"1": 1, "all": 0}
@@ -73,7 +73,7 @@ def speedups(figures: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> 
 
 def import_seconds() -> float:
     """A Python process that imports all that `export/codec.py` runs with, from start to end; median of a few."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     times = []
     for _ in range(_STARTS):
         began = time.perf_counter()

@@ -4,8 +4,8 @@ import os
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from benchmarks.measure import Pass, Shares, steady_rate, take_turns, time_shares
-from benchmarks.peers import relic_peer
+from benchmarks._loader.measure import Pass, Shares, steady_rate, take_turns, time_shares
+from benchmarks._loader.peers import relic_peer
 from relic.machine import available_cores
 from relic.shards.shard_set import ShardSet
 

@@ -23,7 +23,7 @@ from relic.shards.manifest import Packing
 from relic.shards.npy import HEADER_BYTES
 
 SHARDS_A_WORKER = 4
-_COMMAND = (sys.executable, str(Path(__file__).resolve().parents[1] / "prep" / "make_shards.py"))
+_COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
 _LINKS_A_FILE = 50_000
 _POLL_SECONDS = 0.005
 _WATCH_SECONDS = 0.2

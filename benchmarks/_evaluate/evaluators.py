@@ -15,7 +15,7 @@ import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
 
-from benchmarks.crops import prepare_crops
+from benchmarks._shared.crops import prepare_crops
 from evaluate.codecs import TorchCodec
 from evaluate.evaluator import evaluate
 from evaluate.folder import list_images

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.peers import Peer
+from benchmarks._loader.peers import Peer
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.shard_set import ShardSet

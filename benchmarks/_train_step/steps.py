@@ -1,4 +1,7 @@
-"""A training step written four ways: ours, bare, as the seed of this project wrote it, and one that only sleeps."""
+"""A training step written four ways: ours, bare, synchronous, and one that only sleeps.
+
+The synchronous step is how the trainer that relic replaces wrote it: the device is waited for at each value.
+"""
 
 import time
 from collections.abc import Callable
@@ -54,8 +57,8 @@ def bare_step(learner: Learner, config: TrainConfig) -> Step:
     return step
 
 
-def seed_step(learner: Learner, config: TrainConfig) -> Step:
-    """The loss once to look at and once to train with, and each value read where it is made."""
+def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
+    """The loss is computed once to look at and once to train with. Each value is read where it is made."""
     model, optimizer = learner.model.train(), learner.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
