@@ -19,22 +19,22 @@ PROG = "benchmarks/evaluate.py"
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateBenchmarkConfig:
-    """Images/s of evaluate/run.py and of `python -m compressai.utils.eval_model`, from PNG files to all numbers.
+    """Images per second of evaluate/run.py and `python -m compressai.utils.eval_model`, from PNG files to all figures.
 
-    Both code every image for real. Imports, and building the models, are left out for both; starting the coding
-    processes is not. They take turns, each in a process of its own, so a machine's drift meets both.
+    Both encode and decode every image. Imports and building the models are left out for both. Starting the coding
+    processes is not. They take turns, each in a process of its own, so a change in the machine's speed affects both.
     """
 
     images: Path | None = None
-    """Folder of images to cut the crops of 224x224 from; without it, photographs from installed packages."""
+    """Folder of images to cut the crops of 224x224 from. Default: photographs from installed packages."""
     crops: int = 400
-    """Crops to judge, at least."""
+    """Crops to evaluate, at least."""
     rounds: int = 3
-    """Turns of each evaluator; a figure is the median of those after the first."""
+    """Turns per evaluator. A figure is the median of the turns after the first."""
     codec: str = "embedded"
-    """The codec to judge: `embedded`, a checkpoint without ReLU, or N,M: random weights of so many channels."""
+    """The codec to evaluate: `embedded`, a checkpoint without ReLU, or N,M: random weights with N,M channels."""
     workers: int = 0
-    """Of relic; 0: all cores."""
+    """relic's workers. 0: all cores."""
     json: Path | None = None
     """File for the figures."""
 
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks._evaluate.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks._shared.machine import machine
+    from export.columns import in_columns
     from relic.machine import available_cores
 
     workers = config.workers or available_cores()
@@ -60,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         coder = coder_speedups(ours, crops, available_cores())
     ratio = speeds.relic / speeds.compressai
     print(f"{config.codec}, {speeds.num_images} crops of 224x224, relic with {workers} workers")
-    print(f"{'':12}{'images/s':>10}{'PSNR dB':>10}{'bpp':>9}")
-    print(f"{'relic':12}{speeds.relic:10.1f}{speeds.relic_psnr_db:10.3f}{speeds.relic_bpp:9.4f}")
-    print(f"{'compressai':12}{speeds.compressai:10.1f}{speeds.compressai_psnr_db:10.3f}{speeds.compressai_bpp:9.4f}")
+    both = (
+        ("relic", speeds.relic, speeds.relic_psnr_db, speeds.relic_bpp),
+        ("compressai", speeds.compressai, speeds.compressai_psnr_db, speeds.compressai_bpp),
+    )
+    rows = [(name, f"{rate:.1f}", f"{psnr_db:.3f}", f"{bpp:.4f}") for name, rate, psnr_db, bpp in both]
+    print(in_columns([("", "images/s", "PSNR dB", "bpp"), *rows], 1))
     print("(CompressAI's tool pads a crop to 256x256)")
-    print(f"{'relic/compressai':28}{ratio:8.2f}")
+    print(f"relic/compressai: {ratio:.2f}")
     gains = f"threads x{coder.threads:.2f}, processes x{coder.processes:.2f}"
     print(f"compiled coder, {available_cores()} at a time against one: {gains}")
     if config.json is not None:

@@ -27,13 +27,13 @@ class ExportBenchmarkConfig:
     """
 
     channels: str = "128,192"
-    """Channels N,M of the codec; those of CompressAI's quality 1 to 5 by default."""
+    """Channels N,M of the codec. Default: those of CompressAI's quality 1 to 5."""
     sizes: str = "224x224,1280x720"
     """Sizes of the image, as WIDTHxHEIGHT, multiples of 16."""
     upsample: Upsample = "deconv5"
-    """The decoder's upsampling, as of `export/onnx_parts.py`."""
+    """The decoder's upsampling, as in `export/onnx_parts.py`."""
     rounds: int = 3
-    """Turns that each model gets; a figure is the median of all its runs."""
+    """Turns per model. A figure is the median of all its runs."""
     json: Path | None = None
     """File for the figures."""
     plot: Path | None = None

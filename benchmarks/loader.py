@@ -22,35 +22,35 @@ PROG = "benchmarks/loader.py"
 
 @dataclasses.dataclass(frozen=True)
 class LoaderBenchmarkConfig:
-    """Images/s of relic's loader, of webdataset, of torch's folder loader, and of what the machine can do at most.
+    """Images per second of relic's loader, of webdataset, of torch's folder loader, and the most the machine can do.
 
     --shards D measures your own set instead; --wait measures how long a consumer of a fixed pace waits.
     """
 
     images: Path | None = None
-    """Folder of images to cut the crops from; without it, photographs from installed packages."""
+    """Folder of images to cut the crops from. Default: photographs from installed packages."""
     crops: int = 3000
     """Crops of 224x224 to pack, at least."""
     batch_size: int = 64
-    """Images in a batch."""
+    """Images per batch."""
     epochs: int = 4
-    """Epochs a loader; a figure is the median of those after the first."""
+    """Epochs per loader. A figure is the median of the epochs after the first."""
     work_dir: Path | None = None
-    """Folder for the packed crops, kept and used again; without it a temporary one."""
+    """Folder for the packed crops. They are kept and used again. Default: a temporary folder."""
     json: Path | None = None
     """File for the figures."""
     plot: Path | None = None
     """PNG file for a bar chart of the comparison."""
     shards: Path | None = None
-    """Measure this folder of shards, your own, instead of comparing loaders."""
+    """Your own folder of shards, to measure instead of comparing loaders."""
     split: Split = "train"
     """Split of --shards."""
     gpu_images_per_second: float = 0.0
-    """Images/s one GPU trains at: says how many GPUs --shards feeds."""
+    """Images per second that one GPU trains at. The result says how many GPUs --shards feeds."""
     wait: bool = False
     """Measure a consumer's wait on raw and on jpg crops instead of comparing loaders."""
     consumer_ms: float | None = None
-    """Milliseconds the consumer of --wait takes a batch; without it 20 on raw and 30 on jpg crops."""
+    """Milliseconds that the consumer of --wait takes per batch. Default: 20 on raw and 30 on jpg crops."""
     wait_batches: int = 500
     """Batches of --wait, after the first."""
 

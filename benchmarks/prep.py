@@ -24,21 +24,21 @@ PROG = "benchmarks/prep.py"
 
 @dataclasses.dataclass(frozen=True)
 class PrepBenchmarkConfig:
-    """Images/s of make_shards.py by 1 worker and by all, and of the bare loop of its work, with nothing written.
+    """Images per second of make_shards.py by 1 worker and by all, and of a bare loop that writes nothing.
 
-    Files are read from the page cache: the images are gone through several times.
+    The images are read several times, so they come from the page cache.
     """
 
     images: Path | None = None
-    """Folder of JPEGs, or of COCO's layout; without it, photographs from installed packages."""
+    """Folder of JPEGs, or of COCO's layout. Default: photographs from installed packages."""
     images_per_worker: int = 2400
-    """Images a worker packs in a run, and a process of a loop goes through."""
+    """Images per worker in a run, and per process in a loop."""
     rounds: int = 3
-    """Rounds of all measurements; a figure is their median."""
+    """Rounds of all measurements. A figure is their median."""
     listed: int = 118_287
-    """Files in the folder whose listing is timed; as many as in COCO's train2017."""
+    """Files in the folder whose listing is timed. Default: as many as in COCO's train2017."""
     work_dir: Path | None = None
-    """Folder to put a temporary one into, on the disk to measure; without it the system's."""
+    """Folder for temporary files, on the disk to measure. Default: the system's."""
     json: Path | None = None
     """File for the figures."""
 
@@ -76,7 +76,7 @@ def _measure(config: PrepBenchmarkConfig, folder: Path) -> dict[str, Any]:
     random.Random(0).shuffle(images)  # listings are sorted: one worker's shards would be other images than another's
     loops: defaultdict[str, list[float]] = defaultdict(list)
     runs: defaultdict[str, list[Rate]] = defaultdict(list)
-    for _ in range(config.rounds):  # a shared machine's drift meets all alike
+    for _ in range(config.rounds):  # a change in the machine's speed affects all alike
         _measure_round(config, folder, images, loops, runs)
     rates = {name: median_rates(found) for name, found in runs.items()}
     figures = {name: rate.images_per_second for name, rate in rates.items()}

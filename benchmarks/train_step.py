@@ -37,7 +37,7 @@ class StepBenchmarkConfig:
     channels: str = "32,48"
     """Channels N,M of the codec."""
     batch_size: int = 4
-    """Crops of 224x224 a step."""
+    """Crops of 224x224 per step."""
     rounds: int = 60
     """Steps of each kind."""
     loop_steps: int = 500
@@ -119,7 +119,7 @@ def _pack(folder: Path, crops_per_image: int) -> None:
 
 
 def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step of each kind, all on the same batches; two rounds to warm up are left out."""
+    """Seconds of each step of each kind, all on the same batches. The first two rounds warm up and are left out."""
     import itertools
 
     from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
@@ -162,10 +162,12 @@ def _table(figures: Mapping[str, Any]) -> str:
         "synchronous": "the loss twice, values read each step",
         "preconditioned": "the trainer's step with --precondition",
     }
-    lines = [f"{title:42}{figures[f'{name}_ms']:8.1f} ms" for name, title in names.items()]
-    lines += ["", *(f"{name:42}{quotient:8.3f}" for name, quotient in figures["ratios"].items())]
-    around = f"the loop around a step, of {figures['loop_steps']:,}"
-    return "\n".join([*lines, "", f"{around:42}{figures['loop_overhead_ms']:8.3f} ms"])
+    from benchmarks._shared.ratios import ratio_table
+    from export.columns import in_columns
+
+    steps = [(title, f"{figures[f'{name}_ms']:.1f} ms") for name, title in names.items()]
+    around = f"the loop around a step, of {figures['loop_steps']:,}: {figures['loop_overhead_ms']:.3f} ms"
+    return "\n\n".join([in_columns(steps, 1), ratio_table(figures["ratios"], 3), around])
 
 
 def _settings(config: StepBenchmarkConfig) -> dict[str, Any]:

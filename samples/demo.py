@@ -1,4 +1,4 @@
-"""The whole job on sample photographs, with the commands a user would type: `make demo`."""
+"""Every stage on sample photographs, with the commands a user would type: `make demo`."""
 
 import dataclasses
 import json
@@ -44,11 +44,11 @@ class DemoConfig:
     """Build photographs, pack them, swap the embedded codec's GDN for ReLU, fine-tune, evaluate and export it."""
 
     out: Path = ROOT / "demo"
-    """Folder of everything the demo makes; what an earlier demo left there is removed."""
+    """Folder of everything the demo makes. What an earlier demo left there is removed."""
     epochs: int = 8
-    """Passes over the crops, four a photograph."""
+    """Passes over the crops. There are four per photograph."""
     train: int = 120
-    """Photographs to train on; calibration takes 64 of their crops."""
+    """Photographs to train on. Calibration takes 64 of their crops."""
 
     def __post_init__(self) -> None:
         check_folder("--out", self.out)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo, but never a folder that is something else."""
+    """Remove what an earlier demo made. Never remove anything from a folder that is not a demo's."""
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not (out / _MARKER).exists():
         raise InputError(f"--out {out}: holds something other than a demo; choose a new folder")

@@ -44,7 +44,7 @@ class WallpapersConfig:
 
 @command("samples/wallpapers.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Download, unpack, cut. The same arguments give the same images."""
+    """Download, unpack and cut. The same arguments give the same images."""
     config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
     with tempfile.TemporaryDirectory() as folder:
         photographs = _download(Path(folder))

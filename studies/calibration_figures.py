@@ -34,7 +34,7 @@ def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]
 
 
 def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
-    """A column a part: PSNR, MS-SSIM and rate against images seen, with the GDN codec as a line across."""
+    """A column per part: PSNR, MS-SSIM and rate against images seen. The GDN codec is a line across."""
     rows = (
         ("psnr_db", "PSNR, dB", None),
         ("psnr_db", "PSNR, dB, near GDN", _NEAR_DB),

@@ -44,7 +44,7 @@ class Study(NamedTuple):
     """Where runs read and write."""
 
     out: Path
-    """Folder of the results, one JSON a run."""
+    """Folder of the results, one JSON per run."""
     places: Mapping[str, Path]
     """Folders by the names that commands have for them; WORK, for checkpoints, is one."""
 

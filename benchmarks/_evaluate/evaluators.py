@@ -45,7 +45,7 @@ class Turn(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """Images per second, and what was found: both judge the same weights."""
+    """Images per second, and the figures found. Both evaluate the same weights."""
 
     num_images: int
     relic: float
@@ -143,7 +143,7 @@ def open_ours(codec: str) -> TorchCodec:
 
 
 def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
-    """`embedded`, a file, or N,M for random weights, whose rate is some bits a pixel."""
+    """`embedded`, a file, or N,M for random weights, whose rate is some bits per pixel."""
     channels = re.fullmatch(r"(\d+),(\d+)", codec)
     if channels is None:
         opened = read_codec(codec_path(codec), flag="--codec")

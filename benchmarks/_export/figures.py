@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks._export.timed_parts import CODECS, PARTS, PRECISIONS
 from benchmarks._export.timing import THREADS, figure_name
+from export.columns import in_columns
 from relic.files import atomic_write
 from relic.options import Upsample
 
@@ -28,24 +29,24 @@ _COLOURS = {
 def timing_table(
     figures: Mapping[str, float], quotients: Mapping[str, float], sizes: Sequence[tuple[int, int]], upsample: Upsample
 ) -> str:
-    """Milliseconds a run; a row a part, size and number of threads."""
+    """Milliseconds per run; a row per part, size and number of threads."""
     kinds = [(codec, precision) for codec in CODECS for precision in PRECISIONS]
-    heads = "".join(f"{codec} {precision}".rjust(12) for codec, precision in kinds)
-    lines = [f"{'ms':32}{heads}{'ReLU:GDN':>12}{'INT8:fp32':>12}"]
+    rows = [("ms", *(f"{codec} {precision}" for codec, precision in kinds), "ReLU:GDN", "INT8:fp32")]
     for part in PARTS:
         for width, height in sizes:
             for threads in THREADS:
                 where = part, f"{width}x{height}", threads
-                times = "".join(f"{figures[figure_name(*kind, *where)]:12.1f}" for kind in kinds)
-                faster = "".join(
-                    f"{quotients['_'.join((ratio, *where))]:11.2f}x" for ratio in ("relu_over_gdn", "int8_over_fp32")
-                )
-                lines.append(f"{f'{part} {width}x{height}, threads: {threads}':32}{times}{faster}")
-    return "\n".join(lines if upsample == "subpixel" else [*lines, f"({NO_KERNEL})"])
+                times = [f"{figures[figure_name(*kind, *where)]:.1f}" for kind in kinds]
+                faster = [
+                    f"{quotients['_'.join((ratio, *where))]:.2f}x" for ratio in ("relu_over_gdn", "int8_over_fp32")
+                ]
+                rows.append((f"{part} {width}x{height}, threads: {threads}", *times, *faster))
+    table = in_columns(rows, 1)
+    return table if upsample == "subpixel" else f"{table}\n({NO_KERNEL})"
 
 
 def plot_timing(path: Path, figures: Mapping[str, float], sizes: Sequence[tuple[int, int]], title: str) -> None:
-    """Bars of milliseconds with all threads: a panel a size, a group a part."""
+    """Bars of milliseconds with all threads: a panel per size, a group per part."""
     figure = Figure(figsize=(8, 1.2 + 1.7 * len(sizes)), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]

@@ -60,7 +60,7 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
 
 
 def _noise(folder: Path, channels: int) -> Calibration:
-    """Ranges do not change the time, so noise will do."""
+    """Noise. The ranges do not change the time."""
     rng = np.random.default_rng(0)
     written = Calibration([], [])
     for number in range(_CALIBRATING):

@@ -1,4 +1,4 @@
-"""Milliseconds of ONNX parts in onnxruntime, the models taking turns; and how long the device codec takes to import."""
+"""Milliseconds of ONNX parts in onnxruntime, the models taking turns, and the seconds to import the device codec."""
 
 import statistics
 import subprocess
@@ -26,7 +26,7 @@ Loaded = tuple[onnxruntime.InferenceSession, dict[str, np.ndarray]]
 def measure(
     parts: Sequence[TimedPart], sizes: Sequence[tuple[int, int]], latent_channels: int, rounds: int
 ) -> dict[str, float]:
-    """`figure_name` -> median milliseconds a run, over all turns."""
+    """`figure_name` -> median milliseconds per run, over all turns."""
     figures: dict[str, float] = {}
     for width, height in sizes:
         for threads, count in THREADS.items():

@@ -81,7 +81,7 @@ def _members(shards: ShardSet) -> list[memoryview]:
 
 
 def _ring(shards: ShardSet, batch_size: int) -> list[Rows]:
-    """Fresh memory for every batch would cost page faults, and be no ceiling."""
+    """Batches are reused. New memory for every batch would cost page faults, and the result would not be a ceiling."""
     return [np.zeros((batch_size, shards.height, shards.width, 3), np.uint8) for _ in range(_BATCHES_AHEAD + 1)]
 
 

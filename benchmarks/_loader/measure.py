@@ -47,7 +47,7 @@ class Shares(NamedTuple):
 
 
 def take_turns(peers: Sequence[Peer], epochs: int) -> dict[str, list[Pass]]:
-    """Every loader's epoch 0, then every loader's epoch 1, ...: a shared machine's drift meets all alike."""
+    """Every loader's epoch 0, then every loader's epoch 1, ...: a change in the machine's speed affects all alike."""
     passes: dict[str, list[Pass]] = {peer.name: [] for peer in peers}
     for epoch in range(epochs):
         for peer in peers:
@@ -83,7 +83,7 @@ def time_shares(passes: Sequence[Pass], threads: int) -> Shares:
 
 
 def consumer_wait(shards: ShardSet, batch_size: int, consumer_seconds: float, batches: int) -> float:
-    """The wait of a consumer that sleeps `consumer_seconds` a batch, as a share of the run over `batches` batches.
+    """The wait of a consumer that sleeps `consumer_seconds` per batch, as a share of the run over `batches` batches.
 
     Counted from the first batch on. Epochs follow each other in one plan, so a small set stands for a large one.
     """

@@ -10,7 +10,7 @@ from relic.machine import available_cores
 from relic.shards.shard_set import ShardSet
 
 _MEMORY_BYTES_PER_SECOND = 1e9
-"""A thread that reads raw crops faster than this copies them from the page cache; slower, it waits for storage."""
+"""A thread that reads raw crops faster than this copies them from the page cache. A slower one waits for storage."""
 
 
 class OwnSet(NamedTuple):
@@ -24,7 +24,7 @@ class OwnSet(NamedTuple):
 
 
 def measure_own_set(shards: ShardSet, batch_size: int, epochs: int) -> OwnSet:
-    """`epochs` epochs; the first with none of the shards in the page cache, where the system lets us."""
+    """Measure `epochs` epochs. The first begins with no shard in the page cache, if the system allows it."""
     for tar in shards.tars:
         _forget(os.fspath(tar))
     with ExitStack() as stack:

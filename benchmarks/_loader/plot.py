@@ -18,7 +18,7 @@ _OURS, _CEILING, _OTHERS = "#1f6f8b", "#d9d9d9", "#9a9a9a"
 
 
 def plot_comparison(path: Path, figures: Mapping[str, float], title: str) -> None:
-    """Bars of images per second; raw and encoded crops on scales of their own, since they lie far apart."""
+    """Bars of images per second. Raw and encoded crops have scales of their own, since they lie far apart."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(2, 1, height_ratios=[len(names) for names in _PANELS.values()])

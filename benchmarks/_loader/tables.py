@@ -1,9 +1,11 @@
-"""Measurements as text: a line a loader, its ratios, where the time goes."""
+"""Measurements as text: a line per loader, the ratios, and where the time goes."""
 
 from collections.abc import Mapping, Sequence
 
 from benchmarks._loader.measure import Pass, Shares
 from benchmarks._loader.own_set import OwnSet
+from benchmarks._shared.ratios import ratio_table
+from export.columns import in_columns
 from relic.shards.shard_set import ShardSet
 
 
@@ -14,16 +16,15 @@ def comparison_table(
     shares: Mapping[str, Shares],
 ) -> str:
     """Images per second of every loader with each epoch's, the ratios, and relic's shares."""
-    lines = [f"{'':16}{'images/s':>10}   by epoch"]
+    epochs = max(map(len, passes.values()))
+    speeds = [("", "images/s", *(f"epoch {number}" for number in range(epochs)))]
     for name, figure in figures.items():
-        by_epoch = "".join(f"{one.images_per_second:9,.0f}" for one in passes[name])
-        lines.append(f"{name:16}{figure:10,.0f}   {by_epoch}")
-    lines += ["", *(f"{name:28}{quotient:8.2f}" for name, quotient in quotients.items())]
-    lines += ["", f"{'after the first epoch':28}{'read':>8}{'decode':>8}{'wait':>8}"]
-    lines += [f"{name:28}{one.read:8.1%}{one.decode:8.1%}{one.wait:8.1%}" for name, one in shares.items()]
-    return "\n".join(
-        [*lines, "(read, decode: of all threads' time; wait: of the run, by a consumer that does nothing)"]
-    )
+        speeds.append((name, f"{figure:,.0f}", *(f"{one.images_per_second:,.0f}" for one in passes[name])))
+    times = [("after the first epoch", "read", "decode", "wait")]
+    times += [(name, f"{one.read:.1%}", f"{one.decode:.1%}", f"{one.wait:.1%}") for name, one in shares.items()]
+    tables = [in_columns(speeds, 1), ratio_table(quotients), in_columns(times, 1)]
+    about = "(read, decode: of all threads' time; wait: of the run, by a consumer that does nothing)"
+    return "\n\n".join(tables) + f"\n{about}"
 
 
 def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: float) -> str:
@@ -39,15 +40,15 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     ]
     if gpu_images_per_second:
         lines.append(
-            f"at {gpu_images_per_second:,.0f} images/s a GPU this feeds {int(later / gpu_images_per_second)} GPUs "
+            f"at {gpu_images_per_second:,.0f} images/s per GPU this feeds {int(later / gpu_images_per_second)} GPUs "
             f"({later / gpu_images_per_second:.2f}), in the first epoch {first / gpu_images_per_second:.2f}"
         )
     return "\n".join(lines)
 
 
 def wait_table(waits: Mapping[str, tuple[float, float]], batches: int) -> str:
-    """Of each loader: milliseconds the consumer takes a batch, and its wait as a share of the run."""
+    """Per loader: milliseconds the consumer takes per batch, and its wait as a share of the run."""
     return "\n".join(
-        f"{name}: a consumer of {milliseconds:g} ms a batch waits {share:.2%} of the run over {batches} batches"
+        f"{name}: a consumer of {milliseconds:g} ms per batch waits {share:.2%} of the run over {batches} batches"
         for name, (milliseconds, share) in waits.items()
     )

@@ -32,7 +32,7 @@ def _square(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _crop(path: Path) -> Image.Image:
-    """Decoded by libjpeg-turbo to four bytes a pixel, the fastest that Pillow takes as it is; resized in one call."""
+    """Decoded by libjpeg-turbo to four bytes per pixel, the fastest that Pillow takes as it is. Resized in one call."""
     pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
     height, width, _ = pixels.shape
     image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)

@@ -14,6 +14,8 @@ from benchmarks._prep.loops import (
     pillow_jpg,
 )
 from benchmarks._prep.runs import Variant
+from benchmarks._shared.ratios import ratio_table
+from export.columns import in_columns
 from relic.machine import available_cores
 from relic.options import Encoding
 
@@ -30,7 +32,7 @@ RATIOS = (
 )
 _ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw", "png")
 _SHARE = {"jpg": 1.0, "raw": 1.0, "png": 0.2}
-"""Of the images: PNGs are written several times more slowly than they are worth waiting for."""
+"""Of the images: writing PNGs is several times slower, and fewer are enough."""
 
 
 class NamedVariant(NamedTuple):
@@ -85,11 +87,15 @@ def prep_table(
     others: Mapping[str, float],
 ) -> str:
     """Images per second with each round's, the ratios, and what is no rate."""
-    lines = [f"{'':20}{'images/s':>10}   by round"]
+    rounds = max(map(len, by_round.values()))
+    speeds = [("", "images/s", *(f"round {number}" for number in range(rounds)))]
     for name, figure in figures.items():
-        lines.append(f"{name:20}{figure:10,.0f}   " + "".join(f"{one:9,.0f}" for one in by_round[name]))
-    lines += ["", *(f"{name:32}{quotient:8.2f}" for name, quotient in quotients.items()), ""]
-    lines += [
+        speeds.append((name, f"{figure:,.0f}", *(f"{one:,.0f}" for one in by_round[name])))
+    lines = [
+        in_columns(speeds, 1),
+        "",
+        ratio_table(quotients),
+        "",
         f"a run's once-only work: {others['start_seconds']:.2f} s (not in the images/s above)",
         f"{others['listed_files']:,} files: {others['seconds_to_first_shard']:.2f} s from command to first shard",
         f"largest process: {others['peak_mb']:.0f} MB",
