@@ -10,7 +10,7 @@ from tests.flags_page import CONFIGS, flags_page
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "README.ja.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 FLAGS = ROOT / "docs/flags.md"
 
 
@@ -46,3 +46,29 @@ def test_commands_use_flags_that_are(page: Path) -> None:
 def test_the_readme_has_commands_links_and_scripts() -> None:
     assert re.search(r"^    python \S+\.py", README, re.MULTILINE)
     assert re.search(r"^    torchrun .* train/main\.py", README, re.MULTILINE) and "](docs/" in README
+
+
+JAPANESE = (ROOT / "README.ja.md").read_text()
+
+
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r"^    .*$", text, re.MULTILINE)
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+def numbers_of_tables(text: str) -> list[list[str]]:
+    """The cells of each row that are numbers or code: what a translation leaves alone."""
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row if re.fullmatch(r"\s*[+-]?[\d.]+( %)?\s*", cell)] for row in rows]
+
+
+def test_the_japanese_readme_has_the_same_commands_tables_and_links() -> None:
+    assert code_blocks(JAPANESE) == code_blocks(README)
+    assert numbers_of_tables(JAPANESE) == numbers_of_tables(README)
+    assert any(numbers_of_tables(README))
+    assert set(links(JAPANESE)) - {"README.md"} == set(links(README)) - {"README.ja.md"}
+    assert set(re.findall(r"--\w+", JAPANESE)) == set(re.findall(r"--\w+", README))
+    assert JAPANESE.count("\n## ") == README.count("\n## ")
