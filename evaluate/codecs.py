@@ -91,7 +91,8 @@ class TorchCodec:
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
         with self._relu_inputs.counted():
-            return self._model.g_a(pad_to_stride(x_BCHW))
+            output: Tensor = self._model.g_a(pad_to_stride(x_BCHW))
+            return output
 
     def quantise(self, y_BMhw: Tensor) -> Quantised:
         y_hat_BMhw, likelihoods = self._model.entropy_bottleneck(y_BMhw)
@@ -100,11 +101,13 @@ class TorchCodec:
     def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
         y_hat_BMhw = y_hat_BMhw.to(self.device, memory_format=torch.channels_last)
         with self._relu_inputs.counted():
-            return self._model.g_s(y_hat_BMhw)[:, :, :height, :width]
+            output: Tensor = self._model.g_s(y_hat_BMhw)[:, :, :height, :width]
+            return output
 
     def reconstruct(self, x_BCHW: Tensor) -> Tensor:
         height, width = x_BCHW.shape[2:]
-        return self._model(pad_to_stride(x_BCHW))["x_hat"][:, :, :height, :width]
+        output: Tensor = self._model(pad_to_stride(x_BCHW))["x_hat"][:, :, :height, :width]
+        return output
 
     def relu_counts(self) -> ReluCounts:
         return self._relu_inputs.counts

@@ -112,7 +112,8 @@ def _ask(free: "queue.SimpleQueue[Connection]", symbols: Symbols, width: int, he
         free.put(connection)
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    result: RoundTrip = answer
+    return result
 
 
 def _serve(connection: Connection, tables: Tables) -> None:

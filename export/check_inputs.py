@@ -72,4 +72,5 @@ def _pictures(number: int, size: tuple[int, int, int], rng: np.random.Generator)
     small = torch.from_numpy(rng.random((batch, 3, 7, 9), dtype=np.float32))
     smooth = F.interpolate(small, (height, width), mode="bicubic", align_corners=False).numpy()
     texture = rng.normal(0, 0.03, (batch, 1, height, width))
-    return np.clip(smooth + texture, 0, 1).astype(np.float32)
+    values: Floats = np.clip(smooth + texture, 0, 1).astype(np.float32)
+    return values

@@ -29,4 +29,5 @@ def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
     padded = rows * tables.stride, columns * tables.stride
     check_size(decoder, padded, (stream.height, stream.width), tables.stride)
     x_hat_CHW = run_part(decoder, dequantize(stream.symbols, tables)[None])[0, :, : stream.height, : stream.width]
-    return np.rint(x_hat_CHW.clip(0, 1) * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
+    pixels: Pixels = np.rint(x_hat_CHW.clip(0, 1) * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
+    return pixels

@@ -38,7 +38,8 @@ class Exported(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        return self.model.ByteSize()
+        size: int = self.model.ByteSize()
+        return size
 
 
 class Export(NamedTuple):

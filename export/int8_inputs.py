@@ -59,4 +59,5 @@ def range_of(files: list[Path]) -> tuple[float, float]:
 
 def load(file: Path) -> npt.NDArray[np.float32]:
     """One array."""
-    return np.load(file, allow_pickle=False)
+    values: npt.NDArray[np.float32] = np.load(file, allow_pickle=False)
+    return values

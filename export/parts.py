@@ -29,7 +29,8 @@ class Encoder(nn.Module):
         self.g_a = fold_gdn(model.g_a)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.g_a(x_BCHW)
+        output: Tensor = self.g_a(x_BCHW)
+        return output
 
 
 class Decoder(nn.Module):
@@ -40,7 +41,8 @@ class Decoder(nn.Module):
         self.g_s = clipped_synthesis(model, upsample)
 
     def forward(self, y_hat_BMhw: Tensor) -> Tensor:
-        return self.g_s(y_hat_BMhw)
+        output: Tensor = self.g_s(y_hat_BMhw)
+        return output
 
 
 class Full(nn.Module):
@@ -54,7 +56,8 @@ class Full(nn.Module):
         self.register_buffer("medians", medians_of(model).detach().clone())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.g_s(round_about_medians(self.g_a(x_BCHW), self.medians))
+        output: Tensor = self.g_s(round_about_medians(self.g_a(x_BCHW), self.medians))
+        return output
 
 
 class FoldedGDN(nn.Module):

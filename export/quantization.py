@@ -9,9 +9,11 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -73,7 +75,7 @@ def quantize_part(
     return quantized
 
 
-def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: np.ndarray) -> onnx.ModelProto:
+def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: NDArray[Any]) -> onnx.ModelProto:
     """`full`: the encoder, rounding about the medians (M,), the decoder, in one file."""
     (y,), (y_hat,) = encoder.graph.output, decoder.graph.input
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("latents", "levels")]
@@ -99,9 +101,9 @@ def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: np.n
 
 class _Reader(CalibrationDataReader):
     def __init__(self, name: str, files: Sequence[Path]) -> None:
-        self._inputs: Iterator[dict[str, np.ndarray]] = ({name: load(file)} for file in files)
+        self._inputs: Iterator[dict[str, NDArray[Any]]] = ({name: load(file)} for file in files)
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._inputs, None)
 
 
@@ -147,7 +149,8 @@ def _gdn_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def _last_conv(model: onnx.ModelProto) -> str:
-    return next(node.name for node in reversed(model.graph.node) if node.op_type == "Conv")
+    result: str = next(node.name for node in reversed(model.graph.node) if node.op_type == "Conv")
+    return result
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

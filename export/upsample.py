@@ -31,7 +31,8 @@ class Shuffle(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return _DepthToSpace.apply(x)
+        output: Tensor = _DepthToSpace.apply(x)
+        return output
 
 
 class Subpixel(nn.Module):
@@ -45,7 +46,8 @@ class Subpixel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return self.shuffle(x if self.activation is None else self.activation(x))
+        output: Tensor = self.shuffle(x if self.activation is None else self.activation(x))
+        return output
 
 
 class _DepthToSpace(torch.autograd.Function):

@@ -23,7 +23,10 @@ def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
         return buffer.getvalue()
     if encoding == "jpg":
         pixels = np.asarray(crop)
-        return simplejpeg.encode_jpeg(pixels, quality=jpeg_quality, colorspace=crop.mode, colorsubsampling="444")
+        encoded: bytes = simplejpeg.encode_jpeg(
+            pixels, quality=jpeg_quality, colorspace=crop.mode, colorsubsampling="444"
+        )
+        return encoded
     return npy_header(crop.height, crop.width) + crop.tobytes("raw", "RGB")
 
 

@@ -147,7 +147,8 @@ def _decode(payload: bytes, packing: Packing) -> tuple[int, ...]:
             raise ValueError("not the .npy of such a crop")
         return (packing.height, packing.width, 3)
     if packing.encoding == "jpg":
-        return simplejpeg.decode_jpeg(payload, strict=True).shape
+        result: tuple[int, ...] = simplejpeg.decode_jpeg(payload, strict=True).shape
+        return result
     with Image.open(io.BytesIO(payload)) as image:
         return np.asarray(image).shape
 

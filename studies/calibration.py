@@ -114,7 +114,8 @@ def read_plan(epochs: int, num_samples: int) -> list[Planned]:
 
 
 def _filled(arguments: str, words: Mapping[str, Any]) -> str:
-    return Template(arguments, undefined=StrictUndefined).render(words)
+    name: str = Template(arguments, undefined=StrictUndefined).render(words)
+    return name
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
-from relic.shards.manifest import MEMBER_SUFFIX, Encoding, Manifest, Packing, write_manifest
+from relic.options import Encoding
+from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
 from tests.torch_marker import needs_torch
 
@@ -23,10 +26,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start what runs in the background deaf to Ctrl-C, and our children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ShardFactory = Callable[..., dict[str, np.ndarray]]
+ShardFactory = Callable[..., dict[str, NDArray[Any]]]
 
 
-def encode(pixels: np.ndarray, encoding: Encoding) -> bytes:
+def encode(pixels: NDArray[Any], encoding: Encoding) -> bytes:
     """A member's payload."""
     buffer = io.BytesIO()
     if encoding == "raw":
@@ -34,7 +37,8 @@ def encode(pixels: np.ndarray, encoding: Encoding) -> bytes:
     elif encoding == "png":
         Image.fromarray(pixels).save(buffer, "PNG")
     else:
-        return simplejpeg.encode_jpeg(pixels, quality=95)
+        encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=95)
+        return encoded
     return buffer.getvalue()
 
 
@@ -45,11 +49,11 @@ def write_shards(
     side: int = 176,
     encoding: Encoding = "raw",
     seed: int = 0,
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray[Any]]:
     """Write a split of random smooth crops; return key -> pixels as packed, in order."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    packed: dict[str, np.ndarray] = {}
+    packed: dict[str, NDArray[Any]] = {}
     infos = []
     for number, count in enumerate(counts):
         with ShardWriter(folder / f"{split}-{number:06d}.tar") as writer:

@@ -18,7 +18,7 @@ import export.onnx_parts
 import export.plan
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
-from relic.shards import shard_set
+from relic.shards import manifest, shard_set
 
 CONFIGS: dict[str, Callable[[], Any]] = {
     "evaluate a URL": lambda: EvaluateConfig(
@@ -75,7 +75,7 @@ def test_a_plan_reads(plan: Any, build: Callable[[], Any]) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that are opened from here on, once per opening."""
     splits: list[str] = []
-    read = shard_set.read_manifest
+    read = manifest.read_manifest
 
     def count(folder: Path, split: str) -> Any:
         splits.append(split)

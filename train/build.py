@@ -146,7 +146,8 @@ def _optimizer(
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = preconditioning.parameters if preconditioning else trained
-    return optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    result: torch.optim.Optimizer = optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return result
 
 
 def _shared(model: FactorizedPrior, config: TrainConfig, world: World) -> Any:

@@ -75,7 +75,8 @@ def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordin
 def _inverse_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     floor = max(_RIDGE * float(values.mean()), torch.finfo(torch.float32).tiny)
-    return vectors * (values.clamp(min=0) + floor).rsqrt() @ vectors.T
+    output: Tensor = vectors * (values.clamp(min=0) + floor).rsqrt() @ vectors.T
+    return output
 
 
 class Preconditioning:
@@ -169,4 +170,5 @@ def _as_OCT(layer: Layer, kernel: Tensor) -> Tensor:
 
 def _as_kernel(layer: Layer, kernel_OCT: Tensor) -> Tensor:
     kernel = kernel_OCT.unflatten(2, layer.kernel_size)
-    return kernel.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else kernel
+    output: Tensor = kernel.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else kernel
+    return output

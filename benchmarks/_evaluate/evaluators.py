@@ -8,11 +8,12 @@ import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from compressai.models import FactorizedPrior
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks._shared.crops import prepare_crops
@@ -170,7 +171,7 @@ def coder_speedups(codec: TorchCodec, crops: Path, cores: int) -> CoderSpeedups:
     return CoderSpeedups(alone / threads, alone / processes)
 
 
-def _seconds(pool: Executor | None, symbols: np.ndarray, tables: Tables, processes: int) -> float:
+def _seconds(pool: Executor | None, symbols: NDArray[Any], tables: Tables, processes: int) -> float:
     load_coder()
     with contextlib.ExitStack() as stack:
         code = stack.enter_context(coders(tables, processes))

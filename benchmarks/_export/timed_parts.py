@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from export.int8_inputs import Calibration
 from export.onnx_files import InputSize, export_part
@@ -36,7 +37,7 @@ class TimedPart(NamedTuple):
     part: Part
     model: onnx.ModelProto
 
-    def input_for(self, width: int, height: int, channels: int) -> np.ndarray:
+    def input_for(self, width: int, height: int, channels: int) -> NDArray[Any]:
         """Noise of the shape the part takes; `channels` are the latent's."""
         scale, depth = (1, 3) if self.part == "encoder" else (STRIDE, channels)
         return np.random.default_rng(0).random((1, depth, height // scale, width // scale), dtype=np.float32)

@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from benchmarks._export.timed_parts import PARTS, TimedPart
 from relic.onnx.sessions import open_session
@@ -20,7 +21,7 @@ _LEAST_SECONDS = 0.2
 _IMPORTS = "import export.codec, export.device, export.pictures, relic.bitstream.container"
 _STARTS = 5
 
-Loaded = tuple[onnxruntime.InferenceSession, dict[str, np.ndarray]]
+Loaded = tuple[onnxruntime.InferenceSession, dict[str, NDArray[Any]]]
 
 
 def measure(
@@ -44,7 +45,7 @@ def measure(
     return figures
 
 
-def _turn(session: onnxruntime.InferenceSession, fed: dict[str, np.ndarray]) -> list[float]:
+def _turn(session: onnxruntime.InferenceSession, fed: dict[str, NDArray[Any]]) -> list[float]:
     times: list[float] = []
     while sum(times) < 1000 * _LEAST_SECONDS:
         began = time.perf_counter()

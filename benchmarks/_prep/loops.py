@@ -47,7 +47,8 @@ def bare_raw(path: Path) -> bytes:
 def bare_jpg(path: Path) -> bytes:
     """A JPEG's centre crop as a JPEG."""
     pixels = np.asarray(_crop(path))
-    return simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGBX", colorsubsampling="444")
+    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGBX", colorsubsampling="444")
+    return encoded
 
 
 def bare_png(path: Path) -> bytes:
@@ -59,19 +60,24 @@ def bare_png(path: Path) -> bytes:
 
 def decode_alone(path: Path) -> Pixels:
     """All pixels of a JPEG."""
-    return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
+    result: Pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
+    return result
 
 
 def decode_half(path: Path) -> Pixels:
     """A JPEG at half its size, which is what `--decode fast` reads of COCO's images for crops of 224."""
     data = path.read_bytes()
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    return simplejpeg.decode_jpeg(data, colorspace="RGBX", min_height=-(-height // 2), min_width=-(-width // 2))
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        data, colorspace="RGBX", min_height=-(-height // 2), min_width=-(-width // 2)
+    )
+    return pixels
 
 
 def decode_eighth(path: Path) -> Pixels:
     """A JPEG at an eighth of its size: its Huffman codes are read and little else is done. No decoder skips those."""
-    return simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX", min_height=1, min_width=1)
+    pixels: Pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX", min_height=1, min_width=1)
+    return pixels
 
 
 def pillow_jpg(path: Path) -> bytes:

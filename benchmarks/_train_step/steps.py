@@ -116,4 +116,5 @@ def _loss(x: Tensor, x_hat: Tensor, likelihoods: Tensor, config: TrainConfig) ->
     similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0)
     distortion = config.alpha_l1 * F.l1_loss(x_hat, x) + (1 - config.alpha_l1) * (1 - similarity)
     bpp = -torch.log2(likelihoods).sum() / (x.size(0) * x.size(2) * x.size(3))
-    return distortion + config.lambda_bpp * bpp
+    output: Tensor = distortion + config.lambda_bpp * bpp
+    return output

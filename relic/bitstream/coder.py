@@ -73,7 +73,8 @@ class CompiledCoder:
             rows = tables.rows[part]
             lengths = [len(row) for row in rows]
             encoder.encode_with_indexes(symbols[part].ravel().tolist(), indexes, rows, lengths, tables.offsets[part])
-        return encoder.flush()
+        encoded: bytes = encoder.flush()
+        return encoded
 
     def decode(self, data: bytes, count: int, tables: Tables) -> npt.NDArray[np.int32]:
         symbols = self._decode_unescaped(data, count, tables)

@@ -100,7 +100,8 @@ class Tables:
 
     @cached_property
     def offsets(self) -> list[int]:
-        return self.offset.tolist()
+        result: list[int] = self.offset.tolist()
+        return result
 
     @cached_property
     def cost_bits(self) -> npt.NDArray[np.float64]:

@@ -15,7 +15,8 @@ from relic.errors import InputError
 
 def medians_of(model: FactorizedPrior) -> Tensor:
     """Each latent channel's median, (1, M, 1, 1)."""
-    return model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    output: Tensor = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
+    return output
 
 
 def round_about_medians(y_BMhw: Tensor, medians: Tensor) -> Tensor:

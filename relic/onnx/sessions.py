@@ -70,10 +70,11 @@ def check_size(part: OnnxPart, padded: tuple[int, int], size: tuple[int, int], s
 def run_part(part: OnnxPart, values: Floats) -> Floats:
     """The part's one output for its one input."""
     try:
-        (result,) = part.session.run(None, {part.session.get_inputs()[0].name: values})
+        (output,) = part.session.run(None, {part.session.get_inputs()[0].name: values})
     except Exception as error:  # see _open_part; running out of memory comes here
         raise InputError(f"{part.path}: onnxruntime could not run it ({error})") from error
-    return result
+    values_out: Floats = output
+    return values_out
 
 
 def _open_part(path: Path, tables: Tables, *, channels: int, stride: int, threads: int) -> OnnxPart:

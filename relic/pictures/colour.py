@@ -107,7 +107,8 @@ def _curve(tag: bytes) -> npt.NDArray[np.float64]:
     count = (1, 3, 4, 5, 7)[kind] if kind < 5 else 0
     g, a, b, c, d, e, f = (np.array(struct.unpack_from(f">{count}i", tag, 12)) / 65536).tolist() + [0.0] * (7 - count)
     if kind == 0:
-        return x**g
+        result: npt.NDArray[np.float64] = x**g
+        return result
     if kind < 3:
         c, d, e, f = 0.0, -b / a, c, c
     return np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)
@@ -139,7 +140,8 @@ class _Matrix:
     def _convert(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         linear = np.stack([curve[pixels[:, channel]] for channel, curve in enumerate(self._curves)], axis=1)
         target = np.clip(linear @ self._matrix.T, 0, 1)
-        return _srgb_levels()[(target * 65535 + 0.5).astype(np.uint16)]
+        result: npt.NDArray[np.uint8] = _srgb_levels()[(target * 65535 + 0.5).astype(np.uint16)]
+        return result
 
 
 @functools.cache
@@ -147,7 +149,8 @@ def _srgb_levels() -> npt.NDArray[np.uint8]:
     """The 8-bit sRGB level of each 16-bit linear one (IEC 61966-2-1)."""
     linear = np.linspace(0, 1, 65536)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(encoded * 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.round(encoded * 255).astype(np.uint8)
+    return pixels
 
 
 def _table_conversion(profile: bytes, space: str) -> Convert:

@@ -14,8 +14,10 @@ def decode_jpeg(data: bytes | memoryview, colorspace: str, memory: Pixels | None
     Raises ValueError for corrupt or missing data. Oddities that touch no pixel are no error.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True, buffer=memory, **reduce)
+        result: Pixels = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True, buffer=memory, **reduce)
+        return result
     except ValueError as error:
         if not any(oddity in str(error) for oddity in _HARMLESS):
             raise
-    return simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False, buffer=memory, **reduce)
+    found: Pixels = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False, buffer=memory, **reduce)
+    return found

@@ -42,8 +42,10 @@ def parse_npy_header(payload: bytes | memoryview) -> NpyHeader:
     version = np.lib.format.read_magic(buffer)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(buffer)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+    else:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(buffer)
     return NpyHeader(shape, fortran_order, dtype, buffer.tell())
 
 

@@ -37,7 +37,8 @@ def typical_symbols(tables: Tables, height: int, width: int, seed: int = 0) -> S
         np.searchsorted(row, rng.integers(0, row[-2], (height, width)), side="right") - 1 + offset
         for row, offset in zip(tables.rows, tables.offsets, strict=True)
     ]
-    return np.stack(channels).astype(np.int32)
+    result: Symbols = np.stack(channels).astype(np.int32)
+    return result
 
 
 @st.composite

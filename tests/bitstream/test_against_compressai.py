@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from relic.bitstream.coder import CompiledCoder, PythonCoder, decode_symbols, encode_symbols, load_coder
 from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
@@ -36,14 +37,14 @@ def tables(bottleneck: Any) -> Tables:
 
 
 @pytest.fixture(scope="module")
-def y(tables: Tables) -> np.ndarray:
+def y(tables: Tables) -> NDArray[Any]:
     """(2, 12, 7, 9) float32, a quarter of it exactly half-way between two symbols where float32 allows."""
     y = np.random.default_rng(0).normal(0, 3, (2, 12, 7, 9)).astype(np.float32)
     halves = np.floor(y) + np.float32(0.5) + tables.medians[:, None, None]
     return np.where(np.random.default_rng(1).random(y.shape) < 0.25, halves, y).astype(np.float32)
 
 
-def test_symbols_are_compressais(bottleneck: Any, tables: Tables, y: np.ndarray) -> None:
+def test_symbols_are_compressais(bottleneck: Any, tables: Tables, y: NDArray[Any]) -> None:
     import torch
 
     medians = bottleneck.quantiles[:, :, 1:2].detach().reshape(1, -1, 1, 1)
@@ -54,7 +55,7 @@ def test_symbols_are_compressais(bottleneck: Any, tables: Tables, y: np.ndarray)
 
 
 @pytest.mark.parametrize("coder", CODERS, ids=["installed", "python"])
-def test_bytes_are_compressais(bottleneck: Any, tables: Tables, y: np.ndarray, coder: Any) -> None:
+def test_bytes_are_compressais(bottleneck: Any, tables: Tables, y: NDArray[Any], coder: Any) -> None:
     import torch
 
     expected = bottleneck.compress(torch.from_numpy(y))

@@ -4,11 +4,13 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from relic.bitstream.coder import PythonCoder, load_coder
 from relic.bitstream.container import (
@@ -28,7 +30,7 @@ from tests.bitstream.strategies import make_tables, photo_like, typical_symbols
 TABLES = photo_like(channels=3)
 
 
-def stream_of(width: int, height: int, tables: Tables = TABLES) -> tuple[bytes, np.ndarray]:
+def stream_of(width: int, height: int, tables: Tables = TABLES) -> tuple[bytes, NDArray[Any]]:
     symbols = typical_symbols(tables, *latent_shape(width, height, tables)[1:], seed=width * 1000 + height)
     return pack(symbols, width, height, tables), symbols
 

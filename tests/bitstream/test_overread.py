@@ -4,6 +4,7 @@ import random
 import struct
 from bisect import bisect_right
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ class BoundedDecoder:
         low, high, *self.words = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
         self.state, self.place = high << 32 | low, 0
 
-    def decode_with_indexes(self, data: bytes, *arguments: list) -> list[int]:
+    def decode_with_indexes(self, data: bytes, *arguments: list[Any]) -> list[int]:
         self.set_stream(data)
         return self.decode_stream(*arguments)
 
-    def decode_stream(self, indexes: list, rows: list, lengths: list, offsets: list) -> list[int]:
+    def decode_stream(self, indexes: list[Any], rows: list[Any], lengths: list[Any], offsets: list[Any]) -> list[int]:
         symbols = []
         for index in indexes:
             row, escape = rows[index], lengths[index] - 2
@@ -52,7 +53,8 @@ class BoundedDecoder:
     def digit(self) -> int:
         digit = self.state & 15
         self.advance(self.state >> 4)
-        return digit
+        size: int = digit
+        return size
 
     def advance(self, state: int) -> None:
         if state < 2**31:

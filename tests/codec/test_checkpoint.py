@@ -21,9 +21,10 @@ from relic.codec.checkpoint import (
     save_checkpoint,
 )
 from relic.codec.entropy import refresh_tables
-from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.model import Architecture, build_model
 from relic.codec.pretrained import load_codec, read_codec
 from relic.errors import InputError
+from relic.options import Parts
 
 
 def saved(path: Path, replaced: Parts = "all") -> Checkpoint:

@@ -10,9 +10,10 @@ from torch import nn
 
 from relic.codec.entropy import refresh_tables
 from relic.codec.loss import LossConfig, compute_loss
-from relic.codec.model import Architecture, Parts, architecture_of, build_model, replace_gdn_with_relu
-from relic.codec.scope import Scope, freeze_unreachable, set_trainable_parts
+from relic.codec.model import Architecture, architecture_of, build_model, replace_gdn_with_relu
+from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.errors import InputError
+from relic.options import Parts, Scope
 
 PARTS: tuple[Parts, ...] = ("none", "encoder", "decoder", "all")
 SCOPES: tuple[Scope, ...] = ("replaced", "replaced+hyper", "all")

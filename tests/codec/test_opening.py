@@ -11,9 +11,10 @@ from compressai.models import FactorizedPrior, FactorizedPriorReLU
 from evaluate.codecs import open_labelled
 from export.source import load_source
 from relic.codec.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.model import Architecture, build_model
 from relic.codec.pretrained import finished_model, read_codec
 from relic.errors import InputError
+from relic.options import Parts
 from train.main import main
 
 

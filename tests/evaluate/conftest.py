@@ -14,7 +14,8 @@ from compressai.models import FactorizedPrior
 from PIL import Image
 
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
-from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.model import Architecture, build_model
+from relic.options import Parts
 from relic.shards.manifest import Manifest, Packing, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.writer import ShardWriter
@@ -34,7 +35,10 @@ class Outcome(NamedTuple):
         def refuse(constant: str) -> None:
             raise AssertionError(f"{constant} is no JSON")
 
-        return json.loads((self.out / "metrics.json").read_text(), parse_constant=refuse)["summary"]
+        result: list[dict[str, Any]] = json.loads((self.out / "metrics.json").read_text(), parse_constant=refuse)[
+            "summary"
+        ]
+        return result
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -46,7 +50,8 @@ def picture(width: int, height: int, seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    return np.clip(smooth + rng.integers(-6, 7, (height, width, 1)), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(smooth + rng.integers(-6, 7, (height, width, 1)), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def codec(replaced: Parts = "none", gain: float = 8.0, seed: int = 0) -> FactorizedPrior:
@@ -72,7 +77,9 @@ def make_codec() -> Callable[..., FactorizedPrior]:
 def save_codec(tmp_path: Path) -> Callable[..., Path]:
     """A function that saves a model (by default a random one) as one of our checkpoints."""
 
-    def save(name: str = "codec.pt", replaced: Parts = "none", model: FactorizedPrior | None = None, **fields: Any):
+    def save(
+        name: str = "codec.pt", replaced: Parts = "none", model: FactorizedPrior | None = None, **fields: Any
+    ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         state = (model or codec(replaced)).state_dict()

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
@@ -17,7 +18,7 @@ SIZES = {"a.png": (192, 256), "b.png": (256, 192), "c.png": (320, 192)}  # it pa
 
 
 def test_psnr_ms_ssim_and_real_rate_agree(
-    tmp_path: Path, run: Callable, make_picture: Callable[..., np.ndarray]
+    tmp_path: Path, run: Callable[..., Any], make_picture: Callable[..., NDArray[Any]]
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_labels_are_unique(paths: list[str], labels: list[str]) -> None:
 
 
 def test_two_checkpoints_of_one_name_and_a_list_in_a_yaml_file(
-    save_codec: Callable[..., Path], shards: Path, run: Callable, tmp_path: Path
+    save_codec: Callable[..., Path], shards: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     first, second = save_codec("a/last.pt"), save_codec("b/last.pt", replaced="all")
     config = tmp_path / "run.yaml"

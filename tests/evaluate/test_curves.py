@@ -2,10 +2,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim
 
@@ -43,7 +45,8 @@ def test_overlap_is_the_share_of_qualities_both_reach() -> None:
     shifted = curve([4 * rate for rate in RATES], quality)  # 10 of 20 dB are shared, of 30 in all
     found = bd_rate_against(curve(RATES, quality), shifted, "psnr_db")
     assert found is not None
-    assert (found.percent, found.overlap) == (pytest.approx(0, abs=1e-6), pytest.approx(1 / 3))
+    assert found.percent == pytest.approx(0, abs=1e-6)
+    assert found.overlap == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_published_points_are_eight_and_rise() -> None:
 
 
 def test_reference_curves_are_pillow_s_files_under_our_metrics(
-    tmp_path: Path, make_picture: Callable[..., np.ndarray]
+    tmp_path: Path, make_picture: Callable[..., NDArray[Any]]
 ) -> None:
     for number, size in enumerate(((200, 180), (176, 240))):
         Image.fromarray(make_picture(*size, number)).save(tmp_path / f"{number}.png")
@@ -85,13 +88,14 @@ def test_reference_curves_are_pillow_s_files_under_our_metrics(
         psnr.append(10 * math.log10(255**2 / np.square(pixels - decoded).mean()))
         pair = (torch.from_numpy(image).float().permute(2, 0, 1)[None] for image in (pixels, decoded))
         similarity.append(ms_ssim(*pair, data_range=255).item())
-    assert (point.bpp, point.psnr_db) == (pytest.approx(np.mean(bpp)), pytest.approx(np.mean(psnr), abs=1e-5))
+    assert point.bpp == pytest.approx(np.mean(bpp))
+    assert point.psnr_db == pytest.approx(np.mean(psnr), abs=1e-5)
     assert point.ms_ssim == pytest.approx(np.mean(similarity), abs=1e-5)
     for found in curves:
         assert [point.bpp for point in found.points] == sorted(point.bpp for point in found.points)
 
 
-def test_four_checkpoints_a_curve_give_bd_rates(shards: Path, run: Callable, tmp_path: Path) -> None:
+def test_four_checkpoints_a_curve_give_bd_rates(shards: Path, run: Callable[..., Any], tmp_path: Path) -> None:
     paths = []
     for name in ("a", "b"):
         for gain in (0.125, 0.25, 0.5, 1):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -27,7 +28,7 @@ def export_set(tmp_path: Path, save_codec: Callable[..., Path]) -> ExportSet:
 
 @pytest.mark.parametrize("replaced", ["all", "none"])
 def test_the_numbers_are_the_checkpoint_s(
-    replaced: str, export_set: ExportSet, folder: Path, run: Callable, tmp_path: Path
+    replaced: str, export_set: ExportSet, folder: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     exported = export_set("parts", "--dynamic", replaced=replaced)
     outcome = run("--checkpoint", tmp_path / "parts.pt", "--onnx", exported, "--images", folder, "--recon_count", 0)
@@ -49,7 +50,7 @@ def test_the_numbers_are_the_checkpoint_s(
 
 
 def test_a_fixed_size_takes_its_own_images_and_names_others(
-    export_set: ExportSet, shards: Path, folder: Path, run: Callable, capsys: pytest.CaptureFixture[str]
+    export_set: ExportSet, shards: Path, folder: Path, run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported = export_set("fixed", "--input_size", "176")
     outcome = run("--onnx", exported, "--shards", shards)
@@ -96,7 +97,7 @@ def test_a_damaged_set_is_named(
 def test_tables_of_another_codec_are_refused(
     export_set: ExportSet,
     save_codec: Callable[..., Path],
-    make_codec: Callable,
+    make_codec: Callable[..., Any],
     tmp_path: Path,
     shards: Path,
     capsys: pytest.CaptureFixture[str],
@@ -112,7 +113,7 @@ def test_tables_of_another_codec_are_refused(
 
 
 def test_pictures_of_the_page_come_from_onnxruntime_too(
-    export_set: ExportSet, folder: Path, run: Callable, tmp_path: Path
+    export_set: ExportSet, folder: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     Image.new("RGB", (60, 50), "navy").save(folder / "e.png")
     outcome = run("--onnx", export_set("page", "--dynamic"), "--images", folder, "--report_images", 9)

@@ -61,7 +61,8 @@ def open_page(browser: Any, report: Path) -> Iterator[Callable[..., "Page"]]:
         page.on("dialog", lambda dialog: said.append(dialog.message))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(report.as_uri())
-        return page
+        result: Page = page
+        return result
 
     yield open_
     assert said == []
@@ -69,7 +70,8 @@ def open_page(browser: Any, report: Path) -> Iterator[Callable[..., "Page"]]:
 
 
 def divider_at(page: "Page") -> float:
-    return page.evaluate("parseFloat(document.querySelector('.stage').style.getPropertyValue('--at'))")
+    value: float = page.evaluate("parseFloat(document.querySelector('.stage').style.getPropertyValue('--at'))")
+    return value
 
 
 def test_the_divider_follows_the_mouse(open_page: Callable[..., "Page"]) -> None:

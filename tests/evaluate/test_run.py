@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
+from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim
 
@@ -21,7 +23,7 @@ from relic.codec.entropy import refresh_tables
 SIZES = {"a.png": (1, 1), "b.PNG": (33, 17), "d.bmp": (176, 176), "more/c.png": (300, 200)}
 
 
-def pixels_of(path: Path) -> np.ndarray:
+def pixels_of(path: Path) -> NDArray[Any]:
     return np.asarray(Image.open(path).convert("RGB")).astype(np.float64)
 
 
@@ -34,7 +36,7 @@ def padded(path: Path) -> torch.Tensor:
 
 
 def test_numbers_are_compressai_s_and_numpy_s(
-    save_codec: Callable[..., Path], make_codec: Callable[..., FactorizedPrior], folder: Path, run: Callable
+    save_codec: Callable[..., Path], make_codec: Callable[..., FactorizedPrior], folder: Path, run: Callable[..., Any]
 ) -> None:
     outcome = run("--checkpoint", save_codec(), "--images", folder)
     assert outcome.code == 0
@@ -70,7 +72,9 @@ def test_numbers_are_compressai_s_and_numpy_s(
         assert float(row["encode_ms"]) > 0 and float(row["decode_ms"]) > 0
 
 
-def test_the_summary_is_the_mean_of_the_csv(save_codec: Callable[..., Path], folder: Path, run: Callable) -> None:
+def test_the_summary_is_the_mean_of_the_csv(
+    save_codec: Callable[..., Path], folder: Path, run: Callable[..., Any]
+) -> None:
     path = save_codec()
     outcome = run("--checkpoint", path, "--images", folder)
     (entry,) = outcome.summary
@@ -91,7 +95,7 @@ def test_each_checkpoint_is_judged_as_what_it_is(
     save_codec: Callable[..., Path],
     make_codec: Callable[..., FactorizedPrior],
     shards: Path,
-    run: Callable,
+    run: Callable[..., Any],
 ) -> None:
     outcome = run("--checkpoint", save_codec(replaced=replaced), "--shards", shards, "--recon_count", 1)
     (entry,) = outcome.summary
@@ -104,7 +108,7 @@ def test_each_checkpoint_is_judged_as_what_it_is(
 
 @pytest.mark.parametrize("replaced", ["none", "all"])
 def test_compressai_s_own_files_are_read_and_keep_their_quantiles(
-    replaced: str, make_codec: Callable[..., FactorizedPrior], shards: Path, run: Callable, tmp_path: Path
+    replaced: str, make_codec: Callable[..., FactorizedPrior], shards: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     # Tables made from other quantiles would be longer, and the streams with them: the file's own must be used.
     torch.manual_seed(1)
@@ -131,7 +135,7 @@ def test_stale_tables_are_made_fresh(
     save_codec: Callable[..., Path],
     make_codec: Callable[..., FactorizedPrior],
     shards: Path,
-    run: Callable,
+    run: Callable[..., Any],
 ) -> None:
     model = make_codec()
     model.update(force=True)
@@ -153,7 +157,9 @@ def test_stale_tables_are_made_fresh(
     assert float(outcome.rows[0]["bpp_real"]) == pytest.approx(8 * symbol_bytes / 176**2)
 
 
-def test_without_bitstream_no_real_rate_is_given(save_codec: Callable[..., Path], shards: Path, run: Callable) -> None:
+def test_without_bitstream_no_real_rate_is_given(
+    save_codec: Callable[..., Path], shards: Path, run: Callable[..., Any]
+) -> None:
     outcome = run("--checkpoint", save_codec(), "--shards", shards, "--bitstream", "false", "--recon_count", 0)
     assert (outcome.code, outcome.summary[0]["bpp_real"], outcome.rows[0]["bpp_real"]) == (0, None, "")
     assert outcome.summary[0]["bpp_estimated"] > 0
@@ -163,7 +169,7 @@ def test_without_bitstream_no_real_rate_is_given(save_codec: Callable[..., Path]
 
 
 def test_an_exact_picture_is_infinite_in_the_csv_and_null_in_json(
-    make_codec: Callable[..., FactorizedPrior], save_codec: Callable[..., Path], run: Callable, tmp_path: Path
+    make_codec: Callable[..., FactorizedPrior], save_codec: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = make_codec()
     torch.nn.init.constant_(model.g_s[6].bias, 50.0)  # everything comes out white
@@ -183,7 +189,7 @@ def test_latents_outside_the_density_are_pointed_out(
     make_codec: Callable[..., FactorizedPrior],
     save_codec: Callable[..., Path],
     shards: Path,
-    run: Callable,
+    run: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = save_codec(model=make_codec(gain=3000.0))
@@ -214,7 +220,7 @@ def test_an_inexact_codec_ends_the_run_naming_the_image(
     place = TorchCodec if tampered == "synthesise" else round_trip
     honest = getattr(place, tampered)
 
-    def other_symbols(*args):
+    def other_symbols(*args: Any) -> Any:
         stream = honest(*args)
         stream.symbols[-1, -1, -1] += 1
         return stream
@@ -266,7 +272,9 @@ def test_a_users_mistake_is_one_line_and_code_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_give_what_one_gives(save_codec: Callable[..., Path], folder: Path, run: Callable) -> None:
+def test_two_processes_give_what_one_gives(
+    save_codec: Callable[..., Path], folder: Path, run: Callable[..., Any]
+) -> None:
     path = save_codec()
     alone = run("--checkpoint", path, "--images", folder, "--recon_count", 3, out="alone")
     script = Path(__file__).parents[2] / "evaluate" / "run.py"
@@ -287,7 +295,7 @@ def test_two_processes_give_what_one_gives(save_codec: Callable[..., Path], fold
 
 
 def test_names_with_dollars_or_bytes_that_are_no_text(
-    save_codec: Callable[..., Path], make_picture: Callable, run: Callable, tmp_path: Path
+    save_codec: Callable[..., Path], make_picture: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A plot takes what stands between two dollars for mathematics, and a table is UTF-8."""
     named = tmp_path / "cost_$5_and_$6.pt"

@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from relic.errors import InputError
 
 
 @pytest.fixture
-def tables(make_codec: Callable) -> Tables:
+def tables(make_codec: Callable[..., Any]) -> Tables:
     model = make_codec()
     model.update(force=True)
     return tables_of(model)
 
 
-def test_two_workers_give_what_one_gives(save_codec: Callable[..., Path], folder: Path, run: Callable) -> None:
+def test_two_workers_give_what_one_gives(
+    save_codec: Callable[..., Path], folder: Path, run: Callable[..., Any]
+) -> None:
     path = save_codec()
     outcomes = [
         run("--checkpoint", path, "--images", folder, "--recon_count", 4, "--workers", n, out=n) for n in ("1", "3")
@@ -94,7 +97,7 @@ def test_large_pictures_come_one_at_a_time_in_their_order(monkeypatch: pytest.Mo
         running.remove(picture.number)
         return picture.number, value
 
-    def pictures():
+    def pictures() -> Iterator[Picture]:
         for number in range(20):
             large = torch.full((1, 20, 20, 3), number, dtype=torch.uint8)
             yield Picture(number, "", large if number % 5 == 0 else shared.fill_(number))

@@ -13,7 +13,8 @@ from PIL import Image
 from export.onnx_parts import main
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
 from relic.codec.entropy import refresh_tables
-from relic.codec.model import Architecture, Parts, build_model
+from relic.codec.model import Architecture, build_model
+from relic.options import Parts
 
 HEIGHT, WIDTH = 64, 80
 """Of the exports with a fixed size: not square, so that swapped sides are seen."""
@@ -28,7 +29,8 @@ def picture(height: int, width: int, seed: int = 0) -> Pixels:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    return np.clip(smooth + rng.integers(-8, 9, (height, width, 1)), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(smooth + rng.integers(-8, 9, (height, width, 1)), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def as_batch(*pictures: Pixels) -> npt.NDArray[np.float32]:

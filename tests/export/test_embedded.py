@@ -10,9 +10,10 @@ import pytest
 from export.onnx_parts import main
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
-from relic.codec.model import Parts, replace_gdn_with_relu
+from relic.codec.model import replace_gdn_with_relu
 from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 from relic.onnx.sessions import open_session
+from relic.options import Parts
 from tests.export.conftest import as_batch, picture
 
 SIDE = 224

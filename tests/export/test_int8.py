@@ -4,21 +4,22 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.device import decode, encode
 from export.onnx_parts import main
 from relic.bitstream.container import OVERHEAD_BYTES, unpack
 from relic.bitstream.tables import quantize
-from relic.codec.model import Parts
 from relic.onnx.layout import CALIBRATION, FLOAT
 from relic.onnx.sessions import load_tables, open_decoder, open_encoder, open_session
+from relic.options import Parts
 from tests.conftest import write_shards
 from tests.export.conftest import MakeCheckpoint
 
@@ -59,13 +60,14 @@ def export(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckp
     return run
 
 
-def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def run_part(path: Path, values: Floats) -> Floats:
     session = open_session(path)
-    return session.run(None, {session.get_inputs()[0].name: values})[0]
+    result: Floats = session.run(None, {session.get_inputs()[0].name: values})[0]
+    return result
 
 
 def as_x(crop_HWC: npt.NDArray[np.uint8]) -> Floats:
@@ -204,7 +206,8 @@ def test_the_encoder_s_last_layer_can_stay_in_float(export: Export) -> None:
 @pytest.mark.parametrize("method", ["minmax", "entropy"])
 def test_ranges_depend_on_the_method(method: str, export: Export) -> None:
     def scale_after_the_first_layer(folder: Path) -> float:
-        return constants(onnx.load(folder / "encoder.onnx"))["/g_a/g_a.1/Relu_output_0_scale"].item()
+        value: float = constants(onnx.load(folder / "encoder.onnx"))["/g_a/g_a.1/Relu_output_0_scale"].item()
+        return value
 
     folder = export("all", "--calib_method", method)
     assert json.loads((folder / "export.json").read_text())["int8"]["calibration"]["method"] == method

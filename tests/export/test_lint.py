@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 
 from export.lint import lint
 from export.onnx_parts import main
-from export.targets import SOURCES, TARGETS, Upsample
+from export.targets import SOURCES, TARGETS
+from relic.options import Upsample
 from tests.export.conftest import MakeCheckpoint
 
 DECONV5: dict[str, Any] = {"kernel_shape": [5, 5], "strides": [2, 2], "pads": [2] * 4, "output_padding": [1, 1]}

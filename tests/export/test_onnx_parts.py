@@ -20,7 +20,7 @@ from export.onnx_parts import main
 from relic import __version__
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint, save_checkpoint
-from relic.codec.model import Parts
+from relic.options import Parts
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, as_batch, picture, tiny_codec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +30,9 @@ Floats = npt.NDArray[np.float32]
 
 def run(path: Path, values: Floats) -> Floats:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, {session.get_inputs()[0].name: values})
-    return result
+    (output,) = session.run(None, {session.get_inputs()[0].name: values})
+    values_out: Floats = output
+    return values_out
 
 
 def export(checkpoint: Path, part: str, out: Path, *flags: str) -> int:

@@ -11,12 +11,12 @@ from torch import nn
 
 from export.onnx_parts import main
 from export.parts import Decoder
-from export.targets import Upsample
 from export.upsample import Shuffle, rewrite_upsampling, shuffle_by_deconv2
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 from relic.errors import InputError
 from relic.onnx.sessions import open_session
+from relic.options import Upsample
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint
 
 REWRITES: list[Upsample] = [name for name in get_args(Upsample) if name != "deconv5"]

@@ -83,7 +83,7 @@ def test_streams_and_events_guard_pinned_rows_and_device_memory(monkeypatch: pyt
         cuda.log.append((f"convert on {cuda.stream_now}", images.number))
         return int(images.number)
 
-    seen = []
+    seen: list[Any] = []
     for batch in feed_device(loader(), torch.device("cuda", 0), convert):  # type: ignore[arg-type]
         cuda.log.append(("compute", batch.images))
         seen.append((batch.images, batch.keys))

@@ -2,9 +2,11 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from prep.decoding import decode, read_header
@@ -22,19 +24,21 @@ PRIMARIES = {
 }
 
 
-def xyz(x: float, y: float) -> np.ndarray:
+def xyz(x: float, y: float) -> NDArray[Any]:
     return np.array([x / y, 1, (1 - x - y) / y])
 
 
-def rgb_to_xyz(name: str) -> np.ndarray:
+def rgb_to_xyz(name: str) -> NDArray[Any]:
     """The matrix of a D65 space from its chromaticities."""
     primaries = np.stack([xyz(*xy) for xy in PRIMARIES[name]], axis=1)
-    return primaries * np.linalg.solve(primaries, xyz(*D65_XY))
+    result: NDArray[Any] = primaries * np.linalg.solve(primaries, xyz(*D65_XY))
+    return result
 
 
-def adapted(matrix: np.ndarray) -> np.ndarray:
+def adapted(matrix: NDArray[Any]) -> NDArray[Any]:
     gains = (BRADFORD @ D50) / (BRADFORD @ xyz(*D65_XY))
-    return np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD @ matrix
+    result: NDArray[Any] = np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD @ matrix
+    return result
 
 
 def s15(*values: float) -> bytes:
@@ -71,12 +75,12 @@ def matrix_profile(name: str, curve: bytes) -> bytes:
     return profile(b"RGB ", tags)
 
 
-def srgb_encode(linear: np.ndarray) -> np.ndarray:
+def srgb_encode(linear: NDArray[Any]) -> NDArray[Any]:
     linear = np.clip(linear, 0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
 
 
-def srgb_decode(levels: np.ndarray) -> np.ndarray:
+def srgb_decode(levels: NDArray[Any]) -> NDArray[Any]:
     x = levels / 255
     return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 

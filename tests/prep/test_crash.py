@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +28,7 @@ def arguments(coco: Path, out: Path, workers: int = 2) -> list[str]:
     return [*COMMAND, "--coco_dir", str(coco), "--out_dir", str(out), *flags]
 
 
-def start(coco: Path, out: Path, workers: int = 2, **options) -> "subprocess.Popen[str]":
+def start(coco: Path, out: Path, workers: int = 2, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         arguments(coco, out, workers), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
@@ -35,7 +39,7 @@ def finish(coco: Path, out: Path, workers: int = 2) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def wait_for(condition, seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -53,7 +57,9 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def big_coco(make_photograph, tmp_path_factory) -> Path:
+def big_coco(
+    make_photograph: Callable[[int, int, int], NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Enough work for a second or two, even with pillow-simd, and one bad image."""
     coco: Path = tmp_path_factory.mktemp("coco")
     for split, count, distinct in (("train2017", 300, 30), ("val2017", 4, 4)):
@@ -69,7 +75,7 @@ def big_coco(make_photograph, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(big_coco, tmp_path_factory) -> dict[str, str]:
+def whole(big_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The sha256 of every file of an uninterrupted run of one worker."""
     out: Path = tmp_path_factory.mktemp("whole")
     finish(big_coco, out, workers=1)
@@ -85,7 +91,9 @@ def kill_and_rerun(coco: Path, out: Path, seconds: float, workers: int) -> None:
     finish(coco, out, workers)
 
 
-def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(big_coco, tmp_path: Path, digests, whole) -> None:
+def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(
+    big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
+) -> None:
     rng = random.Random(time.time_ns())
     for attempt, workers in enumerate((2, 3)):
         seconds = rng.uniform(0.6, 1.8)
@@ -95,7 +103,9 @@ def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(big_coco, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_at_twenty_moments(big_coco, tmp_path: Path, digests, whole) -> None:
+def test_killed_at_twenty_moments(
+    big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
+) -> None:
     rng = random.Random(time.time_ns())
     for attempt in range(20):
         seconds = rng.uniform(0.4, 2.5)
@@ -105,7 +115,12 @@ def test_killed_at_twenty_moments(big_coco, tmp_path: Path, digests, whole) -> N
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
-    big_coco, tmp_path: Path, digests, whole, number: signal.Signals, code: int
+    big_coco: Path,
+    tmp_path: Path,
+    digests: Callable[[Path], dict[str, str]],
+    whole: dict[str, str],
+    number: signal.Signals,
+    code: int,
 ) -> None:
     out = tmp_path / "out"
 
@@ -123,7 +138,9 @@ def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     assert digests(out) == whole
 
 
-def test_a_killed_worker_is_replaced(big_coco, tmp_path: Path, digests, whole) -> None:
+def test_a_killed_worker_is_replaced(
+    big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
+) -> None:
     out = tmp_path / "out"
     process = start(big_coco, out)
     wait_for(lambda: list(out.glob("train-*.tar")))
@@ -134,7 +151,7 @@ def test_a_killed_worker_is_replaced(big_coco, tmp_path: Path, digests, whole) -
     assert digests(out) == whole
 
 
-def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco, tmp_path: Path) -> None:
+def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco: Path, tmp_path: Path) -> None:
     process = start(big_coco, tmp_path / "out")
     deadline = time.monotonic() + 30
     while process.poll() is None:
@@ -151,7 +168,9 @@ def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco, tmp_p
     assert "Traceback" not in error
 
 
-def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(big_coco, tmp_path: Path, digests, whole) -> None:
+def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(
+    big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
+) -> None:
     out = tmp_path / "out"
     limit = 3 * 96 * 96 * 2  # bytes a file: two of three crops
 

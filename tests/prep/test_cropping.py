@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from prep.cropping import Size, Window, centre_window, cut, largest_window, least_decode_size, random_window
@@ -58,7 +61,7 @@ def test_random_windows_cover_the_image_evenly() -> None:
     assert others != windows[:50]
 
 
-def test_cutting_comes_before_resizing(make_photograph) -> None:
+def test_cutting_comes_before_resizing(make_photograph: Callable[[int, int, int], NDArray[np.uint8]]) -> None:
     pixels = make_photograph(90, 60, 3)
     window = Window(15, 0, 75, 60)
     expected = Image.fromarray(np.ascontiguousarray(pixels[0:60, 15:75])).resize((20, 20), Image.Resampling.BICUBIC)
@@ -67,7 +70,9 @@ def test_cutting_comes_before_resizing(make_photograph) -> None:
 
 
 @pytest.mark.parametrize("window", [Window(15, 0, 75, 60), Window(0, 0, 90, 60), Window(80, 50, 90, 60), (0, 0, 1, 1)])
-def test_a_window_looked_at_in_memory_is_the_one_copied(make_photograph, window: tuple[int, ...]) -> None:
+def test_a_window_looked_at_in_memory_is_the_one_copied(
+    make_photograph: Callable[[int, int, int], NDArray[np.uint8]], window: tuple[int, ...]
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (61, 90, 4), dtype=np.uint8)
     image = Image.frombytes("RGBX", (90, 60), pixels[:60].tobytes())
     for shape in (Size(20, 20), Size(*Window(*window).size), Size(130, 70)):
@@ -77,7 +82,7 @@ def test_a_window_looked_at_in_memory_is_the_one_copied(make_photograph, window:
         np.testing.assert_array_equal(np.asarray(found)[..., :3], np.asarray(copied)[..., :3])
 
 
-def test_a_window_of_the_crop_s_size_is_copied(make_photograph) -> None:
+def test_a_window_of_the_crop_s_size_is_copied(make_photograph: Callable[[int, int, int], NDArray[np.uint8]]) -> None:
     pixels = make_photograph(30, 20, 4)
     found = cut(Image.fromarray(pixels), Size(30, 20), Window(5, 0, 25, 20), Size(20, 20))
     np.testing.assert_array_equal(np.asarray(found), pixels[:, 5:25])

@@ -4,11 +4,14 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from prep.cropping import Size
@@ -23,23 +26,23 @@ def decode(data: bytes, least: Size | None = None) -> Decoded:
     return decode_header(read_header(data), least)
 
 
-def rgb(data: bytes) -> np.ndarray:
+def rgb(data: bytes) -> NDArray[Any]:
     return np.asarray(decode(data).image.convert("RGB"))
 
 
-def save(image: Image.Image, kind: str, **options) -> bytes:
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def patches(colours: int = 3) -> np.ndarray:
+def patches(colours: int = 3) -> NDArray[Any]:
     """48 x 32 pixels in 8 x 8 blocks of one colour each: a JPEG keeps them, and no two orientations look alike."""
     blocks = np.random.default_rng(5).integers(0, 256, (4, 6, colours), dtype=np.uint8)
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray, levels: int) -> None:
+def assert_close(found: NDArray[Any], expected: NDArray[Any], levels: int) -> None:
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= levels
 
@@ -262,7 +265,9 @@ def test_a_pixel_wide(size: tuple[int, int], kind: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(make_photograph, orientation: int) -> None:
+def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(
+    make_photograph: Callable[[int, int, int], NDArray[np.uint8]], orientation: int
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95, exif=exif.tobytes())
@@ -280,7 +285,9 @@ def test_a_reduced_decode_covers_what_is_asked_and_looks_the_same(make_photograp
 
 
 @pytest.mark.parametrize("eighths", range(1, 9))
-def test_a_reduced_decode_is_the_least_that_covers_up_to_half(make_photograph, eighths: int) -> None:
+def test_a_reduced_decode_is_the_least_that_covers_up_to_half(
+    make_photograph: Callable[[int, int, int], NDArray[np.uint8]], eighths: int
+) -> None:
     data = save(Image.fromarray(make_photograph(640, 480, 1)), "JPEG", quality=95)
     for asked in (Size(80 * eighths, 60 * eighths), Size(80 * eighths - 79, 60 * eighths), Size(80 * eighths, 1)):
         reduced = decode(data, asked).image

@@ -6,11 +6,13 @@ import struct
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
 import webdataset
+from numpy.typing import NDArray
 from PIL import Image
 
 from prep.make_shards import main
@@ -25,13 +27,13 @@ COLOUR = (180, 90, 40)
 GREY = (120, 120, 120)
 
 
-def file(mode: str, colour: object, kind: str, size: tuple[int, int] = (60, 40), **options) -> bytes:
+def file(mode: str, colour: object, kind: str, size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size, colour).save(buffer, kind, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def jpeg(**options) -> bytes:
+def jpeg(**options: Any) -> bytes:
     return file("RGB", COLOUR, "JPEG", quality=95, **options)
 
 
@@ -44,7 +46,8 @@ def cmyk(*, marker: bool) -> bytes:
 def ycck() -> bytes:
     inks = np.empty((40, 60, 4), np.uint8)
     inks[:] = (*COLOUR, 255)  # stored inverted
-    return simplejpeg.encode_jpeg(inks, quality=95, colorspace="CMYK", colorsubsampling="444")
+    encoded: bytes = simplejpeg.encode_jpeg(inks, quality=95, colorspace="CMYK", colorsubsampling="444")
+    return encoded
 
 
 def palette() -> bytes:
@@ -150,7 +153,7 @@ def test_the_loader_reads_what_webdataset_does(packed: Path) -> None:
     shards = open_shard_set(packed, "train")
     tars = [str(tar) for tar in shards.tars]
     expected = {s["__key__"]: s["npy"] for s in webdataset.WebDataset(tars, shardshuffle=False).decode()}
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, NDArray[Any]] = {}
     with ShardLoader(shards, batch_size=5) as loader:
         for batch in loader.batches(eval_batches(shards.num_samples, 5, 0, 1)):
             found |= {key: np.array(image) for key, image in zip(batch.keys, batch.images, strict=True)}

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
+from numpy.typing import NDArray
 from PIL import Image
 
 from prep.make_shards import main
@@ -27,7 +30,7 @@ def run(coco: Path, out: Path, *flags: str) -> int:
         return stop.code
 
 
-def plain_centre_crop(path: Path, side: int) -> np.ndarray:
+def plain_centre_crop(path: Path, side: int) -> NDArray[Any]:
     """What the shards must hold, by Pillow alone."""
     image = Image.open(path).convert("RGB")
     square = min(image.size)
@@ -36,7 +39,7 @@ def plain_centre_crop(path: Path, side: int) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def test_tar_webdataset_and_pillow_agree(make_coco, tmp_path: Path) -> None:
+def test_tar_webdataset_and_pillow_agree(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     coco, out = make_coco(train=9, val=3), tmp_path / "out"
     assert run(coco, out) == 0
     assert open_shard_set(out, "train").samples == (4, 4, 1)
@@ -78,7 +81,9 @@ def test_tar_webdataset_and_pillow_agree(make_coco, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(sheet)[:32, 32:64], found["000000000001"])
 
 
-def test_any_number_of_workers_gives_the_same_bytes(make_coco, tmp_path: Path, digests) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(
+    make_coco: Callable[..., Path], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
     coco = make_coco(train=13, val=2)
     flags = ("--crop", "random", "--crops_per_image", "2", "--seed", "5")
     seen = []
@@ -90,7 +95,7 @@ def test_any_number_of_workers_gives_the_same_bytes(make_coco, tmp_path: Path, d
 
 
 @pytest.mark.parametrize("encoding", ["jpg", "png"])
-def test_encodings(make_coco, tmp_path: Path, encoding: str) -> None:
+def test_encodings(make_coco: Callable[..., Path], tmp_path: Path, encoding: str) -> None:
     coco, out = make_coco(train=4, val=1), tmp_path / "out"
     assert run(coco, out, "--encoding", encoding, "--width", "48", "--height", "24") == 0
     samples = list(webdataset.WebDataset(str(out / "train-000000.tar"), shardshuffle=False).decode("rgb8"))
@@ -102,7 +107,7 @@ def test_encodings(make_coco, tmp_path: Path, encoding: str) -> None:
         assert np.abs(sample[encoding] - expected).max() <= limit
 
 
-def test_fast_decoding_looks_the_same(make_coco, tmp_path: Path) -> None:
+def test_fast_decoding_looks_the_same(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     coco, out = make_coco(train=2, val=1, width=640, height=480), tmp_path / "out"
     assert run(coco, out, "--decode", "fast") == 0
     for sample in webdataset.WebDataset(str(out / "train-000000.tar"), shardshuffle=False).decode():
@@ -110,7 +115,9 @@ def test_fast_decoding_looks_the_same(make_coco, tmp_path: Path) -> None:
         assert np.mean((sample["npy"] - expected) ** 2) < 10  # 38 dB
 
 
-def test_bad_images_are_listed_and_the_rest_is_packed(make_coco, tmp_path: Path, capsys) -> None:
+def test_bad_images_are_listed_and_the_rest_is_packed(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco, out = make_coco(train=6, val=1), tmp_path / "out"
     folder = coco / "train2017"
     (folder / "000000000001.jpg").write_bytes(b"")
@@ -138,7 +145,7 @@ def test_bad_images_are_listed_and_the_rest_is_packed(make_coco, tmp_path: Path,
     assert "rejected 4 of 7" in capsys.readouterr().out
 
 
-def test_a_shard_of_bad_images_only_is_left_out(make_coco, tmp_path: Path) -> None:
+def test_a_shard_of_bad_images_only_is_left_out(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     coco, out = make_coco(train=9, val=1), tmp_path / "out"
     for number in range(4, 8):
         (coco / "train2017" / f"{number:012d}.jpg").write_bytes(b"x")
@@ -150,7 +157,9 @@ def test_a_shard_of_bad_images_only_is_left_out(make_coco, tmp_path: Path) -> No
     assert open_shard_set(out, "train").samples == (4, 1)
 
 
-def test_nothing_but_bad_images_fails(make_coco, tmp_path: Path, capsys) -> None:
+def test_nothing_but_bad_images_fails(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco = make_coco(train=2, val=1)
     for path in (coco / "train2017").iterdir():
         path.write_bytes(b"x")
@@ -158,7 +167,9 @@ def test_nothing_but_bad_images_fails(make_coco, tmp_path: Path, capsys) -> None
     assert "2 of 2" in capsys.readouterr().err
 
 
-def test_a_second_run_rewrites_nothing(make_coco, tmp_path: Path, capsys) -> None:
+def test_a_second_run_rewrites_nothing(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco, out = make_coco(train=5, val=1), tmp_path / "out"
     assert run(coco, out) == 0
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -167,7 +178,9 @@ def test_a_second_run_rewrites_nothing(make_coco, tmp_path: Path, capsys) -> Non
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-def test_missing_files_are_packed_again(make_coco, tmp_path: Path, digests) -> None:
+def test_missing_files_are_packed_again(
+    make_coco: Callable[..., Path], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
     coco, out = make_coco(train=9, val=1), tmp_path / "out"
     (coco / "train2017" / "000000000008.jpg").write_bytes(b"x")
     assert run(coco, out, "--max_bad", "1") == 0
@@ -183,7 +196,12 @@ def test_missing_files_are_packed_again(make_coco, tmp_path: Path, digests) -> N
     [(("--encoding", "jpg"), "encoding: raw -> jpg"), (("--size", "16"), "width: 32 -> 16; height: 32 -> 16")],
 )
 def test_other_options_are_refused_unless_overwritten(
-    make_coco, tmp_path: Path, capsys, digests, flags, message
+    make_coco: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    digests: Callable[[Path], dict[str, str]],
+    flags: Any,
+    message: Any,
 ) -> None:
     coco, out = make_coco(train=5, val=1), tmp_path / "out"
     assert run(coco, out, "--include_val", "false") == 0
@@ -199,7 +217,9 @@ def test_other_options_are_refused_unless_overwritten(
     assert after == digests(tmp_path / "fresh")
 
 
-def test_changed_sources_and_foreign_shards_are_refused(make_coco, tmp_path: Path, capsys) -> None:
+def test_changed_sources_and_foreign_shards_are_refused(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco, out = make_coco(train=2, val=1), tmp_path / "out"
     assert run(coco, out, "--include_val", "false") == 0
     (coco / "train2017" / "new.jpg").write_bytes(b"x")
@@ -212,7 +232,9 @@ def test_changed_sources_and_foreign_shards_are_refused(make_coco, tmp_path: Pat
     assert (tmp_path / "foreign" / "train-000000.tar").read_bytes() == b"someone's"
 
 
-def test_a_dry_run_writes_nothing(make_coco, tmp_path: Path, capsys) -> None:
+def test_a_dry_run_writes_nothing(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco = make_coco(train=9, val=1)
     assert run(coco, tmp_path / "deep" / "out", "--dry_run") == 0
     said = capsys.readouterr().out
@@ -222,7 +244,7 @@ def test_a_dry_run_writes_nothing(make_coco, tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "deep").exists()
 
 
-def test_the_bytes_needed_are_about_right(make_coco, tmp_path: Path) -> None:
+def test_the_bytes_needed_are_about_right(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     from prep.config import PrepConfig
     from prep.planning import plan_splits
 
@@ -237,14 +259,18 @@ def test_the_bytes_needed_are_about_right(make_coco, tmp_path: Path) -> None:
     assert dataclasses.replace(plan, overwrite=True).bytes_needed() < 2048
 
 
-def test_too_little_disk_is_refused_at_the_start(make_coco, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_too_little_disk_is_refused_at_the_start(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("prep.planning.bytes_free", lambda folder: 1000)
     assert run(make_coco(train=2, val=1), tmp_path / "out") == 1
     assert "--out_dir" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_use_is_refused(make_coco, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_folder_in_use_is_refused(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prep.split_folder import only_writer
 
     monkeypatch.setattr("prep.split_folder._LOCK_SECONDS", 0.2)
@@ -277,7 +303,9 @@ def test_a_folder_in_use_is_refused(make_coco, tmp_path: Path, capsys, monkeypat
         (("--coco_dir", ".", "--jpeg_quality", "101"), 2, "--jpeg_quality"),
     ],
 )
-def test_mistakes_are_told_in_one_line(capsys, flags: tuple[str, ...], code: int, message: str) -> None:
+def test_mistakes_are_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], code: int, message: str
+) -> None:
     found: object = None
     try:
         found = main(list(flags))
@@ -289,7 +317,9 @@ def test_mistakes_are_told_in_one_line(capsys, flags: tuple[str, ...], code: int
     assert error.count("\n") == 1
 
 
-def test_missing_and_empty_folders_are_named(make_coco, tmp_path: Path, capsys) -> None:
+def test_missing_and_empty_folders_are_named(
+    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco = make_coco(train=1, val=0)
     assert run(coco, tmp_path / "out") == 2
     assert "--include_val false" in capsys.readouterr().err

@@ -9,10 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from prep.config import PrepConfig
@@ -37,7 +38,7 @@ def peak_megabytes(coco: Path, out: Path) -> float:
 
 
 def test_a_worker_stays_small_whatever_the_number_of_images(
-    make_photograph: Callable[[int, int, int], np.ndarray], tmp_path: Path
+    make_photograph: Callable[[int, int, int], NDArray[Any]], tmp_path: Path
 ) -> None:
     Image.fromarray(make_photograph(640, 480, 1)).save(tmp_path / "one.jpg", quality=92)
     peaks = []

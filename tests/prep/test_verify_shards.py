@@ -3,8 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from prep.make_shards import main as make_shards
 from prep.verify_shards import main
@@ -12,7 +15,11 @@ from relic.shards.index import index_path, read_records
 
 
 @pytest.fixture(scope="module", params=["raw", "jpg", "png"])
-def packed(request, make_photograph, tmp_path_factory) -> dict[str, bytes]:
+def packed(
+    request: pytest.FixtureRequest,
+    make_photograph: Callable[[int, int, int], NDArray[np.uint8]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, bytes]:
     """The files of a packed folder."""
     from PIL import Image
 
@@ -39,17 +46,17 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-def verify(shards: Path, capsys) -> tuple[int, str]:
+def verify(shards: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     code = main(["--shards", str(shards)])
     return code, capsys.readouterr().out
 
 
-def test_a_good_folder_passes(shards: Path, capsys) -> None:
+def test_a_good_folder_passes(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(shards, capsys) == (0, "train: 5 samples in 2 shards, 0 faults\n")
 
 
 @pytest.mark.parametrize("place", ["head", "payload", "padding", "end"])
-def test_a_flipped_byte_is_named(shards: Path, capsys, place: str) -> None:
+def test_a_flipped_byte_is_named(shards: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     tar = shards / "train-000000.tar"
     record = read_records(index_path(tar))[1]
     first, size = int(record["offset"]), int(record["size"])
@@ -64,13 +71,13 @@ def test_a_flipped_byte_is_named(shards: Path, capsys, place: str) -> None:
     assert "train-000001" not in said
 
 
-def edit_json(path: Path, change: Callable[[dict], None]) -> None:
+def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
 
 
-def raise_accepted(value: dict) -> None:
+def raise_accepted(value: dict[str, Any]) -> None:
     value["accepted"] += 1
 
 
@@ -89,15 +96,17 @@ def raise_accepted(value: dict) -> None:
         (lambda out: (out / "train.plan.json").write_text("{}"), "not finished"),
     ],
 )
-def test_each_fault_is_named(shards: Path, capsys, harm: Callable[[Path], None], message: str) -> None:
+def test_each_fault_is_named(
+    shards: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], message: str
+) -> None:
     harm(shards)
     code, said = verify(shards, capsys)
     assert code == 1
     assert message in said
 
 
-def test_two_shards_with_one_key(shards: Path, capsys) -> None:
-    def twice(value: dict) -> None:
+def test_two_shards_with_one_key(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def twice(value: dict[str, Any]) -> None:
         value["shards"].append(dict(value["shards"][0], name="train-000002.tar"))
         value["accepted"] += 3
 
@@ -109,7 +118,7 @@ def test_two_shards_with_one_key(shards: Path, capsys) -> None:
     assert "train-000002.tar: 0: the key is in train-000000.tar too" in said
 
 
-def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys) -> None:
+def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(["--shards", str(tmp_path / "none")])
     assert refused.value.code == 2

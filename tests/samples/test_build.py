@@ -53,7 +53,7 @@ def test_no_picture_is_in_both_splits() -> None:
     assert not contents[0] & contents[1]
 
 
-def test_a_complete_folder_is_kept_and_another_refused(tmp_path: Path, capsys) -> None:
+def test_a_complete_folder_is_kept_and_another_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "coco"
     out.mkdir()
     flags = ["--out", str(out), "--train", "2", "--val", "1"]

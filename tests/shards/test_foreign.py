@@ -8,19 +8,20 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.shards import foreign
+from relic.shards import foreign, index
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import index_path, read_header, read_records
 from relic.shards.shard_set import open_shard_set
@@ -29,7 +30,7 @@ from tests.conftest import encode, write_shards
 Members = list[tuple[str, bytes]]
 
 
-def picture(seed: int, height: int = 32, width: int = 48) -> np.ndarray:
+def picture(seed: int, height: int = 32, width: int = 48) -> NDArray[Any]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -108,7 +109,7 @@ def test_folders_links_names_without_keys_and_other_arrays_are_passed_over(tmp_p
     assert [key for key, _ in read_all(tmp_path)] == ["0001"]
 
 
-def padded_npy(pixels: np.ndarray, order: Literal["C", "F"], header_bytes: int) -> bytes:
+def padded_npy(pixels: NDArray[Any], order: Literal["C", "F"], header_bytes: int) -> bytes:
     """An .npy as other writers pad it."""
     text = f"{{'descr': '|u1', 'fortran_order': {order == 'F'}, 'shape': {pixels.shape}, }}"
     text = text.ljust(header_bytes - 11) + "\n"
@@ -175,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tar(tmp_path / "x.tar", simple(0, 3))
-    write = foreign.write_index
+    write = index.write_index
 
     def refuse(path: Path, *args: object, **kwargs: object) -> None:
         if path.parent == tmp_path:

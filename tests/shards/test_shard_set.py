@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def cut_tar(folder: Path) -> None:
         (cut_tar, "cut or changed"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, harm, message: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, harm: Any, message: str) -> None:
     pack(tmp_path, (2,))
     harm(tmp_path)
     with pytest.raises(InputError, match=message):

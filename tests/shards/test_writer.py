@@ -5,11 +5,13 @@ import struct
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import webdataset
 import xxhash
+from numpy.typing import NDArray
 
 from relic.errors import InputError
 from relic.shards.index import index_path, read_header, read_records
@@ -17,14 +19,14 @@ from relic.shards.npy import npy_header
 from relic.shards.writer import ShardWriter
 
 
-def npy(pixels: np.ndarray) -> bytes:
+def npy(pixels: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, pixels)
     return buffer.getvalue()
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+def shard(tmp_path: Path) -> tuple[Path, dict[str, NDArray[Any]]]:
     rng = np.random.default_rng(0)
     crops = {f"key-{number}_": rng.integers(0, 256, (7, 5, 3), dtype=np.uint8) for number in range(4)}
     path = tmp_path / "train-000000.tar"
@@ -42,7 +44,7 @@ def test_the_raw_header_is_numpy_s_own() -> None:
         assert npy(np.zeros(shape, np.uint8))[:128] == npy_header(*shape[:2])
 
 
-def test_tarfile_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_tarfile_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, NDArray[Any]]]) -> None:
     path, crops = shard
     with tarfile.open(path, "r:") as archive:
         members = archive.getmembers()
@@ -56,7 +58,7 @@ def test_tarfile_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, np.
     assert not path.read_bytes().count(b"PaxHeader")
 
 
-def test_gnu_tar_lists_and_unpacks_it(shard: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+def test_gnu_tar_lists_and_unpacks_it(shard: tuple[Path, dict[str, NDArray[Any]]], tmp_path: Path) -> None:
     path, crops = shard
     listed = subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == [f"{key}.npy" for key in crops]
@@ -67,7 +69,7 @@ def test_gnu_tar_lists_and_unpacks_it(shard: tuple[Path, dict[str, np.ndarray]],
         np.testing.assert_array_equal(np.load(tmp_path / "out" / f"{key}.npy"), crop)
 
 
-def test_webdataset_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_webdataset_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, NDArray[Any]]]) -> None:
     path, crops = shard
     found = {
         sample["__key__"]: sample["npy"]
@@ -78,7 +80,7 @@ def test_webdataset_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, 
         np.testing.assert_array_equal(found[key], crop)
 
 
-def test_the_index_points_at_every_payload(shard: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_the_index_points_at_every_payload(shard: tuple[Path, dict[str, NDArray[Any]]]) -> None:
     path, crops = shard
     data = path.read_bytes()
     header = read_header(index_path(path))

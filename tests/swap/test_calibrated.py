@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from relic.codec.metrics import psnr_db
-from relic.codec.model import Architecture, Parts, build_model, replace_gdn_with_relu
+from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
 from relic.codec.pixels import to_float
 from relic.codec.pretrained import load_codec
+from relic.options import Parts
 from relic.swap.calibrated import swap_calibrated
 from samples.photographs import find_picture
 

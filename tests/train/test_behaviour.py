@@ -11,6 +11,7 @@ import torch
 
 import export.onnx_parts
 import train.learner
+from relic.codec import entropy
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
@@ -121,7 +122,7 @@ def test_deterministic_tells_cublas_before_cuda_starts(run: Run, monkeypatch: py
 
 def test_tables_are_made_once_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    refresh = train.learner.refresh_tables
+    refresh = entropy.refresh_tables
 
     def counted(model: Any, *, solve: bool) -> None:
         made.append(solve)

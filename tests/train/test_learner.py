@@ -58,7 +58,8 @@ class Reads(TorchDispatchMode):
 
     def __enter__(self) -> "Reads":
         self._direct.__enter__()
-        return super().__enter__()
+        result: Reads = super().__enter__()
+        return result
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import relic.loader.download
+import relic.shards.manifest
 import relic.shards.shard_set
 from relic.codec.checkpoint import load_checkpoint
 from tests.conftest import write_shards
@@ -71,7 +72,7 @@ def test_a_run_opens_each_shard_set_and_each_checkpoint_once(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    read_manifest, load = relic.shards.shard_set.read_manifest, torch.load
+    read_manifest, load = relic.shards.manifest.read_manifest, torch.load
 
     def counted_manifest(folder: Path, split: str) -> Any:
         opened.append(split)

@@ -90,7 +90,8 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
             parameters[f"{name}.weight"] = plain[f"{name}.weight"] + change.reshape(plain[f"{name}.weight"].shape)
             parameters[f"{name}.bias"] = plain[f"{name}.bias"] - shift
         output = torch.func.functional_call(model, parameters, (x,))
-        return (output["x_hat"] - x).square().mean()
+        result: Tensor = (output["x_hat"] - x).square().mean()
+        return result
 
     names = list(preconditioning._coordinates)
     zeros = {name: torch.zeros_like(plain[f"{name}.weight"], requires_grad=True) for name in names}

@@ -9,6 +9,7 @@ import torch
 from compressai.models import FactorizedPrior
 
 import train.trainer
+import train.validation
 from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT
 from tests.train.test_processes import start as begin
@@ -20,7 +21,7 @@ def test_a_kill_while_an_epoch_is_validated_costs_no_step(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("--log_every", "1", folder=tmp_path / "whole") == 0
-    validate, calls = train.trainer.validate, []
+    validate, calls = train.validation.validate, []
 
     def cut(*given: Any) -> Any:
         calls.append(given)

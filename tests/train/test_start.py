@@ -10,6 +10,7 @@ from relic.codec.model import Architecture
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.shards.shard_set import open_shard_set
+from relic.swap.calibrated import swap_calibrated
 from tests.train.conftest import Run, assert_equal, weights
 from train.main import main
 
@@ -51,10 +52,9 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
 
 
 def test_runs_repeat_and_other_seeds_see_other_crops(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import start
 
     seen: list[torch.Tensor] = []
-    calibrate = start.swap_calibrated
+    calibrate = swap_calibrated
 
     def watched(*args: object, **kwargs: object) -> object:
         seen.append(args[2])  # type: ignore[arg-type]
