@@ -37,8 +37,8 @@ format: .venv/.installed-dev ## Mend style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-unit: .venv/.installed-dev ## Run the tests that need no torch
-	$(PY) -m pytest -m "not slow and not torch" --durations=10 $(FILE)
+unit: .venv/.installed-dev ## Run the tests that need neither torch nor whole commands
+	$(PY) -m pytest -m "not slow and not torch and not commands" --durations=10 $(FILE)
 
 test: lint ## Check style and types, and run the tests
 	$(PY) -m pytest -m "not slow" $(FILE)

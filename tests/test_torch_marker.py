@@ -8,6 +8,8 @@ import pytest
 
 from tests.torch_marker import needs_torch
 
+pytestmark = pytest.mark.commands
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -8,12 +8,14 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "compressai", "torchvision"}
 
 
+@functools.cache
 def needs_torch(test_file: Path) -> bool:
     """Whether the file, a conftest of its folder, or a module of this project that these import, imports torch."""
     conftests = [folder / "conftest.py" for folder in test_file.parents if folder.is_relative_to(ROOT / "tests")]
     return any(_reaches_torch(path) for path in (test_file, *conftests) if path.exists())
 
 
+@functools.cache
 def _reaches_torch(start: Path) -> bool:
     seen: set[Path] = set()
     waiting = [start]

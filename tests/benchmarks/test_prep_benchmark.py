@@ -20,6 +20,8 @@ from relic.errors import InputError
 from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

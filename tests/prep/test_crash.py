@@ -19,6 +19,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+pytestmark = pytest.mark.commands
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, str(ROOT / "prep" / "make_shards.py"))
 

@@ -18,6 +18,8 @@ from prep.make_shards import main
 from relic.shards.manifest import read_manifest
 from relic.shards.shard_set import open_shard_set, plan_path
 
+pytestmark = pytest.mark.commands
+
 SMALL = ("--samples_per_shard", "4", "--workers", "1")
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 from prep.config import PrepConfig
 from prep.planning import plan_splits
 
+pytestmark = pytest.mark.commands
+
 COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
 
 

@@ -19,6 +19,8 @@ from studies.runs import Study
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
+pytestmark = pytest.mark.commands
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
 PLAN = read_plan(2, 2000)
