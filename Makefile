@@ -38,7 +38,7 @@ format: .venv/.installed-dev ## Mend style
 	$(PY) -m ruff format .
 
 unit: .venv/.installed-dev ## Run the tests that need neither torch nor whole commands
-	$(PY) -m pytest -m "not slow and not torch and not commands" --durations=10 $(FILE)
+	$(PY) -m pytest -m "not slow and not torch and not commands" $(if $(FILE),,-n 2) --durations=10 $(FILE)
 
 test: lint ## Check style and types, and run the tests
 	$(PY) -m pytest -m "not slow" $(FILE)

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(folder, "train", (7, 5), seed=1)
     write_shards(folder, "val", (3, 1), seed=2)
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under `-m "... not torch"` every import of torch fails, so that no unmarked test can need it."""
+    if "not torch" in str(config.option.markexpr):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import raises ImportError
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -25,6 +25,8 @@ from tests.conftest import write_shards
 from train.config import TrainConfig
 from train.plan import is_restarted, launch_name, make_plan
 
+pytestmark = pytest.mark.commands
+
 ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
         "export/codec.py", "samples/build.py", "benchmarks/loader.py",

@@ -85,6 +85,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return splits
 
 
+@pytest.mark.torch
 def test_an_evaluation_opens_its_shards_once(crops: Path, tmp_path: Path, opened: list[str]) -> None:
     argv = ["--checkpoint", "embedded", "--shards", str(crops), "--out", str(tmp_path / "out"), "--workers", "1"]
     argv += ["--device", "cpu", "--recon_count", "0", "--report_images", "1", "--references", "false"]
@@ -92,6 +93,7 @@ def test_an_evaluation_opens_its_shards_once(crops: Path, tmp_path: Path, opened
     assert opened == ["val"]
 
 
+@pytest.mark.torch
 def test_an_export_opens_its_shards_once(crops: Path, tmp_path: Path, opened: list[str]) -> None:
     argv = ["--ckpt", "embedded", "--part", "encoder", "--out", str(tmp_path / "e.onnx"), "--input_size", "32"]
     assert export.onnx_parts.main([*argv, "--shards", str(crops)]) == 0

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "#!/bin/sh\nexit 1\n"
 """A Python of another version: it fails the question for its version and cannot make a virtual environment."""

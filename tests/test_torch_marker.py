@@ -8,8 +8,6 @@ import pytest
 
 from tests.torch_marker import needs_torch
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -20,13 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
         ("tests/prep/test_listing.py", False),
         ("tests/train/test_guard.py", True),
         ("tests/codec/test_checkpoint.py", True),
-        ("tests/test_command_lines.py", True),
+        ("tests/train/test_schedule.py", False),
     ],
 )
 def test_the_marker_follows_imports(path: str, heavy: bool) -> None:
     assert needs_torch(ROOT / path) == heavy
 
 
+@pytest.mark.commands
 def test_unit_tests_are_collected_where_torch_is_missing() -> None:
     code = (
         "import sys, pytest; sys.modules.update(torch=None, compressai=None);"

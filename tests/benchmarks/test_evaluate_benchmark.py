@@ -8,6 +8,7 @@ from PIL import Image
 from benchmarks.evaluate import main
 
 
+@pytest.mark.torch
 def test_both_evaluators_judge_the_same_crops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)

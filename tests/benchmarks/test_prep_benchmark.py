@@ -20,8 +20,6 @@ from relic.errors import InputError
 from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 
-pytestmark = pytest.mark.commands
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,6 +32,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.commands
 @pytest.mark.timeout(300)
 def test_every_figure_is_named(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = {"images": images, "images_per_worker": 20, "rounds": 1, "listed": 30, "json": tmp_path / "prep.json"}

@@ -11,7 +11,7 @@ from benchmarks.train_step import main
 from relic.cli import parse
 from relic.distributed import World
 from relic.loader.feed import DeviceBatch
-from tests.train.conftest import tiny
+from tests.train.runs import tiny
 from train.build import build_learner
 from train.config import TrainConfig
 from train.plan import make_plan

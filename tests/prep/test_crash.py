@@ -19,8 +19,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, str(ROOT / "prep" / "make_shards.py"))
 
@@ -93,6 +91,7 @@ def kill_and_rerun(coco: Path, out: Path, seconds: float, workers: int) -> None:
     finish(coco, out, workers)
 
 
+@pytest.mark.commands
 def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
@@ -115,6 +114,7 @@ def test_killed_at_twenty_moments(
         assert digests(tmp_path / str(attempt)) == whole, f"killed after {seconds} s"
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     big_coco: Path,
@@ -140,6 +140,7 @@ def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     assert digests(out) == whole
 
 
+@pytest.mark.commands
 def test_a_killed_worker_is_replaced(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco: Path,
     assert "Traceback" not in error
 
 
+@pytest.mark.commands
 def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:

@@ -22,8 +22,6 @@ from relic.loader.order import eval_batches
 from relic.shards.manifest import read_manifest
 from relic.shards.shard_set import open_shard_set
 
-pytestmark = pytest.mark.commands
-
 SIDE = 32
 COLOUR = (180, 90, 40)
 GREY = (120, 120, 120)

@@ -19,8 +19,6 @@ from PIL import Image
 from prep.config import PrepConfig
 from prep.planning import plan_splits
 
-pytestmark = pytest.mark.commands
-
 COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
 
 
@@ -39,6 +37,7 @@ def peak_megabytes(coco: Path, out: Path) -> float:
     return max(peaks)
 
 
+@pytest.mark.commands
 def test_a_worker_stays_small_whatever_the_number_of_images(
     make_photograph: Callable[[int, int, int], NDArray[Any]], tmp_path: Path
 ) -> None:

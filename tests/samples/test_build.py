@@ -9,8 +9,6 @@ from PIL import Image
 from samples.build import main
 from samples.photographs import TRAIN, VAL, find_picture
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

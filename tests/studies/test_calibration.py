@@ -19,8 +19,6 @@ from studies.runs import Study
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
 PLAN = read_plan(2, 2000)
@@ -97,6 +95,7 @@ def test_the_results_kept_are_those_of_the_plan_and_the_page_is_theirs() -> None
     assert fill(PAGE, kept) == PAGE
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("keep", [0, 1, 3, 9, 14, len(PLAN)])
 def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
     some = dict(list(RESULTS.items())[:keep])
@@ -153,6 +152,7 @@ def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [word for flag, folder in flags.items() for word in (f"--{flag}", str(tmp_path / folder))]
 
 
+@pytest.mark.commands
 def test_a_teacher_that_is_gone_is_made_again(
     study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +171,7 @@ def test_a_teacher_that_is_gone_is_made_again(
     )
 
 
+@pytest.mark.commands
 def test_a_study_goes_on_where_it_failed_and_keeps_the_text_of_its_page(
     study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from relic.codec.checkpoint import load_checkpoint
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
-from tests.train.conftest import Run
+from tests.train.runs import Run
 from train.learner import Learner
 
 PREFIXES = {"encoder": {"g_a"}, "decoder": {"g_s"}, "all": {"g_a", "g_s"}}

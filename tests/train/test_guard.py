@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from relic.codec.checkpoint import load_checkpoint
-from tests.train.conftest import Run, assert_equal, weights
+from tests.train.runs import Run, assert_equal, weights
 from train.learner import Learner
 
 

@@ -14,7 +14,7 @@ from relic.cli import parse
 from relic.distributed import World
 from relic.loader.feed import DeviceBatch
 from relic.loader.loader import LoaderTimes
-from tests.train.conftest import tiny
+from tests.train.runs import tiny
 from train.build import build_learner
 from train.config import TrainConfig
 from train.plan import make_plan

@@ -18,7 +18,7 @@ import relic.shards.manifest
 import relic.shards.shard_set
 from relic.codec.checkpoint import load_checkpoint
 from tests.conftest import write_shards
-from tests.train.conftest import Run, tiny
+from tests.train.runs import Run, tiny
 from train.config import TrainConfig
 from train.main import main
 from train.plan import make_plan

@@ -11,7 +11,7 @@ from relic.codec.checkpoint import load_checkpoint
 from relic.codec.model import Architecture, build_model
 from relic.codec.scope import set_trainable_parts
 from relic.swap.least_squares import Layer
-from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
+from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT, ROUNDING, finish, losses_and_gradients
 from tests.train.test_processes import start as begin
 from train.preconditioning import Preconditioning, measure_coordinates

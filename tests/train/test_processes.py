@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from relic.codec.checkpoint import load_checkpoint
-from tests.train.conftest import tiny
+from tests.train.runs import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

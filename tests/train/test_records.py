@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.conftest import Killed, Run, lines, stop_after
+from tests.train.runs import Killed, Run, lines, stop_after
 
 
 def test_lines_past_the_resumed_step_are_cut(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from compressai.models import FactorizedPrior
 
 import train.trainer
 import train.validation
-from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
+from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT
 from tests.train.test_processes import start as begin
 

@@ -11,7 +11,7 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.shards.shard_set import open_shard_set
 from relic.swap.calibrated import swap_calibrated
-from tests.train.conftest import Run, assert_equal, weights
+from tests.train.runs import Run, assert_equal, weights
 from train.main import main
 
 CALIBRATED = ("--swap_init", "calibrated", "--calib_images", "8")

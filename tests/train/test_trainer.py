@@ -11,7 +11,7 @@ from PIL import Image
 
 from relic.codec.checkpoint import load_checkpoint
 from tests.conftest import write_shards
-from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, weights
+from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, weights
 from train.main import main
 
 
