@@ -40,13 +40,13 @@ class EvaluateBenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"crops": 1, "rounds": 2, "workers": 0})
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(EvaluateBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
 
     from benchmarks._evaluate.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks._shared.machine import machine

@@ -47,7 +47,6 @@ class ExportBenchmarkConfig:
             if len(sides) != 2 or not all(side.isdecimal() and int(side) and int(side) % STRIDE == 0 for side in sides):
                 raise InputError(f"--sizes {size}: expected WIDTHxHEIGHT, multiples of {STRIDE}, as 1280x720")
         check_least(self, {"rounds": 1})
-        check_files(json=self.json, plot=self.plot)
 
     @property
     def channel_pair(self) -> tuple[int, int]:
@@ -65,6 +64,7 @@ class ExportBenchmarkConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(ExportBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json, plot=config.plot)
 
     import onnxruntime
 

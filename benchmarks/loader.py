@@ -69,13 +69,13 @@ class LoaderBenchmarkConfig:
         check_least(self, least)
         if self.consumer_ms is not None and self.consumer_ms < 0:
             raise InputError(f"--consumer_ms {self.consumer_ms}: must be 0 or more")
-        check_files(json=self.json, plot=self.plot)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(LoaderBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json, plot=config.plot)
     with ExitStack() as stack:
         if config.shards is not None:
             results = _own_set(config, config.shards)

@@ -14,7 +14,7 @@ from typing import Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.prep`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks._shared.flags import check_files, check_least
+from benchmarks._shared.flags import check_files, check_folders, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import write_json
@@ -44,16 +44,14 @@ class PrepBenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"images_per_worker": 20, "rounds": 1, "listed": 1})
-        for flag, folder in (("--images", self.images), ("--work_dir", self.work_dir)):
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{flag} {folder}: no such folder")
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in turns, print, and write the figures where asked."""
     config = parse(PrepBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
+    check_folders(images=config.images, work_dir=config.work_dir)
     from benchmarks._shared.machine import machine
 
     with ExitStack() as stack:

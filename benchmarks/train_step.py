@@ -47,13 +47,13 @@ class StepBenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_least(self, {"batch_size": 1, "rounds": 1, "loop_steps": 2})
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures where asked."""
     config = parse(StepBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
     with TemporaryDirectory(prefix="relic-benchmark-") as folder:
         figures = _measure(config, Path(folder))
     print(_table(figures), flush=True)

@@ -13,7 +13,7 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
 
 from prep.config import PrepConfig
 from relic.cli import parse
-from relic.errors import InputError, command, print_error
+from relic.errors import before_work, command
 
 PROG = "prep/make_shards.py"
 
@@ -32,19 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: PrepConfig) -> int:
     from prep.packing import pack_split
-    from prep.planning import SplitPlan, bytes_free, check_disk, plan_splits
+    from prep.planning import bytes_free, check_disk, plan_splits
     from prep.split_folder import only_writer
     from relic.machine import available_cores, pillow_name
 
     workers = config.workers or available_cores()
-    print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
-    try:
-        plans: list[SplitPlan] = plan_splits(config)
+    with before_work():
+        plans = plan_splits(config)
         for plan in plans:
             plan.check()
-    except InputError as error:  # these images, or these flags, do not go with this folder
-        print_error(PROG, str(error))
-        return 2
+    print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
     needed = sum(plan.bytes_needed() for plan in plans)
     for plan in plans:
         print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)

@@ -11,7 +11,7 @@ from prep.listing import crop_key_length, listing_sha256, unique_keys
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
-from relic.files import nearest_existing
+from relic.files import check_folder, nearest_existing
 from relic.pictures.listing import list_sources
 from relic.shards.manifest import Packing
 
@@ -75,17 +75,35 @@ def _sample_bytes(packing: Packing) -> int:
 
 
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:
-    """Cut each split's images into shards. Raises InputError for a folder that is empty or unreadable."""
+    """Cut each split's images into shards. Raises InputError for a folder that is missing, empty or unreadable."""
+    _check_folders(config)
     libraries = imaging_libraries()
     return [_plan_split(config, split, libraries) for split in config.splits]
+
+
+def _check_folders(config: PrepConfig) -> None:
+    check_folder("--out_dir", config.out_dir)
+    out_dir = config.out_dir.resolve()
+    for images in (config.coco_dir / name for name in SPLIT_FOLDERS.values()):
+        if images.resolve() in (out_dir, *out_dir.parents):
+            raise InputError(f"--out_dir {config.out_dir}: lies among the images of {images}; choose another folder")
+    if not config.coco_dir.is_dir():
+        raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
+    for split in config.splits:
+        folder = config.coco_dir / SPLIT_FOLDERS[split]
+        if not folder.is_dir():
+            raise InputError(f"--coco_dir {config.coco_dir}: holds no folder {folder.name}{_way_out(split)}")
+
+
+def _way_out(split: str) -> str:
+    return "; --include_val false packs train2017 alone" if split == "val" else ""
 
 
 def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> SplitPlan:
     source_folder = config.coco_dir / SPLIT_FOLDERS[split]
     sources = list_sources(source_folder)
     if not sources:
-        way_out = "; --include_val false packs train2017 alone" if split == "val" else ""
-        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{way_out}")
+        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{_way_out(split)}")
     packing = Packing(
         split=split,
         width=config.crop_width,

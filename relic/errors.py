@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -20,6 +20,19 @@ class InputError(ValueError):
 
     Command lines print it without a traceback; every other exception is a bug and keeps its traceback.
     """
+
+
+class RefusedError(InputError):
+    """The command line does not go with what is on this machine. Nothing was begun: exit code 2."""
+
+
+@contextlib.contextmanager
+def before_work() -> Iterator[None]:
+    """Turn an InputError inside the block into RefusedError. For plans: what they refuse ends with exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        raise RefusedError(str(error)) from error
 
 
 def print_error(prog: str, message: str) -> None:
@@ -48,8 +61,10 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             except (InputError, OSError) as error:
                 if os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print_error(prog, str(error))
-                return 1
+                refused = isinstance(error, RefusedError)
+                if not refused or os.environ.get("RANK", "0") == "0":  # every rank refuses the same
+                    print_error(prog, str(error))
+                return 2 if refused else 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")
                 return 130

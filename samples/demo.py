@@ -15,7 +15,7 @@ if not __package__:  # run as a file: same import root as `python -m samples.dem
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, before_work, command
 from relic.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,6 @@ class DemoConfig:
     """Photographs to train on. Calibration takes 64 of their crops."""
 
     def __post_init__(self) -> None:
-        check_folder("--out", self.out)
         for flag, value, least in (("--epochs", self.epochs, 1), ("--train", self.train, 16)):
             if value < least:
                 raise InputError(f"{flag} {value}: must be {least} or more")
@@ -62,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages one after the other; stop at the first that fails."""
     config = parse(DemoConfig, argv, prog="samples/demo.py")
     out, began = config.out.resolve(), time.perf_counter()
-    _clear(out)
+    with before_work():
+        check_folder("--out", config.out)
+        _clear(out)
     swap = "--shards OUT/shards --pretrained embedded --replace_parts all --recon_dir OUT/recon"
     loss = "--loss_type rd --distortion mse --lambda_bpp 0.0023"  # the embedded codec's own
     stages = {

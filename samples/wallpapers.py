@@ -12,7 +12,7 @@ if not __package__:  # run as a file: same import root as `python -m samples.wal
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, RefusedError, command
 
 _PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
 _NOT_PHOTOGRAPHS = (
@@ -35,8 +35,6 @@ class WallpapersConfig:
     """Seed of the split and the windows."""
 
     def __post_init__(self) -> None:
-        if self.out.exists() and any(self.out.iterdir()):
-            raise InputError(f"--out {self.out}: is not empty; choose a new folder")
         for flag, value in (("--train", self.train), ("--val", self.val)):
             if value < 1:
                 raise InputError(f"{flag} {value}: must be 1 or more")
@@ -46,6 +44,8 @@ class WallpapersConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Download, unpack and cut. The same arguments give the same images."""
     config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise RefusedError(f"--out {config.out}: is not an empty folder; choose a new one")
     with tempfile.TemporaryDirectory() as folder:
         photographs = _download(Path(folder))
         random.Random(config.seed).shuffle(photographs)

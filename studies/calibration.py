@@ -13,7 +13,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, before_work, command
 from relic.files import atomic_write, check_folder
 from relic.shards.shard_set import open_shard_set
 from studies.runs import ROOT, Run, Study
@@ -43,12 +43,6 @@ class CalibrationConfig:
     """Passes over the train shards in each run."""
 
     def __post_init__(self) -> None:
-        for split in ("train", "val"):
-            open_shard_set(self.shards, split)
-        if not self.images.is_dir():
-            raise InputError(f"--images {self.images}: no such folder")
-        for flag, folder in (("--work", self.work), ("--out", self.out)):
-            check_folder(flag, folder)
         if self.epochs < 1:
             raise InputError(f"--epochs {self.epochs}: must be 1 or more")
 
@@ -65,12 +59,18 @@ class Planned(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Finish every run that is not finished. Make the figures and the page's tables anew after each."""
     config = parse(CalibrationConfig, argv, prog=PROG)
+    with before_work():
+        crops, _ = (open_shard_set(config.shards, split) for split in ("train", "val"))
+        if not config.images.is_dir():
+            raise InputError(f"--images {config.images}: no such folder")
+        for flag, folder in (("--work", config.work), ("--out", config.out)):
+            check_folder(flag, folder)
 
     from studies.calibration_figures import draw
     from studies.calibration_page import fill
 
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    plan = read_plan(config.epochs, open_shard_set(config.shards, "train").num_samples)
+    plan = read_plan(config.epochs, crops.num_samples)
     page = config.out.with_name(f"{config.out.name}.md")
     for number, (run, teacher) in enumerate(plan, 1):
         print(f"[{number}/{len(plan)}] {run.name}", flush=True)

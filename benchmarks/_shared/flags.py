@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from relic.errors import InputError
+from relic.errors import InputError, RefusedError
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
@@ -17,4 +17,11 @@ def check_files(**files: Path | None) -> None:
     """Each file, by the name of its flag, must be in a folder that exists. None: the flag was not given."""
     for name, path in files.items():
         if path is not None and not path.parent.is_dir():
-            raise InputError(f"--{name} {path}: no folder {path.parent}")
+            raise RefusedError(f"--{name} {path}: no folder {path.parent}")
+
+
+def check_folders(**folders: Path | None) -> None:
+    """Each folder, by the name of its flag, must exist. None: the flag was not given."""
+    for name, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise RefusedError(f"--{name} {folder}: no such folder")

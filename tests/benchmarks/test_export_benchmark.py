@@ -61,7 +61,6 @@ def test_what_is_timed_is_what_the_names_say() -> None:
         ({"sizes": "224x224,100x16"}, "--sizes 100x16"),
         ({"sizes": "224"}, "--sizes 224"),
         ({"rounds": 0}, "--rounds 0"),
-        ({"json": Path("nowhere/figures.json")}, "--json nowhere"),
     ],
 )
 def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> None:

@@ -126,7 +126,6 @@ def test_a_figure_is_the_median_after_the_first_epoch() -> None:
         ({"gpu_images_per_second": 5.0}, "--gpu_images_per_second"),
         ({"crops": 63}, "--crops 63"),
         ({"epochs": 1}, "--epochs 1"),
-        ({"json": Path("nowhere/figures.json")}, "--json nowhere"),
     ],
 )
 def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> None:

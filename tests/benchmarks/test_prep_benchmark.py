@@ -94,8 +94,6 @@ def test_a_rate_is_what_a_longer_run_has_more(monkeypatch: pytest.MonkeyPatch, t
     [
         ({"images_per_worker": 3}, "--images_per_worker 3"),
         ({"rounds": 0}, "--rounds 0"),
-        ({"images": Path("nowhere")}, "--images nowhere"),
-        ({"json": Path("nowhere/figures.json")}, "--json nowhere"),
     ],
 )
 def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> None:
