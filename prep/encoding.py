@@ -10,7 +10,7 @@ from PIL import Image, features
 from relic.options import Encoding
 from relic.shards.npy import npy_header
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 """Raise it when listing, decoding, cropping or encoding change any pixel or key."""
 _PNG_LEVEL = 2
 
