@@ -71,7 +71,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--alpha_l1", "1.5"], "--alpha_l1 1.5: must be 0 to 1"),
         (["--lr", "0"], "--lr 0.0: must be over 0"),
         (["--channels", "8"], "--channels 8: expected two whole numbers"),
-        (["--channels", "8,12"], "--channels: goes with --pretrained none"),
+        (["--channels", "8,12"], "--channels: needs --pretrained none"),
         (["--sched", "onecycle", "--lr_warmup_steps", "3"], "--lr_warmup_steps: onecycle has its own"),
         (["--pretrained", "missing.pt"], "--pretrained missing.pt: no such file"),
         (["--resume", "missing.pt"], "--resume missing.pt: no such file"),
@@ -81,7 +81,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--calib_images", "3"], "--calib_images 3: must be 4 or more"),
         (
             ["--batch_size", "4", "--calib_images", "13"],
-            "--calib_images 13: .* holds only 12 train samples; take fewer, or --swap_init naive",
+            "--calib_images 13: .* holds only 12 train samples; use fewer, or --swap_init naive",
         ),
         (
             ["--replace_parts", "none", "--train_scope", "all", "--swap_init", "calibrated"],
@@ -128,7 +128,7 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(
 ) -> None:
     (tmp_path / "last.pt").write_bytes(b"precious")
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
-    assert "holds a run; --resume auto goes on with it, --overwrite begins anew" in one_line(capsys)
+    assert "holds a run; --resume auto continues it, --overwrite starts a new one" in one_line(capsys)
     assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 

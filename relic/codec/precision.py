@@ -39,7 +39,7 @@ def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -
                 raise InputError(f"--local_fp32_custom {part}: matches no module; classes here: {', '.join(classes)}")
             covered |= matches
         if not parts:
-            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
+            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
     return {name: covered[name] for name in modules if name in covered}
 
 

@@ -304,7 +304,7 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
     for name, reason in (("empty.jpg", "empty"), ("dangling.jpg", "dangling"), ("pipe.jpg", "not a regular file")):
         with pytest.raises(Unreadable, match=reason):
             read_source(tmp_path / name, 0)
-    for name, message in (("gone.jpg", "vanished"), ("whole.jpg", "changed")):
+    for name, message in (("gone.jpg", "deleted"), ("whole.jpg", "changed")):
         with pytest.raises(InputError, match=message):
             read_source(tmp_path / name, 4)
 

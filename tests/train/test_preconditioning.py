@@ -74,7 +74,7 @@ def preconditioned() -> tuple[nn.Module, Preconditioning, Tensor]:
     return model, preconditioning, torch.rand(2, 3, 64, 64)
 
 
-def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, Preconditioning, Tensor]) -> None:
+def test_gradients_are_those_of_the_proxies(preconditioned: tuple[nn.Module, Preconditioning, Tensor]) -> None:
     """The oracle: autograd through a codec that is written as a function of the stand-ins."""
     model, preconditioning, x = preconditioned
     plain = {name: each.detach().clone() for name, each in model.named_parameters()}
@@ -84,8 +84,8 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
         for name, coordinates in preconditioning._coordinates.items():
             transposed, phases = name.startswith("g_s"), 4 if name.startswith("g_s") else 1
             equation = "o,cd,odt,tu->ocu" if not transposed else "o,cd,dot,tu->cou"
-            stand_in = values[name].flatten(2)
-            change = torch.einsum(equation, coordinates.scale, coordinates.channels, stand_in, coordinates.taps)
+            proxy = values[name].flatten(2)
+            change = torch.einsum(equation, coordinates.scale, coordinates.channels, proxy, coordinates.taps)
             shift = torch.einsum("cot,c->o" if transposed else "oct,c->o", change, coordinates.mean) / phases
             parameters[f"{name}.weight"] = plain[f"{name}.weight"] + change.reshape(plain[f"{name}.weight"].shape)
             parameters[f"{name}.bias"] = plain[f"{name}.bias"] - shift
@@ -100,11 +100,11 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
     torch.manual_seed(1)
     (model(x)["x_hat"] - x).square().mean().backward()
     preconditioning.take_gradients()
-    stand_ins = dict(zip(names, [p for p in preconditioning.parameters if p.dim() == 4], strict=True))
+    proxies = dict(zip(names, [p for p in preconditioning.parameters if p.dim() == 4], strict=True))
     assert len(names) == 8 and all(each.grad is None for each in model.parameters() if each.dim() == 4)
-    for name, stand_in in stand_ins.items():
-        assert stand_in.grad is not None
-        assert torch.allclose(stand_in.grad, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max())), name
+    for name, proxy in proxies.items():
+        assert proxy.grad is not None
+        assert torch.allclose(proxy.grad, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max())), name
 
     # And a step does to the codec what it does to that function.
     torch.manual_seed(2)
@@ -112,10 +112,10 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
     torch.manual_seed(1)
     stepped = loss_of(steps)
     with torch.no_grad():
-        for name, stand_in in stand_ins.items():
-            stand_in.copy_(steps[name])
+        for name, proxy in proxies.items():
+            proxy.copy_(steps[name])
     preconditioning.move_kernels()
-    assert all(not stand_in.any() for stand_in in stand_ins.values())
+    assert all(not proxy.any() for proxy in proxies.values())
     torch.manual_seed(1)
     moved = (model(x)["x_hat"] - x).square().mean()
     assert float(moved) == pytest.approx(float(stepped), rel=1e-4)
@@ -194,7 +194,7 @@ def test_flags_that_contradict_it(run: Run, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit) as refused:
         run(*PRECONDITIONED, "--weight_decay", "0.1")
     assert refused.value.code == 2
-    assert "--weight_decay 0.1: has no meaning under --precondition" in capsys.readouterr().err
+    assert "--weight_decay 0.1: has no meaning with --precondition" in capsys.readouterr().err
     assert run(*PRECONDITIONED, "--epochs", "1") == 0
     capsys.readouterr()
     without = [flag for flag in PRECONDITIONED if flag != "--precondition"]
