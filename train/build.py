@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.entropy import avoid_device_reads
 from relic.codec.loss import LossConfig
-from relic.codec.precision import install_fp32_islands
+from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.distributed import World, copy_from_main, gather_to_all
 from relic.errors import InputError
@@ -101,7 +101,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
     avoid_device_reads(model.entropy_bottleneck)
     model.to(world.device, memory_format=torch.channels_last)
     use_amp = world.device.type == "cuda" if config.amp == "auto" else bool(config.amp)
-    kept_in_fp32 = install_fp32_islands(model, config.local_fp32, config.fp32_class_names) if use_amp else []
+    kept_in_fp32 = keep_in_fp32(model, config.local_fp32, config.fp32_class_names) if use_amp else []
     if world.is_main:
         _describe(config, world, start, frozen, kept_in_fp32)
     preconditioning = _preconditioning(plan, world, start) if config.precondition else None

@@ -155,7 +155,7 @@ def test_files(tmp_path: Path) -> None:
         ("gone.relic", "No such file"),
         (".", "Is a directory"),
         ("cut.relic", "cut"),
-        ("long.relic", "something follows"),
+        ("long.relic", "bytes after the stream"),
         ("image.png", "not a .relic file"),
         ("empty.relic", "not a .relic file"),
     ):
