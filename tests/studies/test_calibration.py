@@ -102,7 +102,7 @@ def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
     some = dict(list(RESULTS.items())[:keep])
     figures = draw(some, tmp_path)
     page = fill(PAGE, some)
-    assert page.startswith("# What a calibrated swap is worth")
+    assert page.startswith("# Calibrated and naive swaps compared")
     assert len(figures) == (0 if keep < 8 else 1 if keep < 11 else 2)
     assert all(path.stat().st_size > 5000 for path in figures)
     rows = [line for line in page.splitlines() if line.startswith(("| all |", "| encoder |", "| decoder |"))]
@@ -113,7 +113,7 @@ def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
 def test_the_tables_say_what_the_results_say() -> None:
     page = fill(PAGE, RESULTS)
     assert "| GDN |  | 33.00 | 0.9500 | 0.300 |" in page
-    assert "better than naive at 4 of 4 points; at the last by 4.70 dB" in page
+    assert "better than naive at 4 of 4 points; at the last point by 4.70 dB" in page
     assert "never as good as the calibrated start" in page and "1.2%" in page
     worse = json.loads(json.dumps(RESULTS))
     for point in worse["all-calibrated"]["validations"][1:]:

@@ -134,7 +134,7 @@ def test_a_set_too_small_to_calibrate_on_says_so(tmp_path: Path, capsys: pytest.
     argv = tiny(tmp_path / "set", tmp_path, "--batch_size", "1", "--epochs", "0", "--swap_init")
     assert main([*argv, "calibrated"]) == 2
     said = capsys.readouterr().err
-    assert "holds only 3 train samples, calibration needs 4 or more; pack more, or --swap_init naive" in said
+    assert "holds only 3 train samples, calibration needs 4 or more; pack more, or use --swap_init naive" in said
     assert main([*argv, "naive"]) == 0
 
 
