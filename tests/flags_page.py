@@ -11,8 +11,9 @@ from train.config import TrainConfig
 
 HEAD = """# Flags
 
-Booleans take `true` or `false`; a flag without a value means true. Every command reads flags from `--config FILE.yaml`; the
-command line overrides them. `--print_config` prints all flags as such a file. `--help` and `--version` print and exit.
+Booleans take `true` or `false`; a flag without a value means true. Every command reads flags from `--config FILE.yaml`;
+the command line overrides them. `--print_config` prints all flags as such a file. `--help` and `--version` print and
+exit.
 
 ## Exit codes
 
@@ -30,7 +31,9 @@ Errors are one line. For wrong input and failed file operations with exit code 1
 Evaluation and export have no flag `--verify`. They check the hash of every sample on its first
 read, which is the default of training too.
 """
-TAIL = "`python export/codec.py encode IN OUT.relic --export D` and `decode IN.relic OUT --export D` take no other flags.\n"
+TAIL = (
+    "`python export/codec.py encode IN OUT.relic --export D` and `decode IN.relic OUT --export D` have no other flag.\n"
+)
 CONFIGS = {
     "prep/make_shards.py": PrepConfig,
     "prep/verify_shards.py": VerifyConfig,

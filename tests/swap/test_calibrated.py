@@ -16,7 +16,7 @@ from relic.codec.pixels import to_float
 from relic.codec.pretrained import load_codec
 from relic.options import Parts
 from relic.swap.calibrated import swap_calibrated
-from samples.photographs import find_picture
+from samples.photographs import find_photograph
 
 
 class Linear(GDN):
@@ -39,7 +39,7 @@ def random_crops(count: int, side: int = 64, seed: int = 0) -> Tensor:
 def photograph_crops(count: int, side: int = 128) -> Tensor:
     rng = np.random.default_rng(0)
     names = ("astronaut.png", "coffee.png", "motorcycle_left.png", "chelsea.png")
-    pictures = [np.asarray(Image.open(find_picture(f"skimage/data/{name}")).convert("RGB")) for name in names]
+    pictures = [np.asarray(Image.open(find_photograph(f"skimage/data/{name}")).convert("RGB")) for name in names]
     crops = []
     for number in range(count):
         picture = pictures[number % len(pictures)]
