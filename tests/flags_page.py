@@ -44,7 +44,7 @@ CONFIGS = {
 
 
 def flag_table(cli: str, config: Any) -> str:
-    """The table in docs/flags.md of a command line, from its dataclass."""
+    """The table of one command in docs/flags.md, from its dataclass."""
     rows = [f"## `{cli}`", "", "| flag | default | what |", "|---|---|---|"]
     for name, flag in flags_of(config).items():
         choices = [] if flag.kinds == (bool,) else flag.choices

@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong: one clear line that names the flag or path, the right exit code, nothing touched."""
+"""Wrong command lines: one line that names the flag or path, the right exit code, and nothing changed on disk."""
 
 import dataclasses
 import os
@@ -148,14 +148,14 @@ def test_missing_paths_are_named(
 
 
 def children_seconds() -> float:
-    """Processor time of finished child processes: what a busy machine does not stretch."""
+    """Processor time of finished child processes, which does not depend on the load of the machine."""
     return os.times().children_user + os.times().children_system
 
 
 @pytest.mark.parametrize("cli", CLIS)
 def test_help_answers_within_a_second_from_anywhere(tmp_path: Path, cli: str) -> None:
     spent = []
-    for _ in range(3):  # the machine may be busy: the fastest of three
+    for _ in range(3):  # the machine may be busy, so take the fastest of three
         before = children_seconds()
         done = subprocess.run([sys.executable, ROOT / cli, "--help"], cwd=tmp_path, capture_output=True, check=False)
         spent.append(children_seconds() - before)
@@ -308,11 +308,11 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
     assert "holds a run" in one_line(capsys)
     (tmp_path / ".launch").write_text("this one")
-    with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the form torch gives its files
+    with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the format of torch's files
         pass
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert make_plan(config).resume == tmp_path / "last.pt"
-    # A process of another machine failed: here nothing was counted, but the launch is the one that began the run.
+    # A process of another machine failed: the restart count is 0 here, but the launch is that of the run.
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert is_restarted(tmp_path, launch_name())
     for run_id, launch in (("none", "none"), ("this one", "older")):

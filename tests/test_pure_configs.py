@@ -1,4 +1,4 @@
-"""A config holds flags: building one reads no file, no shard and no network. A plan opens the data, once."""
+"""Building a config reads no file, no shard and no network. A plan opens the data, once."""
 
 import builtins
 import io
@@ -42,7 +42,7 @@ ACCESS = [
 
 @contextmanager
 def nothing_to_read() -> Iterator[None]:
-    """Inside the block every look at files, hosts and programs fails."""
+    """Inside the block, every access to files, hosts and programs fails."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"asked the machine: {args}")
@@ -66,14 +66,14 @@ def test_building_a_config_reads_nothing(build: Callable[[], Any]) -> None:
     ids=["evaluate", "export"],
 )
 def test_a_plan_reads(plan: Any, build: Callable[[], Any]) -> None:
-    """And the guard of the test above sees it."""
+    """The check of the test above detects an access."""
     with nothing_to_read(), pytest.raises(AssertionError, match="asked the machine"):
         plan.make_plan(build())
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The splits that are opened from here on, once per opening."""
+    """The splits that are opened from here on, one entry per opening."""
     splits: list[str] = []
     read = manifest.read_manifest
 

@@ -1,4 +1,4 @@
-"""Which test files need torch, read from their imports: `make unit` runs the others and loads no torch."""
+"""Find the test files that need torch, from their imports. `make unit` runs the others and does not load torch."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ HEAVY = {"torch", "compressai", "torchvision"}
 
 @functools.cache
 def needs_torch(test_file: Path) -> bool:
-    """Whether the file, a conftest of its folder, or a module of this project that these import, imports torch."""
+    """Whether torch is imported by the file, a conftest of its folders, or a module of this project they import."""
     conftests = [folder / "conftest.py" for folder in test_file.parents if folder.is_relative_to(ROOT / "tests")]
     return any(_reaches_torch(path) for path in (test_file, *conftests) if path.exists())
 
@@ -33,7 +33,7 @@ def _reaches_torch(start: Path) -> bool:
 
 @functools.cache
 def _imports(path: Path) -> frozenset[str]:
-    """Every module named in an import, inside functions too; `from a import b` may name the module a.b."""
+    """Every imported module, also inside functions. `from a import b` may import the module a.b."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

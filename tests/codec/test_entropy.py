@@ -1,4 +1,4 @@
-"""Quantiles, tables and fp32 islands."""
+"""Quantiles, tables, and modules kept in fp32."""
 
 import itertools
 
@@ -47,7 +47,7 @@ def test_tables_follow_the_density_and_a_frozen_one_keeps_its_quantiles() -> Non
     before, quantiles = model.entropy_bottleneck._quantized_cdf.clone(), model.entropy_bottleneck.quantiles.clone()
     with torch.no_grad():
         model.entropy_bottleneck.matrices[0] += 0.5
-    assert not model.update()  # CompressAI's own call leaves them stale
+    assert not model.update()  # CompressAI's own call does not update them
     refresh_tables(model, solve=False)
     assert torch.equal(model.entropy_bottleneck.quantiles, quantiles)
     kept = model.entropy_bottleneck._quantized_cdf

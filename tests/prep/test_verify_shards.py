@@ -1,4 +1,4 @@
-"""verify_shards.py names each fault."""
+"""verify_shards.py reports each fault."""
 
 import json
 from collections.abc import Callable

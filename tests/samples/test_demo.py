@@ -1,4 +1,4 @@
-"""The demo from end to end, as small as it goes, in a folder whose name has a space."""
+"""The whole demo, as small as possible, in a folder whose name has a space."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The calibration study: its plan, and the tables and figures from whichever results there are."""
+"""The calibration study: its plan, and the tables and figures from the results that exist."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ PLAN = read_plan(2, 2000)
 
 
 def result(name: str) -> dict[str, Any]:
-    """What a finished run leaves, with figures that follow from its settings."""
+    """The result of a finished run, with figures computed from its settings."""
     run = next(planned.run for planned in PLAN if planned.run.name == name)
     settings = run.settings
     bpp = {"0.0046": 0.2, "0.0092": 0.13, "0.0012": 0.4, "0.0023": 0.3}[settings["rate"]]
@@ -144,7 +144,7 @@ def test_bd_rate_is_bjontegaards_of_the_four_rates() -> None:
 def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         "studies.calibration_figures.draw", lambda results, folder: []
-    )  # a second per run, tested above
+    )  # takes a second per run, and is tested above
     for split in ("train", "val"):
         write_shards(tmp_path / "shards", split, (16,), side=176)
     (tmp_path / "pictures").mkdir()
@@ -156,7 +156,7 @@ def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_teacher_that_is_gone_is_made_again(
     study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a fresh machine the results are there and the checkpoints are not."""
+    """On a new machine, the results exist but the checkpoints do not."""
     trained: list[str] = []
     monkeypatch.setattr("studies.runs.Study.train", lambda self, run: trained.append(run.name))
     missing = "all-calibrated-0.0046"

@@ -1,4 +1,4 @@
-"""What a run does at its edges: full disks and GPUs, tables, pictures, compiled models, hard inputs, every scope."""
+"""Special cases of a run: full disks and GPUs, tables, PNGs, compiled models, hard inputs, every scope."""
 
 import errno
 import itertools
@@ -44,7 +44,7 @@ def test_three_steps_change_exactly_the_named_tensors(
     if loss == "rd" and scope != "replaced":
         rooms.add("entropy_bottleneck")
     named = {name for name in before if name.split(".")[0] in rooms} - MADE_OF_THE_DENSITY
-    # Constants of GDN and of the likelihood's floor are buffers: kept in the state, never trained.
+    # The constants of GDN and of the likelihood's floor are buffers: in the state dict, never trained.
     named &= {name for name, _ in build_model(Architecture((4, 6), part)).named_parameters()}  # type: ignore[arg-type]
     assert changed == named
     if "entropy_bottleneck" not in rooms:

@@ -1,4 +1,4 @@
-"""The guard: values that are not finite, weights out of bounds, and signals that ask for a stop."""
+"""The guard: values that are not finite, weights over the limit, and signals to stop."""
 
 import os
 import signal

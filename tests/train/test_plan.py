@@ -1,4 +1,4 @@
-"""The plan looks at the disk once, refuses with exit code 2, and configs before it look at nothing."""
+"""The plan reads the disk once and refuses with exit code 2. Configs read nothing."""
 
 import builtins
 import io
@@ -36,7 +36,7 @@ FORBIDDEN = (
 
 @pytest.fixture
 def nothing_outside(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it, and from then on files, folders, sockets and processes are forbidden."""
+    """After this call, access to files, folders, sockets and processes is forbidden."""
 
     def forbid() -> None:
         def refuse(*given: Any, **_: Any) -> Any:
@@ -143,7 +143,7 @@ def test_a_host_that_does_not_answer_is_no_wrong_command_line(
 ) -> None:
     monkeypatch.setattr(relic.loader.download, "PAUSE_SECONDS", 0.0)
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        unused.bind(("127.0.0.1", 0))  # but no process listens
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/train-000000.tar"
         assert main(["--shards", url, "--save_dir", str(tmp_path / "run"), "--recon_every", "0"]) == 1
     assert "could not be fetched in 3 attempts" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The coordinates of `--precondition`: what they are, that gradients and steps belong together, and whole runs."""
+"""The coordinates of `--precondition`: their values, that gradients and steps fit together, and whole runs."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ PRECONDITIONED = ("--swap_init", "calibrated", "--calib_images", "8", "--precond
 
 
 def lifted_and_mixed(channels: int, crops: int = 8, side: int = 48) -> Tensor:
-    """Activations far from zero whose channels and neighbours hang together, each in its own way."""
+    """Activations far from zero, with correlated channels and neighbours."""
     torch.manual_seed(3)
     blur = torch.tensor([0.3, 1.0, 0.3])
     blurred = F.conv2d(torch.randn(crops * channels, 1, side + 2, side + 2), torch.outer(blur, blur)[None, None])
@@ -37,9 +37,9 @@ def convolution(*, transposed: bool, inputs: int = 4, outputs: int = 3) -> Layer
 
 
 def test_inputs_are_of_one_size_and_hang_together_no_more() -> None:
-    """The oracle: the covariance of whole windows, which `unfold` cuts out, in the coordinates found."""
+    """The oracle: the covariance of whole windows from `unfold`, in the measured coordinates."""
     layer, a = convolution(transposed=False), lifted_and_mixed(4)
-    a = a - a.mean((0, 2, 3))[:, None, None]  # else the zeros around it are far away, and most of the covariance
+    a = a - a.mean((0, 2, 3))[:, None, None]  # otherwise the zeros of the padding would dominate the covariance
     found = measure_coordinates(layer, a, layer(a).detach())
     assert torch.allclose(found.mean, a.mean((0, 2, 3)), atol=1e-4)
     windows = F.unfold(a, 5, stride=2, padding=2).transpose(1, 2).flatten(0, 1).double()
@@ -65,7 +65,7 @@ def test_taps_of_a_transposed_convolution_meet_within_their_phase_alone() -> Non
 
 @pytest.fixture
 def preconditioned() -> tuple[nn.Module, Preconditioning, Tensor]:
-    """A small codec with ReLU, its coordinates measured, and images."""
+    """A small codec with ReLU, its measured coordinates, and images."""
     torch.manual_seed(0)
     model = build_model(Architecture((4, 6), "all"))
     set_trainable_parts(model, "all", "replaced+hyper")
@@ -75,7 +75,7 @@ def preconditioned() -> tuple[nn.Module, Preconditioning, Tensor]:
 
 
 def test_gradients_are_those_of_the_proxies(preconditioned: tuple[nn.Module, Preconditioning, Tensor]) -> None:
-    """The oracle: autograd through a codec that is written as a function of the stand-ins."""
+    """The oracle: autograd through a codec written as a function of the proxies."""
     model, preconditioning, x = preconditioned
     plain = {name: each.detach().clone() for name, each in model.named_parameters()}
 
@@ -106,7 +106,7 @@ def test_gradients_are_those_of_the_proxies(preconditioned: tuple[nn.Module, Pre
         assert proxy.grad is not None
         assert torch.allclose(proxy.grad, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max())), name
 
-    # And a step does to the codec what it does to that function.
+    # A step changes the codec in the same way as that function.
     torch.manual_seed(2)
     steps = {name: 0.01 * torch.randn_like(zero) for name, zero in zeros.items()}
     torch.manual_seed(1)
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_the_proxies(preconditioned: tuple[nn.Module, Pre
 def test_a_kernel_that_moves_leaves_the_mean_of_its_outputs(transposed: bool) -> None:
     layer, a = convolution(transposed=transposed), lifted_and_mixed(4)
     holder = nn.Sequential(layer)
-    preconditioning = Preconditioning(holder)  # of a codec it needs parameters alone here
+    preconditioning = Preconditioning(holder)  # here it needs only the parameters of a codec
     preconditioning._coordinates["0"] = measure_coordinates(layer, a, layer(a).detach())
     inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
     before, kernel = layer(a)[inside].detach(), layer.weight.detach().clone()
@@ -148,7 +148,7 @@ def test_a_preconditioned_run_resumes_bit_for_bit(run: Run, tmp_path: Path, monk
         stop_after(patch, 4)
         with pytest.raises(Killed):
             run(*flags, folder=tmp_path / "cut")
-    # The coordinates are where the run started, not where it was cut: they are kept, not measured again.
+    # The coordinates are those of the start of the run: they are kept, not measured again.
     monkeypatch.setattr(Preconditioning, "measure", None)
     assert run(*flags, "--resume", "auto", folder=tmp_path / "cut") == 0
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
