@@ -62,7 +62,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--batch_size", "0"], "--batch_size 0: must be 1 or more"),
         (["--batch_size", "99"], "--batch_size 99: .* holds only 12 train samples"),
         (["--replace_parts", "foo"], "--replace_parts foo: choose from encoder, decoder, all, none"),
-        (["--replace_parts", "none"], "--train_scope replaced.hyper: --replace_parts none goes with --train_scope all"),
+        (["--replace_parts", "none"], "--train_scope replaced.hyper: --replace_parts none needs --train_scope all"),
         (["--amp_warmup_steps", "5"], "--amp_warmup_steps is gone: use --lr_warmup_steps"),
         (["--use_prepared", "true"], "--use_prepared is gone: .*--shards"),
         (["--coco_dir", "x"], "--coco_dir is gone: .*make_shards"),

@@ -190,7 +190,7 @@ class TrainConfig:
         if self.sched == "onecycle" and self.lr_warmup_steps:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
         if self.replace_parts == "none" and self.train_scope != "all":
-            raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
+            raise InputError(f"--train_scope {self.train_scope}: --replace_parts none needs --train_scope all")
         if self.replace_parts == "none" and self.swap_init:
             raise InputError(f"--swap_init {self.swap_init}: --replace_parts none swaps nothing; leave it out")
         if self.precondition and self.weight_decay:
