@@ -20,13 +20,13 @@ PROG = "prep/make_shards.py"
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the flags, plan, check, pack each split, sum up."""
+    """Read the flags, plan, check, pack each split, print a summary."""
     config = parse(PrepConfig, argv, prog=PROG)
     try:
         with _termination_raises():
             return _run(config)
     except _Terminated:
-        print(f"{PROG}: terminated; the same command goes on from here", file=sys.stderr)
+        print(f"{PROG}: terminated; give the same command again to continue", file=sys.stderr)
         return 128 + signal.SIGTERM
 
 
@@ -59,12 +59,12 @@ def _run(config: PrepConfig) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception that nothing takes for an error."""
+    """SIGTERM as an exception. It is a BaseException, so no `except Exception` catches it."""
 
 
 @contextlib.contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Inside the block SIGTERM raises _Terminated (in the main thread, the only one that may set handlers)."""
+    """Make SIGTERM raise _Terminated inside the block. Does nothing outside the main thread, which alone may do so."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise _Terminated

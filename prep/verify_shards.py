@@ -16,7 +16,7 @@ PROG = "prep/verify_shards.py"
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify each split that is there; name each fault."""
+    """Verify each split in the folder and print each fault."""
     config = parse(VerifyConfig, argv, prog=PROG)
     if not config.shards.is_dir():
         raise RefusedError(f"--shards {config.shards}: no such folder")

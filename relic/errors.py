@@ -1,6 +1,7 @@
-"""`InputError`, the one exception that the user can mend, and how every command line reports it.
+"""`InputError`, the exception for mistakes that the user can correct, and how every command line reports it.
 
-Needs only the standard library. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
+Needs only the standard library. Exit codes: 0 done, 1 the work failed, 2 the command line was refused before the work
+began, 130 interrupted by Ctrl-C.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and the way out.
+    """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and what to do.
 
-    Command lines print it without a traceback; every other exception is a bug and keeps its traceback.
+    Command lines print it, and an OSError, without a traceback. Any other exception is a bug and keeps its traceback.
     """
 
 
@@ -36,7 +37,7 @@ def before_work() -> Iterator[None]:
 
 
 def print_error(prog: str, message: str) -> None:
-    """Write one line to standard error. Under `torchrun`, its closing report quotes this line too."""
+    """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes."""
     line = " ".join(message.split())
     sys.stderr.write(f"{prog}: error: {line}\n")
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -46,9 +47,9 @@ def print_error(prog: str, message: str) -> None:
 
 
 def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
+    """Decorate a `main(argv) -> exit code`: an InputError or OSError becomes one line and exit code 1.
 
-    Set `RELIC_TRACEBACK=1` to see where such an error was raised.
+    With `RELIC_TRACEBACK=1` in the environment, such an error is raised again, so that Python prints its traceback.
     """
 
     def decorate(main: Callable[..., int]) -> Callable[..., int]:

@@ -1,4 +1,7 @@
-"""What a calibrated swap is worth, before and after training: `python studies/calibration.py --shards D --images D`."""
+"""Compare calibrated and naive swaps, before and after training: `python studies/calibration.py --shards D --images D`.
+
+Trains and evaluates the runs of calibration.yaml, and makes the figures and tables of docs/calibration.md.
+"""
 
 import dataclasses
 import sys
@@ -27,14 +30,14 @@ _PAGE = ROOT / "docs" / "calibration.md"
 class CalibrationConfig:
     """Swap the embedded codec naively and calibrated, fine-tune and evaluate. The runs are in calibration.yaml.
 
-    Every run leaves a JSON in --out. Finished runs are skipped when the command is started again. The figures in --out
-    and the tables of the page beside it are made from the JSONs alone.
+    Every run writes a JSON file to --out. If the command is started again, it skips finished runs. The figures in --out
+    and the tables of the page are made from these files alone.
     """
 
     shards: Path
     """Folder of shards of 224x224 crops, with train and val."""
     images: Path
-    """Folder of images that nothing is trained on, for example Kodak's."""
+    """Folder of images that are not used for training, for example Kodak's."""
     work: Path = ROOT / "checkpoints" / "calibration"
     """Folder for checkpoints and evaluations."""
     out: Path = ROOT / "docs" / "calibration"
@@ -48,7 +51,7 @@ class CalibrationConfig:
 
 
 class Planned(NamedTuple):
-    """A run and the teacher its weights come from."""
+    """A run, and the run that trains the GDN codec it starts from."""
 
     run: Run
     teacher: Run | None = None
@@ -57,7 +60,7 @@ class Planned(NamedTuple):
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Finish every run that is not finished. Make the figures and the page's tables anew after each."""
+    """Finish every run that is not finished. After each run, make the figures and the tables of the page again."""
     config = parse(CalibrationConfig, argv, prog=PROG)
     with before_work():
         crops, _ = (open_shard_set(config.shards, split) for split in ("train", "val"))
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_plan(epochs: int, num_samples: int) -> list[Planned]:
-    """The runs of calibration.yaml for a train split of `num_samples` crops, each gone through `epochs` times."""
+    """The runs of calibration.yaml, for `epochs` passes over a train split of `num_samples` crops."""
     data = yaml.safe_load(_PLAN.read_text())
     images = epochs * (num_samples // data["batch_size"]) * data["batch_size"]
     runs: dict[str, Run] = {}

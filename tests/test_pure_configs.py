@@ -1,4 +1,4 @@
-"""A config holds flags: building one reads no file, no shard and no network. A plan opens the data, once."""
+"""Building a config reads no file, no shard and no network. A plan opens the data, once."""
 
 import builtins
 import io
@@ -73,7 +73,7 @@ ACCESS = [
 
 @contextmanager
 def nothing_to_read() -> Iterator[None]:
-    """Inside the block every look at files, hosts and programs fails."""
+    """Inside the block, every access to files, hosts and programs fails."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"asked the machine: {args}")
@@ -119,7 +119,7 @@ def test_a_plan_reads(plan: Callable[[Any], Any], name: str) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The splits that are opened from here on, once per opening."""
+    """The splits that are opened from here on, one entry per opening."""
     splits: list[str] = []
     read = manifest.read_manifest
 

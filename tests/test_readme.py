@@ -1,4 +1,4 @@
-"""README and docs say what the code does: the flag tables are made from the configs, the files exist."""
+"""README and docs agree with the code: the flag tables come from the configs, and the named files exist."""
 
 import dataclasses
 import importlib
@@ -71,7 +71,7 @@ def links(text: str) -> list[str]:
 
 
 def numbers_of_tables(text: str) -> list[list[str]]:
-    """The cells of each row that are numbers or code: what a translation leaves alone."""
+    """The cells of each row that are numbers, which a translation does not change."""
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row if re.fullmatch(r"\s*[+-]?[\d.]+( %)?\s*", cell)] for row in rows]
 

@@ -1,4 +1,4 @@
-"""`make unit` leaves torch out, and only what needs torch."""
+"""`make unit` leaves out exactly the tests that need torch."""
 
 import subprocess
 import sys

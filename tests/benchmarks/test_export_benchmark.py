@@ -1,4 +1,4 @@
-"""A tiny run of the export's benchmark: what it leaves for others to read, not how fast anything is."""
+"""A tiny run of the export benchmark: tests the form of its results, not the speed."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Tiny runs of the benchmark of packing: what it leaves for others to read, not how fast anything is."""
+"""Tiny runs of the packing benchmark: tests the form of its results, not the speed."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
     raw = np.frombuffer(loops.bare_raw(path), np.uint8).reshape(224, 224, 3)
     png = np.asarray(Image.open(io.BytesIO(loops.bare_png(path))))
     jpg, pillow = (simplejpeg.decode_jpeg(make(path)) for make in (loops.bare_jpg, loops.pillow_jpg))
-    inside = slice(4, -4)  # at its edges a box looks at the pixels beside it
+    inside = slice(4, -4)  # at the edges, a box also uses pixels outside it
     for found, levels in ((raw, 0), (png, 0), (jpg, 12), (pillow, 12)):
         assert np.abs(found - expected)[inside, inside].max() <= levels
     assert loops.decode_half(path).shape == (240, 320, 4)

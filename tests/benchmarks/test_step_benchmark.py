@@ -1,4 +1,4 @@
-"""The step's benchmark compares steps that do the same, and names its figures."""
+"""The step benchmark compares steps with equal results, and names its figures."""
 
 import json
 from pathlib import Path

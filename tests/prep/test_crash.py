@@ -1,4 +1,4 @@
-"""Killed, cut off and starved runs of the real command, from another working directory."""
+"""Runs of the real command that are killed, stopped or out of disk space, from another working directory."""
 
 import contextlib
 import hashlib
@@ -60,7 +60,7 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 def big_coco(
     make_photograph: Callable[[int, int, int], NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Enough work for a second or two, even with pillow-simd, and one bad image."""
+    """Images for a second or two of work, even with pillow-simd, and one bad image."""
     coco: Path = tmp_path_factory.mktemp("coco")
     for split, count, distinct in (("train2017", 300, 30), ("val2017", 4, 4)):
         (coco / split).mkdir()
@@ -76,7 +76,7 @@ def big_coco(
 
 @pytest.fixture(scope="module")
 def whole(big_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The sha256 of every file of an uninterrupted run of one worker."""
+    """The sha256 of every file of a run with one worker that was not interrupted."""
     out: Path = tmp_path_factory.mktemp("whole")
     finish(big_coco, out, workers=1)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
@@ -129,7 +129,7 @@ def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     process = start(big_coco, out, start_new_session=True)
     wait_for(lambda: list(out.glob("train-*.tar")))
     workers = workers_of(process)
-    os.killpg(process.pid, number)  # as a terminal or a scheduler does: the workers get it too
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: the workers also receive it
     _, error = process.communicate(timeout=10)
     assert process.returncode == code
     assert "Traceback" not in error
@@ -176,7 +176,7 @@ def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    limit = 3 * 96 * 96 * 2  # bytes a file: two of three crops
+    limit = 3 * 96 * 96 * 2  # bytes per file: two of three crops
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

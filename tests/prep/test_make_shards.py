@@ -1,4 +1,4 @@
-"""The whole of make_shards.py, in process; each run spawns real workers."""
+"""make_shards.py as a whole, called in this process. Each run starts real workers."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def run(coco: Path, out: Path, *flags: str) -> int:
 
 
 def plain_centre_crop(path: Path, side: int) -> NDArray[Any]:
-    """What the shards must hold, by Pillow alone."""
+    """The expected content of the shards, made with Pillow alone."""
     image = Image.open(path).convert("RGB")
     square = min(image.size)
     left, top = (image.width - square) // 2, (image.height - square) // 2

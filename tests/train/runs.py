@@ -1,4 +1,4 @@
-"""Runs of the trainer on a tiny codec, in this process, and what they leave behind."""
+"""Run the trainer on a tiny codec in this process, and read the files it wrote."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Run = Callable[..., int]
 
 
 def tiny(shards: Path, folder: Path, *flags: str) -> list[str]:
-    """Arguments of a run of seconds: 12 train and 4 val crops, a codec of channels 4,6, steps of 4 images."""
+    """Arguments of a run that takes seconds: 12 train and 4 val crops, channels 4,6, 4 images per step."""
     given = {flag.split("=")[0] for flag in flags if flag.startswith("--")}
     defaults = {
         "--pretrained": "none",
@@ -51,7 +51,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing in the trainer catches it."""
+    """Simulates the end of the process: nothing in the trainer catches it."""
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:

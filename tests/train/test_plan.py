@@ -85,7 +85,7 @@ def test_a_set_too_small_to_calibrate_on_says_so(tmp_path: Path, capsys: pytest.
     argv = tiny(tmp_path / "set", tmp_path, "--batch_size", "1", "--epochs", "0", "--swap_init")
     assert main([*argv, "calibrated"]) == 2
     said = capsys.readouterr().err
-    assert "holds only 3 train samples, calibration needs 4 or more; pack more, or --swap_init naive" in said
+    assert "holds only 3 train samples, calibration needs 4 or more; pack more, or use --swap_init naive" in said
     assert main([*argv, "naive"]) == 0
 
 
@@ -94,7 +94,7 @@ def test_a_host_that_does_not_answer_is_no_wrong_command_line(
 ) -> None:
     monkeypatch.setattr(relic.loader.download, "PAUSE_SECONDS", 0.0)
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # and nobody listens
+        unused.bind(("127.0.0.1", 0))  # but no process listens
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/train-000000.tar"
         assert main(["--shards", url, "--save_dir", str(tmp_path / "run"), "--recon_every", "0"]) == 1
     assert "could not be fetched in 3 attempts" in capsys.readouterr().err
