@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(PROG, str(error))
         return 2
 
-    from export.export_tables import cost_tables, parts_table
+    from export.devices.lint import lint_table
     from export.exporter import export_all
-    from export.lint import lint_table
+    from export.printing import cost_tables, parts_table
     from export.source import describe_source, load_source
 
     source = load_source(config.ckpt, config.replace_parts)

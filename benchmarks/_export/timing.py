@@ -18,7 +18,7 @@ THREADS = {"1": 1, "all": 0}
 """As figures name them -> as onnxruntime takes them."""
 _LEAST_SECONDS = 0.2
 """A turn: one run, or as many as fit in here."""
-_IMPORTS = "import export.codec, export.device, export.pictures, relic.bitstream.container"
+_IMPORTS = "import export.codec"
 _STARTS = 5
 
 Loaded = tuple[onnxruntime.InferenceSession, dict[str, NDArray[Any]]]

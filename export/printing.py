@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from export.columns import in_columns
 from export.exporter import Exported
-from export.int8 import Cost
+from export.int8.conversion import Cost
+from export.int8.quality import Quality
 from export.onnx_files import operators
-from export.quality import Quality
 
 
 def parts_table(exported: Sequence[Exported]) -> str:

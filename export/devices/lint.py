@@ -1,4 +1,4 @@
-"""Will a device take this graph? Every node against the rules of `targets`, before a vendor's compiler is asked."""
+"""Will a device take this graph? Every node against the rules of `rules`, before a vendor's compiler is asked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import onnx
 from onnx import numpy_helper
 
 from export.columns import in_columns
+from export.devices.rules import GDN_REASON, SOURCES, TARGETS, Rule, Status
 from export.parts import Part
-from export.targets import GDN_REASON, SOURCES, TARGETS, Rule, Status
 from relic.errors import InputError
 from relic.options import Parts
 
