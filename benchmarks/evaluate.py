@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from benchmarks._evaluate.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks._shared.machine import machine
-    from export.columns import in_columns
+    from relic.columns import in_columns
     from relic.machine import available_cores
 
     workers = config.workers or available_cores()
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("compressai", speeds.compressai, speeds.compressai_psnr_db, speeds.compressai_bpp),
     )
     rows = [(name, f"{rate:.1f}", f"{psnr_db:.3f}", f"{bpp:.4f}") for name, rate, psnr_db, bpp in both]
-    print(in_columns([("", "images/s", "PSNR dB", "bpp"), *rows], 1))
+    print(in_columns([("", "images/s", "PSNR dB", "bpp"), *rows]))
     print("(CompressAI's tool pads each crop to 256x256)")
     print(f"relic/compressai: {ratio:.2f}")
     gains = f"threads x{coder.threads:.2f}, processes x{coder.processes:.2f}"

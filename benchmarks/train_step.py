@@ -163,11 +163,11 @@ def _table(figures: Mapping[str, Any]) -> str:
         "preconditioned": "the trainer's step with --precondition",
     }
     from benchmarks._shared.ratios import ratio_table
-    from export.columns import in_columns
+    from relic.columns import in_columns
 
     steps = [(title, f"{figures[f'{name}_ms']:.1f} ms") for name, title in names.items()]
     around = f"the loop around a step, mean of {figures['loop_steps']:,}: {figures['loop_overhead_ms']:.3f} ms"
-    return "\n\n".join([in_columns(steps, 1), ratio_table(figures["ratios"], 3), around])
+    return "\n\n".join([in_columns(steps), ratio_table(figures["ratios"], 3), around])
 
 
 def _settings(config: StepBenchmarkConfig) -> dict[str, Any]:

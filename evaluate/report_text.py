@@ -1,9 +1,8 @@
 """A report as text: a table for the screen, and Markdown for documents."""
 
-from collections.abc import Iterable
-
 from evaluate.codecs import Codec
 from evaluate.report import Report
+from relic.columns import in_columns, markdown_table
 
 _HEADINGS = (
     "checkpoint", "ReLU in", "PSNR dB", "MS-SSIM", "MS-SSIM dB", "bpp estimated", "bpp real", "images",
@@ -12,16 +11,7 @@ _HEADINGS = (
 
 def format_table(report: Report) -> str:
     """A line per codec, numbers under their headings, then what the means leave out."""
-    rows = [_HEADINGS, *_rows(report)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *report.notes])
+    return "\n".join([in_columns(_rows(report), left=2), *report.notes])
 
 
 def format_bd_rates(report: Report) -> str:
@@ -32,20 +22,17 @@ def format_bd_rates(report: Report) -> str:
 
 def format_markdown(report: Report) -> str:
     """The table, its notes and the BD-rates as Markdown."""
-    text = _markdown([_HEADINGS, ("---",) * len(_HEADINGS), *_rows(report)])
+    text = markdown_table(_rows(report), left=2)
     text += "".join(f"\n\n{note}." for note in report.notes)
     if bd_rows := report.bd_rows:
         headings = (f"BD-rate against {report.curves[0].name}", "at equal PSNR", "at equal MS-SSIM")
-        text += "\n\n" + _markdown([headings, ("---",) * 3, *bd_rows])
+        text += "\n\n" + markdown_table([headings, *bd_rows])
     return text + "\n"
 
 
-def _markdown(lines: Iterable[tuple[str, ...]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _rows(report: Report) -> list[tuple[str, ...]]:
-    return [
+    """The headings, then a row per codec."""
+    rows = [
         (
             evaluation.codec.label,
             _relu_in(evaluation.codec),
@@ -58,6 +45,7 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
         )
         for evaluation, summary in zip(report.evaluations, report.summaries, strict=True)
     ]
+    return [_HEADINGS, *rows]
 
 
 def _relu_in(codec: Codec) -> str:

@@ -1,10 +1,9 @@
-"""Picture to bitstream and back without torch: `python export/codec.py encode IN.png OUT.relic --export D`.
+"""Image to bitstream and back without torch: `python export/codec.py encode IN.png OUT.relic --export D`.
 
-Needs numpy, Pillow, onnxruntime and relic.bitstream, and of the export folder only tables.npz and the one part it runs.
+Needs numpy, Pillow and onnxruntime. Of the export folder it reads tables.npz and the one part that it runs.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,88 +12,130 @@ from typing import NoReturn
 if not __package__:  # run as a file: same import root as `python -m export.codec`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from relic.errors import InputError
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from relic import __version__
+from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
+from relic.bitstream.tables import Tables, dequantize, quantize
+from relic.errors import InputError, command, print_error
+from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES
+from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
+from relic.pictures.reading import Unreadable, read_pixels
 
 PROG = "export/codec.py"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Formats of a decoded image, by the suffix of its name."""
+_JPEG_QUALITY = 95
+
+Pixels = npt.NDArray[np.uint8]
+"""(H, W, 3), RGB."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROG}: error: {message} (see --help)\n")
+        print_error(PROG, message)
+        sys.exit(2)
 
 
+@command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Encode or decode one file; 0 when done, 1 when it failed, 2 (by SystemExit) for a wrong command line."""
     arguments = _parse(argv)
-    try:
-        (_encode if arguments.action == "encode" else _decode)(arguments.source, arguments.target, arguments.export)
-    except (InputError, OSError) as error:
-        if os.environ.get("RELIC_TRACEBACK"):
-            raise
-        print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
+    code_file = _encode_file if arguments.action == "encode" else _decode_file
+    code_file(arguments.source, arguments.target, arguments.export)
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="encode|decode")
-    for action, source, target in (("encode", "IN.png", "OUT.relic"), ("decode", "IN.relic", "OUT.png")):
-        part = ENCODER if action == "encode" else DECODER
-        needs = f"{source} to {target}, by {part} and {TABLES}"
-        sub = actions.add_parser(action, help=needs, description=needs)
-        sub.add_argument("source", type=Path, metavar=source, help="file to read")
-        sub.add_argument("target", type=Path, metavar=target, help="file to write")
-        sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
-    arguments = parser.parse_args(argv)
-    _check(arguments, parser)
-    return arguments
+def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
+    """An image to the bytes of a `.relic` file. Its edges are repeated until both sides are multiples of the stride."""
+    height, width = pixels_HWC.shape[:2]
+    _, rows, columns = latent_shape(width, height, tables)
+    padded = rows * tables.stride, columns * tables.stride
+    check_size(encoder, padded, (height, width), tables.stride)
+    edges = [(0, padded[0] - height), (0, padded[1] - width), (0, 0)]
+    x_CHW = np.pad(pixels_HWC, edges, mode="edge").transpose(2, 0, 1) / np.float32(255)
+    y_1Mhw = run_part(encoder, np.ascontiguousarray(x_CHW[None]))
+    return pack(quantize(y_1Mhw[0], tables), width, height, tables)
 
 
-def _check(arguments: argparse.Namespace, parser: _Parser) -> None:
-    """Refuse what cannot work before onnxruntime is loaded."""
-    from export.pictures import FORMATS
-
-    suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
-    if arguments.target.suffix.lower() not in suffixes or arguments.target.is_dir():
-        parser.error(f"{arguments.target}: name a file for the output, *{', *'.join(suffixes)}")
-    if not arguments.source.is_file():
-        parser.error(f"{arguments.source}: no such file")
-    if not arguments.target.parent.is_dir():
-        parser.error(f"{arguments.target.parent}: no such folder")
-    for name in (ENCODER if arguments.action == "encode" else DECODER, TABLES):
-        if not (arguments.export / name).is_file():
-            parser.error(f"--export {arguments.export}: holds no {name}; export/onnx_parts.py --part all writes it")
+def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
+    """The image of a `.relic` file, cut to its true size and rounded to 8 bits (half to even)."""
+    rows, columns = stream.symbols.shape[1:]
+    padded = rows * tables.stride, columns * tables.stride
+    check_size(decoder, padded, (stream.height, stream.width), tables.stride)
+    x_hat_CHW = run_part(decoder, dequantize(stream.symbols, tables)[None])[0, :, : stream.height, : stream.width]
+    pixels: Pixels = np.rint(x_hat_CHW.clip(0, 1) * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
+    return pixels
 
 
-def _encode(source: Path, target: Path, folder: Path) -> None:
-    from export.device import encode
-    from export.pictures import read_picture
-    from relic.bitstream.container import write_stream
-    from relic.onnx.sessions import load_tables, open_encoder
+def read_image(path: Path) -> Pixels:
+    """The pixels of an image file, upright and in sRGB. Raises InputError naming the file when it cannot be read."""
+    try:
+        return read_pixels(path)
+    except Unreadable as error:
+        raise InputError(f"{path}: not a readable image ({error})") from error
 
+
+def write_image(path: Path, pixels: Pixels) -> None:
+    """Write atomically, in the format that the suffix names."""
+    with atomic_write(path) as file:
+        Image.fromarray(pixels).save(file, format=FORMATS[path.suffix.lower()], quality=_JPEG_QUALITY)
+
+
+def _encode_file(source: Path, target: Path, folder: Path) -> None:
     tables = load_tables(folder)
-    pixels = read_picture(source)
+    pixels = read_image(source)
     height, width = pixels.shape[:2]
     data = encode(pixels, open_encoder(folder, tables), tables)
     write_stream(target, data)
     print(f"{target}: {width}x{height} pixels in {len(data):,} bytes, {8 * len(data) / (width * height):.3f} bpp")
 
 
-def _decode(source: Path, target: Path, folder: Path) -> None:
-    from export.device import decode
-    from export.pictures import write_picture
-    from relic.bitstream.container import read_stream
-    from relic.onnx.sessions import load_tables, open_decoder
-
+def _decode_file(source: Path, target: Path, folder: Path) -> None:
     tables = load_tables(folder)
     stream = read_stream(source, tables)
-    write_picture(target, decode(stream, open_decoder(folder, tables), tables))
+    write_image(target, decode(stream, open_decoder(folder, tables), tables))
     print(f"{target}: {stream.width}x{stream.height} pixels")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="encode|decode")
+    for action, source, target in (("encode", "IN.png", "OUT.relic"), ("decode", "IN.relic", "OUT.png")):
+        needs = f"{source} to {target}, by {_part(action)} and {TABLES}"
+        sub = actions.add_parser(action, help=needs, description=needs)
+        sub.add_argument("source", type=Path, metavar=source, help="file to read")
+        sub.add_argument("target", type=Path, metavar=target, help="file to write")
+        sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
+    arguments = parser.parse_args(argv)
+    try:
+        _check(arguments)
+    except InputError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse paths that cannot work, before anything is read."""
+    suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
+    if arguments.target.suffix.lower() not in suffixes or arguments.target.is_dir():
+        raise InputError(f"{arguments.target}: name a file for the output, *{', *'.join(suffixes)}")
+    if not arguments.source.is_file():
+        raise InputError(f"{arguments.source}: no such file")
+    if not arguments.target.parent.is_dir():
+        raise InputError(f"{arguments.target.parent}: no such folder")
+    for name in (_part(arguments.action), TABLES):
+        if not (arguments.export / name).is_file():
+            raise InputError(f"--export {arguments.export}: holds no {name}; export/onnx_parts.py --part all writes it")
+
+
+def _part(action: str) -> str:
+    """The part that an action runs."""
+    return ENCODER if action == "encode" else DECODER
 
 
 if __name__ == "__main__":

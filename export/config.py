@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from export.targets import TARGETS
+from export.devices.rules import TARGETS
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 from relic.options import ExportPart, Method, Parts, TargetName, Upsample

@@ -12,13 +12,13 @@ import torch
 
 from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
-from export.int8 import Int8, make_int8
-from export.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
+from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
+from export.int8.conversion import Int8, make_int8
 from export.onnx_files import InputSize, describe, export_part, operators, shape_of
+from export.output_folder import staged_output
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from export.plan import Plan
-from export.publish import published
 from export.source import Source
 from relic import __version__
 from relic.files import atomic_write
@@ -62,7 +62,7 @@ def export_all(plan: Plan, source: Source) -> Export:
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     last = MANIFEST if config.part == "all" else None
-    with published(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
+    with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted)
         findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
         refuse_host(config.target, findings)

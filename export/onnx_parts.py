@@ -22,9 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with before_work():
         plan = make_plan(config)
 
-    from export.export_tables import cost_tables, parts_table
     from export.exporter import export_all
-    from export.lint import lint_table
+    from export.printing import cost_tables, findings_table, parts_table
     from export.source import describe_source, load_source
 
     source = load_source(config.ckpt, config.replace_parts)
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     export = export_all(plan, source)
     print(parts_table(export.exported))
     if export.findings:
-        print(f"\n{lint_table(config.target, export.findings)}\n")
+        print(f"\n{findings_table(config.target, export.findings)}\n")
     if export.int8:
         print(f"\n{cost_tables(export.int8.cost)}\n")
     print(f"wrote {config.out}")

@@ -15,6 +15,7 @@ if not __package__:  # run as a file: same import root as `python -m samples.dem
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
+from relic.columns import in_columns
 from relic.errors import InputError, before_work, command
 from relic.files import check_folder
 
@@ -106,12 +107,11 @@ def _clear(out: Path) -> None:
 
 
 def _table(summary: list[dict[str, Any]]) -> str:
-    lines = [f"\n{'':26}{'PSNR dB':>9}{'MS-SSIM':>9}{'bpp estimated':>15}{'bpp real':>10}"]
+    rows = [("", "PSNR dB", "MS-SSIM", "bpp estimated", "bpp real")]
     for name, codec in zip(_NAMES, summary, strict=True):
-        lines.append(
-            f"{name:26}{codec['psnr_db']:9.2f}{codec['ms_ssim']:9.4f}{codec['bpp_estimated']:15.3f}{codec['bpp_real']:10.3f}"
-        )
-    return "\n".join(lines)
+        psnr_db, ms_ssim, estimated, real = (codec[key] for key in ("psnr_db", "ms_ssim", "bpp_estimated", "bpp_real"))
+        rows.append((name, f"{psnr_db:.2f}", f"{ms_ssim:.4f}", f"{estimated:.3f}", f"{real:.3f}"))
+    return f"\n{in_columns(rows)}"
 
 
 def _compare(folder: Path, summary: list[dict[str, Any]], target: Path) -> None:

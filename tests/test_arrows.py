@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
-    "relic": (SHARED, {"yaml", "torch", "PIL"}),
+    "relic": (SHARED, {"yaml", "torch", "PIL", "tabulate"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
@@ -44,7 +44,10 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"relic", "export"},
         {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
     ),
-    "samples": ({"relic.cli", "relic.errors", "relic.files", "samples"}, {"PIL", "skimage", "numpy", "matplotlib"}),
+    "samples": (
+        {"relic.cli", "relic.columns", "relic.errors", "relic.files", "samples"},
+        {"PIL", "skimage", "numpy", "matplotlib"},
+    ),
     "studies": (SHARED | {"relic.cli", "relic.shards", "studies"}, {"matplotlib", "bjontegaard", "jinja2", "yaml"}),
 }
 

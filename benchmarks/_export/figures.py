@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks._export.timed_parts import CODECS, PARTS, PRECISIONS
 from benchmarks._export.timing import THREADS, figure_name
-from export.columns import in_columns
+from relic.columns import in_columns
 from relic.files import atomic_write
 from relic.options import Upsample
 
@@ -41,7 +41,7 @@ def timing_table(
                     f"{quotients['_'.join((ratio, *where))]:.2f}x" for ratio in ("relu_over_gdn", "int8_over_fp32")
                 ]
                 rows.append((f"{part} {width}x{height}, threads: {threads}", *times, *faster))
-    table = in_columns(rows, 1)
+    table = in_columns(rows)
     return table if upsample == "subpixel" else f"{table}\n({NO_KERNEL})"
 
 

@@ -10,10 +10,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.int8_inputs import Calibration
+from export.int8.inputs import Calibration
+from export.int8.quantization import quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
-from export.quantization import quantize_part
 from export.source import Source
 from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE

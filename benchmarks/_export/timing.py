@@ -18,7 +18,7 @@ THREADS = {"1": 1, "all": 0}
 """Name in figures -> number of threads for onnxruntime; 0: one per core."""
 _LEAST_SECONDS = 0.2
 """A turn repeats its run until this time has passed."""
-_IMPORTS = "import export.codec, export.device, export.pictures, relic.bitstream.container"
+_IMPORTS = "import export.codec"
 _STARTS = 5
 
 Loaded = tuple[onnxruntime.InferenceSession, dict[str, NDArray[Any]]]

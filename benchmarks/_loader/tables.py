@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks._loader.measure import Pass, Shares
 from benchmarks._loader.own_set import OwnSet
 from benchmarks._shared.ratios import ratio_table
-from export.columns import in_columns
+from relic.columns import in_columns
 from relic.shards.shard_set import ShardSet
 
 
@@ -22,7 +22,7 @@ def comparison_table(
         speeds.append((name, f"{figure:,.0f}", *(f"{one.images_per_second:,.0f}" for one in passes[name])))
     times = [("after the first epoch", "read", "decode", "wait")]
     times += [(name, f"{one.read:.1%}", f"{one.decode:.1%}", f"{one.wait:.1%}") for name, one in shares.items()]
-    tables = [in_columns(speeds, 1), ratio_table(quotients), in_columns(times, 1)]
+    tables = [in_columns(speeds), ratio_table(quotients), in_columns(times)]
     about = "(read, decode: share of the time of all threads; wait: share of the run, for a consumer that does nothing)"
     return "\n\n".join(tables) + f"\n{about}"
 

@@ -15,7 +15,7 @@ from benchmarks._prep.loops import (
 )
 from benchmarks._prep.runs import Variant
 from benchmarks._shared.ratios import ratio_table
-from export.columns import in_columns
+from relic.columns import in_columns
 from relic.machine import available_cores
 from relic.options import Encoding
 
@@ -92,7 +92,7 @@ def prep_table(
     for name, figure in figures.items():
         speeds.append((name, f"{figure:,.0f}", *(f"{one:,.0f}" for one in by_round[name])))
     lines = [
-        in_columns(speeds, 1),
+        in_columns(speeds),
         "",
         ratio_table(quotients),
         "",

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from export.columns import in_columns
+from relic.columns import in_columns
 
 
 def ratio_table(quotients: Mapping[str, float], digits: int = 2) -> str:
     """One line per ratio."""
-    return in_columns([(name, f"{quotient:.{digits}f}") for name, quotient in quotients.items()], 1)
+    return in_columns([(name, f"{quotient:.{digits}f}") for name, quotient in quotients.items()])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from export.codec import main
+from export.codec import main, read_image
 from export.onnx_parts import main as export_main
-from export.pictures import read_picture
+from relic import __version__
 from relic.bitstream.container import pack, read_stream
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint
@@ -168,17 +168,23 @@ def test_pictures_come_upright_and_in_rgb(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "turned.png"), pixels)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), pixels)
 
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
-    assert np.array_equal(read_picture(tmp_path / "grey.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
 
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert np.array_equal(read_picture(tmp_path / "deep.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+    assert np.array_equal(read_image(tmp_path / "deep.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
 
     alpha = np.dstack([pixels, np.zeros((20, 30), np.uint8)])
     Image.fromarray(alpha).save(tmp_path / "glass.png")
-    assert (read_picture(tmp_path / "glass.png") == 255).all()
+    assert (read_image(tmp_path / "glass.png") == 255).all()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"relic {__version__}\n")
 
 
 def test_the_header_holds_the_true_size(bench: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from evaluate.folder import list_images, read_image
-from export.pictures import read_picture
+from export.codec import read_image as read_picture
 from prep.decoding import decode, read_header
 from relic.pictures.listing import list_sources
 

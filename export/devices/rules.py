@@ -1,7 +1,8 @@
-"""What devices take, as data: a rule an operator, each with its source. What no rule covers is unknown, never assumed.
+"""Which operators devices run, as data: one rule per operator, each with its source.
 
-`supported`: the device's own documents list it, with this node's attributes. `host`: they rule it out, so the node
-would leave the NPU for the CPU. Toolchains change: the sources name the versions that were read.
+`supported`: the device's own documents list the operator with the node's attributes. `host`: the documents rule it out,
+so the node would run on the CPU and not on the NPU. A node that no rule covers is `unknown`. Toolchains change: the
+sources name the versions that were read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ SOURCES = {
     "ExecuTorch": "ExecuTorch, Arm backend, pull request 14684; also Apache TVM, microNPU, pull request 9855",
     "GDN in INT8": "arXiv 2511.17135; onnxruntime 1.32, quantization/registry.py",
 }
-"""Short names, as tables print them, and the documents."""
+"""Short names, as the printed tables have them, and the documents."""
 
 GDN_REASON = (
     "GDN divides by sqrt(beta + gamma x^2): quantizers have no 8-bit form of Sqrt and Div, Vela lists neither, and "
@@ -30,12 +31,12 @@ GDN_REASON = (
 )
 
 Conditions = Mapping[str, Sequence[int | str]]
-"""Attribute (see `lint.attributes`) -> values that a rule is about."""
+"""Attribute (see `lint.attributes`) -> the values that a rule covers."""
 _ANY: Conditions = MappingProxyType({})
 
 
 class Rule(NamedTuple):
-    """Covers nodes of `operator` whose attributes all are among those allowed."""
+    """What a device does with nodes of `operator` that meet the conditions."""
 
     operator: str
     status: Status
@@ -43,17 +44,17 @@ class Rule(NamedTuple):
     """A key of SOURCES."""
     why: str = ""
     only: Conditions = _ANY
-    """Empty: any node of the operator."""
+    """Every attribute named here must have one of its values. Empty: any node of the operator."""
 
 
 class Target(NamedTuple):
-    """A device family: its rules, of which the first that covers a node counts."""
+    """A device family. Of its rules the first that covers a node counts."""
 
     rules: tuple[Rule, ...]
     opsets: range
-    opset_source: str
+    """ONNX opsets that its toolchain reads, by the same documents (DRP-AI: the how-to)."""
     upsample: Upsample
-    """What its rules take best: the way out where another one is refused."""
+    """The --upsample that its rules allow; named in the message where another one is refused."""
 
 
 _DRPAI_CONV: Conditions = {"group": (1,), "stride": (1, 2), "kernel": tuple(range(1, 8))}
@@ -69,7 +70,6 @@ _DRPAI = Target(
         Rule("Round", "host", "DRP-AI models", "occurs in no model of the list; rounding belongs to entropy coding"),
     ),
     opsets=range(11, 15),
-    opset_source="DRP-AI how-to",
     upsample="subpixel-deconv2",
 )
 
@@ -81,7 +81,6 @@ _RKNN = Target(
         Rule("Round", "host", "RKNN list", "not supported"),
     ),
     opsets=range(11, 20),
-    opset_source="RKNN list",
     upsample="deconv5",
 )
 
@@ -100,7 +99,6 @@ _ETHOS_U = Target(
         *(Rule(name, "host", "Vela list", "not listed") for name in ("Div", "Sqrt", "Round")),
     ),
     opsets=range(11, 21),
-    opset_source="Vela list",
     upsample="deconv6",
 )
 
@@ -117,7 +115,6 @@ _TIDL = Target(
         Rule("Round", "host", "TIDL list", "not listed"),
     ),
     opsets=range(11, 22),
-    opset_source="TIDL list",
     upsample="subpixel",
 )
 

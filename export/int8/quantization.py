@@ -18,7 +18,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from export.int8_inputs import Calibration, load, range_of
+from export.int8.inputs import Calibration, load, range_of
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from relic.errors import InputError
 from relic.options import Method

@@ -1,12 +1,14 @@
 """What an export prints: tables of its parts, of a device's rules, and of what INT8 costs."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from export.columns import in_columns
+from export.devices.lint import Finding
 from export.exporter import Exported
-from export.int8 import Cost
+from export.int8.conversion import Cost
+from export.int8.quality import Quality
 from export.onnx_files import operators
-from export.quality import Quality
+from relic.columns import in_columns
 
 
 def parts_table(exported: Sequence[Exported]) -> str:
@@ -20,6 +22,14 @@ def parts_table(exported: Sequence[Exported]) -> str:
     return in_columns(rows, left=2)
 
 
+def findings_table(target: str, findings: Sequence[Finding]) -> str:
+    """A row per part and operator: how many nodes, their status, why, and by which document."""
+    groups = Counter((one.part, one.operator, one.status, one.why, one.source) for one in findings)
+    headings = ("part", "operator", "nodes", target, "rule", "source")
+    rows = [(part, node, str(count), *rule) for (part, node, *rule), count in groups.items()]
+    return in_columns([headings, *rows], left=len(headings))
+
+
 def cost_tables(cost: Cost) -> str:
     """Quality before and after, and the noise of every activation."""
     rows = [(f"{cost.num_crops} val crops", "PSNR dB", "MS-SSIM", "bpp real")]
@@ -27,7 +37,7 @@ def cost_tables(cost: Cost) -> str:
     rows.append(("change", f"{-cost.psnr_loss_db:+.2f}", "", f"{cost.rate_change:+.2%}"))
     layers = [("part", "8-bit activation of", "SQNR dB")]
     layers += [(one.part, one.node, f"{one.sqnr_db:.1f}") for one in cost.noise]
-    return f"{in_columns(rows, left=1)}\n\n{in_columns(layers, left=2)}"
+    return f"{in_columns(rows)}\n\n{in_columns(layers, left=2)}"
 
 
 def _quality_row(name: str, quality: Quality) -> tuple[str, str, str, str]:

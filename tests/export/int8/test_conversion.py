@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.device import decode, encode
+from export.codec import decode, encode
 from export.onnx_parts import main
 from relic.bitstream.container import OVERHEAD_BYTES, unpack
 from relic.bitstream.tables import quantize
@@ -269,7 +269,7 @@ def test_a_float_set_takes_an_int8_set_s_place_whole(
     common[5] = str(tmp_path / "own")
     assert main([*common, *int8]) == 1
     error = capsys.readouterr().err
-    assert "holds a calibration that is of no export" in error
+    assert "its calibration belongs to no export" in error
     assert [path.name for path in (tmp_path / "own").rglob("*")] == [CALIBRATION, "notes.txt"]
 
 

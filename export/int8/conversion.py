@@ -10,12 +10,12 @@ import torch
 
 from export.config import ExportConfig
 from export.crops import Floats, evenly_spread, fit_to_size, read_crops
-from export.int8_inputs import write_calibration
+from export.int8.inputs import write_calibration
+from export.int8.quality import LayerNoise, Quality, layer_noise, measure_quality
+from export.int8.quantization import join_parts, quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
 from export.plan import Int8Crops
-from export.quality import LayerNoise, Quality, layer_noise, measure_quality
-from export.quantization import join_parts, quantize_part
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse

@@ -1,15 +1,13 @@
-"""Will a device take this graph? Every node against the rules of `targets`, before a vendor's compiler is asked."""
+"""Will a device take this graph? Every node against the rules of `rules`, before a vendor's compiler is asked."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import onnx
 from onnx import numpy_helper
 
-from export.columns import in_columns
+from export.devices.rules import GDN_REASON, SOURCES, TARGETS, Rule, Status
 from export.parts import Part
-from export.targets import GDN_REASON, SOURCES, TARGETS, Rule, Status
 from relic.errors import InputError
 from relic.options import Parts
 
@@ -69,14 +67,6 @@ def refuse_host(target: str, findings: Sequence[Finding]) -> None:
             f"--target {target}: the {first.part} has {nodes} that the NPU does not run, first {first.node} "
             f"({first.operator}): {first.why} ({SOURCES[first.source]}); use --upsample {TARGETS[target].upsample}"
         )
-
-
-def lint_table(target: str, findings: Sequence[Finding]) -> str:
-    """A row an operator and part: how many nodes, their status, why and whence."""
-    groups = Counter((one.part, one.operator, one.status, one.why, one.source) for one in findings)
-    heads = ("part", "operator", "nodes", target, "rule", "source")
-    rows = [(part, node, str(count), *rule) for (part, node, *rule), count in groups.items()]
-    return in_columns([heads, *rows], left=len(heads))
 
 
 def manifest_entry(target: str, findings: Sequence[Finding]) -> dict[str, Any] | None:
