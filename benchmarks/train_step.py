@@ -124,7 +124,7 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
 
     from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
     from relic.codec.pixels import to_float
-    from relic.loader.feed import DeviceBatch
+    from relic.loader.device_feed import DeviceBatch
     from relic.loader.loader import ShardLoader
     from relic.loader.order import epoch_order, train_batches
     from train.build import build_learner

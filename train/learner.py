@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from relic.codec.entropy import refresh_tables
 from relic.codec.loss import Loss, LossConfig, compute_loss
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from train.guard import Guard
 from train.preconditioning import Preconditioning
 from train.schedule import Schedule

@@ -11,7 +11,7 @@ from typing import Any
 from relic.codec.checkpoint import Checkpoint, random_state, restore_random_state, save_checkpoint
 from relic.codec.pixels import to_float
 from relic.distributed import World, gather_to_all, wait_for_all
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested

@@ -13,7 +13,7 @@ from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float, to_uint8
 from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 

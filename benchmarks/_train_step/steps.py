@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from relic.codec.loss import Loss
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from relic.loader.loader import LoaderTimes
 from train.build import build_trainer
 from train.config import TrainConfig

@@ -10,7 +10,7 @@ from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
 from benchmarks.train_step import main
 from relic.cli import parse
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from tests.train.runs import tiny
 from train.build import build_learner
 from train.config import TrainConfig

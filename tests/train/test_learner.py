@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train.guard
 from relic.cli import parse
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from relic.loader.loader import LoaderTimes
 from tests.train.runs import tiny
 from train.build import build_learner
