@@ -45,7 +45,7 @@ def swap_calibrated(
     `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first quarter is held
     out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
     random numbers: the same crops, machine and number of threads give the same weights. A transform without GDN is not
-    changed. Memory at N = 192: two activations of 20 MB per 224x224 crop, and 0.6 GB of normal equations.
+    changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal equations, 0.6 GB.
     """
     teacher = copy.deepcopy(model).eval()
     swapped = {name: transform for name, transform in transforms_of(model, parts).items() if _has_gdn(transform)}

@@ -230,7 +230,7 @@ def test_changed_sources_and_foreign_shards_are_refused(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "train-000000.tar").write_bytes(b"someone's")
     assert run(coco, tmp_path / "foreign") == 2
-    assert "no plan" in capsys.readouterr().err
+    assert "without a plan" in capsys.readouterr().err
     assert (tmp_path / "foreign" / "train-000000.tar").read_bytes() == b"someone's"
 
 
