@@ -17,11 +17,11 @@ PROG = "export/onnx_parts.py"
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written, 2 for wrong flags."""
+    """Export. Exit code 0: every part agrees with torch. 1: a part does not, or cannot be written. 2: wrong flags."""
     config = parse(ExportConfig, argv, prog=PROG)
     try:
         plan = make_plan(config)
-    except InputError as error:  # these flags do not go with what is on this machine
+    except InputError as error:  # the flags do not fit the files on this machine
         print_error(PROG, str(error))
         return 2
 
