@@ -13,11 +13,11 @@ setup: .venv/.installed ## Make .venv and install everything that relic needs
 demo: .venv/.installed ## Run the whole job on sample photographs
 	$(PY) samples/demo.py
 
-# Hours: what calibration is worth. KODAK: a folder of pictures that nothing is trained on.
+# Takes hours. KODAK: a folder of images that are not used for training.
 PHOTOS ?= shards/photos
 KODAK ?= kodak
 
-study: .venv/.installed $(PHOTOS) ## Measure what calibration is worth (hours)
+study: .venv/.installed $(PHOTOS) ## Compare calibrated and naive swaps (hours)
 	$(PY) prep/make_shards.py --coco_dir $(PHOTOS) --out_dir shards/study
 	$(PY) studies/calibration.py --shards shards/study --images $(KODAK)
 
@@ -33,12 +33,12 @@ lint: .venv/.installed-dev ## Check style and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-format: .venv/.installed-dev ## Mend style
+format: .venv/.installed-dev ## Correct style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 unit: .venv/.installed-dev ## Run the tests that need neither torch nor whole commands
-	$(PY) -m pytest -m "not slow and not torch and not commands" --durations=10 $(FILE)
+	$(PY) -m pytest -m "not slow and not torch and not commands" $(if $(FILE),,-n 2) --durations=10 $(FILE)
 
 test: lint ## Check style and types, and run the tests
 	$(PY) -m pytest -m "not slow" $(FILE)

@@ -1,4 +1,4 @@
-"""Measure the evaluator beside CompressAI's, with real bitstreams: `python benchmarks/evaluate.py`."""
+"""Compare the evaluator's speed with CompressAI's, with real bitstreams: `python benchmarks/evaluate.py`."""
 
 import dataclasses
 import sys
@@ -21,32 +21,33 @@ PROG = "benchmarks/evaluate.py"
 class EvaluateBenchmarkConfig:
     """Images per second of evaluate/run.py and `python -m compressai.utils.eval_model`, from PNG files to all figures.
 
-    Both encode and decode every image. Imports and building the models are left out for both. Starting the coding
-    processes is not. They take turns, each in a process of its own, so a change in the machine's speed affects both.
+    Both encode and decode every image. The time for imports and for building the models is not included, the time to
+    start the coding processes is. Both run in turns, each in its own process, so a change in the machine's speed
+    affects both.
     """
 
     images: Path | None = None
-    """Folder of images to cut the crops of 224x224 from. Default: photographs from installed packages."""
+    """Folder of images to cut the 224x224 crops from. Default: photographs from installed packages."""
     crops: int = 400
-    """Crops to evaluate, at least."""
+    """Smallest number of crops to evaluate."""
     rounds: int = 3
     """Turns per evaluator. A figure is the median of the turns after the first."""
     codec: str = "embedded"
-    """The codec to evaluate: `embedded`, a checkpoint without ReLU, or N,M: random weights with N,M channels."""
+    """The codec: `embedded`, a checkpoint without ReLU, or N,M for random weights with N,M channels."""
     workers: int = 0
-    """relic's workers. 0: all cores."""
+    """Number of relic's workers; 0: one per core."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
 
     def __post_init__(self) -> None:
         check_least(self, {"crops": 1, "rounds": 2, "workers": 0})
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to --json."""
     config = parse(EvaluateBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
 
     from benchmarks._evaluate.evaluators import coder_speedups, loose_crops, measure_evaluators, open_ours
     from benchmarks._shared.machine import machine
@@ -67,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     rows = [(name, f"{rate:.1f}", f"{psnr_db:.3f}", f"{bpp:.4f}") for name, rate, psnr_db, bpp in both]
     print(in_columns([("", "images/s", "PSNR dB", "bpp"), *rows]))
-    print("(CompressAI's tool pads a crop to 256x256)")
+    print("(CompressAI's tool pads each crop to 256x256)")
     print(f"relic/compressai: {ratio:.2f}")
     gains = f"threads x{coder.threads:.2f}, processes x{coder.processes:.2f}"
-    print(f"compiled coder, {available_cores()} at a time against one: {gains}")
+    print(f"compiled coder, {available_cores()} at the same time compared with one: {gains}")
     if config.json is not None:
         figures = {**speeds._asdict(), "relic/compressai": ratio, "coder": coder._asdict()}
         write_json(config.json, figures | {"workers": workers, "codec": config.codec, "machine": machine()})

@@ -23,21 +23,21 @@ PROG = "benchmarks/export.py"
 class ExportBenchmarkConfig:
     """Milliseconds of encoder and decoder in onnxruntime on this CPU: GDN and ReLU, fp32 and INT8, one thread and all.
 
-    Weights are random: they do not change the time.
+    The weights are random, because they do not change the time.
     """
 
     channels: str = "128,192"
     """Channels N,M of the codec. Default: those of CompressAI's quality 1 to 5."""
     sizes: str = "224x224,1280x720"
-    """Sizes of the image, as WIDTHxHEIGHT, multiples of 16."""
+    """Comma-separated image sizes WIDTHxHEIGHT, multiples of 16."""
     upsample: Upsample = "deconv5"
     """The decoder's upsampling, as in `export/onnx_parts.py`."""
     rounds: int = 3
-    """Turns per model. A figure is the median of all its runs."""
+    """Turns per model. A figure is the median of all runs."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     plot: Path | None = None
-    """PNG file for a bar chart."""
+    """PNG file to draw a bar chart to."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,3},[1-9]\d{0,3}", self.channels):
@@ -47,7 +47,6 @@ class ExportBenchmarkConfig:
             if len(sides) != 2 or not all(side.isdecimal() and int(side) and int(side) % STRIDE == 0 for side in sides):
                 raise InputError(f"--sizes {size}: expected WIDTHxHEIGHT, multiples of {STRIDE}, as 1280x720")
         check_least(self, {"rounds": 1})
-        check_files(json=self.json, plot=self.plot)
 
     @property
     def channel_pair(self) -> tuple[int, int]:
@@ -63,8 +62,9 @@ class ExportBenchmarkConfig:
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to --json and --plot."""
     config = parse(ExportBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json, plot=config.plot)
 
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Measure the loader beside others, on crops packed here or on your own: `python benchmarks/loader.py`."""
+"""Compare the loader with others, or measure it on your own shards: `python benchmarks/loader.py`."""
 
 import dataclasses
 import sys
@@ -22,37 +22,37 @@ PROG = "benchmarks/loader.py"
 
 @dataclasses.dataclass(frozen=True)
 class LoaderBenchmarkConfig:
-    """Images per second of relic's loader, of webdataset, of torch's folder loader, and the most the machine can do.
+    """Images per second of relic's loader, webdataset, a torch folder loader, and the upper limit of the machine.
 
-    --shards D measures your own set instead; --wait measures how long a consumer of a fixed pace waits.
+    --shards D measures your own set instead. --wait measures how long a consumer with a fixed time per batch waits.
     """
 
     images: Path | None = None
     """Folder of images to cut the crops from. Default: photographs from installed packages."""
     crops: int = 3000
-    """Crops of 224x224 to pack, at least."""
+    """Smallest number of 224x224 crops to pack."""
     batch_size: int = 64
     """Images per batch."""
     epochs: int = 4
     """Epochs per loader. A figure is the median of the epochs after the first."""
     work_dir: Path | None = None
-    """Folder for the packed crops. They are kept and used again. Default: a temporary folder."""
+    """Folder for the packed crops, which are kept and used again. Default: a temporary folder."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
     plot: Path | None = None
-    """PNG file for a bar chart of the comparison."""
+    """PNG file to draw a bar chart of the comparison to."""
     shards: Path | None = None
     """Your own folder of shards, to measure instead of comparing loaders."""
     split: Split = "train"
     """Split of --shards."""
     gpu_images_per_second: float = 0.0
-    """Images per second that one GPU trains at. The result says how many GPUs --shards feeds."""
+    """Images per second that one GPU trains at, to print how many GPUs --shards feeds."""
     wait: bool = False
-    """Measure a consumer's wait on raw and on jpg crops instead of comparing loaders."""
+    """Measure the wait of a consumer of raw and of jpg crops instead of comparing loaders."""
     consumer_ms: float | None = None
-    """Milliseconds that the consumer of --wait takes per batch. Default: 20 on raw and 30 on jpg crops."""
+    """Milliseconds per batch that the consumer of --wait takes. Default: 20 for raw and 30 for jpg crops."""
     wait_batches: int = 500
-    """Batches of --wait, after the first."""
+    """Number of batches of --wait, after the first."""
 
     def __post_init__(self) -> None:
         if self.shards is not None and self.wait:
@@ -60,22 +60,22 @@ class LoaderBenchmarkConfig:
         if self.plot is not None and (self.wait or self.shards is not None):
             raise InputError("--plot draws the comparison of loaders; leave out --wait and --shards")
         if self.consumer_ms is not None and not self.wait:
-            raise InputError("--consumer_ms goes with --wait")
+            raise InputError("--consumer_ms needs --wait")
         if self.gpu_images_per_second and self.shards is None:
-            raise InputError("--gpu_images_per_second goes with --shards")
+            raise InputError("--gpu_images_per_second needs --shards")
         if self.shards is None and self.crops < self.batch_size:
             raise InputError(f"--crops {self.crops}: fewer than one batch (--batch_size {self.batch_size})")
         least = {"crops": 1, "batch_size": 1, "epochs": 2, "wait_batches": 1, "gpu_images_per_second": 0}
         check_least(self, least)
         if self.consumer_ms is not None and self.consumer_ms < 0:
             raise InputError(f"--consumer_ms {self.consumer_ms}: must be 0 or more")
-        check_files(json=self.json, plot=self.plot)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to --json and --plot."""
     config = parse(LoaderBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json, plot=config.plot)
     with ExitStack() as stack:
         if config.shards is not None:
             results = _own_set(config, config.shards)

@@ -1,4 +1,4 @@
-"""Measure packing beside the bare loop of its work: `python benchmarks/prep.py`."""
+"""Compare the speed of packing with a bare loop of the same work: `python benchmarks/prep.py`."""
 
 import dataclasses
 import random
@@ -14,7 +14,7 @@ from typing import Any
 if not __package__:  # run as a file: same import root as `python -m benchmarks.prep`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks._shared.flags import check_files, check_least
+from benchmarks._shared.flags import check_files, check_folders, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import write_json
@@ -24,7 +24,7 @@ PROG = "benchmarks/prep.py"
 
 @dataclasses.dataclass(frozen=True)
 class PrepBenchmarkConfig:
-    """Images per second of make_shards.py by 1 worker and by all, and of a bare loop that writes nothing.
+    """Images per second of make_shards.py with 1 worker and with one per core, and of a bare loop that writes nothing.
 
     The images are read several times, so they come from the page cache.
     """
@@ -32,28 +32,26 @@ class PrepBenchmarkConfig:
     images: Path | None = None
     """Folder of JPEGs, or of COCO's layout. Default: photographs from installed packages."""
     images_per_worker: int = 2400
-    """Images per worker in a run, and per process in a loop."""
+    """Images per worker of a run, and per process of a loop."""
     rounds: int = 3
     """Rounds of all measurements. A figure is their median."""
     listed: int = 118_287
-    """Files in the folder whose listing is timed. Default: as many as in COCO's train2017."""
+    """Number of files in the folder for the start-up time. Default: that of COCO's train2017."""
     work_dir: Path | None = None
-    """Folder for temporary files, on the disk to measure. Default: the system's."""
+    """Folder for temporary files, on the disk to measure. Default: the system's folder."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
 
     def __post_init__(self) -> None:
         check_least(self, {"images_per_worker": 20, "rounds": 1, "listed": 1})
-        for flag, folder in (("--images", self.images), ("--work_dir", self.work_dir)):
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{flag} {folder}: no such folder")
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure in turns, print, and write the figures where asked."""
+    """Measure in turns, print, and write the figures to --json."""
     config = parse(PrepBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
+    check_folders(images=config.images, work_dir=config.work_dir)
     from benchmarks._shared.machine import machine
 
     with ExitStack() as stack:
@@ -73,10 +71,10 @@ def _measure(config: PrepBenchmarkConfig, folder: Path) -> dict[str, Any]:
     images = [path for path in listed_images(folder, config.images) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not images:
         raise InputError(f"--images {config.images}: holds no JPEG")
-    random.Random(0).shuffle(images)  # listings are sorted: one worker's shards would be other images than another's
+    random.Random(0).shuffle(images)  # the listing is sorted, so without this the workers would get different images
     loops: defaultdict[str, list[float]] = defaultdict(list)
     runs: defaultdict[str, list[Rate]] = defaultdict(list)
-    for _ in range(config.rounds):  # a change in the machine's speed affects all alike
+    for _ in range(config.rounds):  # in rounds, so that a change in the machine's speed affects everything
         _measure_round(config, folder, images, loops, runs)
     rates = {name: median_rates(found) for name, found in runs.items()}
     figures = {name: rate.images_per_second for name, rate in rates.items()}

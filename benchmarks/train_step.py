@@ -1,4 +1,4 @@
-"""Measure a training step beside a bare one, and the loop around it: `python benchmarks/train_step.py`."""
+"""Compare a training step with a bare one, and time the loop around it: `python benchmarks/train_step.py`."""
 
 import dataclasses
 import statistics
@@ -28,32 +28,32 @@ _SLEEP_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class StepBenchmarkConfig:
-    """Milliseconds of the trainer's RD step, plain and preconditioned, of the same arithmetic written bare, and of a
-    step that reads each value.
+    """Milliseconds of the trainer's RD step, plain and preconditioned, of a bare step with the same arithmetic, and of
+    a step that reads each value.
 
-    The steps take turns, one at a time. Then the trainer's loop, with the real loader and a step that sleeps 20 ms.
+    The kinds of step run in turns. Then the trainer's loop is timed, with the real loader and a step that sleeps 20 ms.
     """
 
     channels: str = "32,48"
     """Channels N,M of the codec."""
     batch_size: int = 4
-    """Crops of 224x224 per step."""
+    """224x224 crops per step."""
     rounds: int = 60
     """Steps of each kind."""
     loop_steps: int = 500
     """Steps of the loop."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file to write the figures to."""
 
     def __post_init__(self) -> None:
         check_least(self, {"batch_size": 1, "rounds": 1, "loop_steps": 2})
-        check_files(json=self.json)
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures where asked."""
+    """Measure, print, and write the figures to --json."""
     config = parse(StepBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json)
     with TemporaryDirectory(prefix="relic-benchmark-") as folder:
         figures = _measure(config, Path(folder))
     print(_table(figures), flush=True)
@@ -70,13 +70,13 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
     from benchmarks._train_step.steps import loop_overhead_seconds
     from relic.distributed import join_world
 
-    torch.set_num_threads(1)  # as torchrun sets it; a second one would fight the loader's threads for the cores
+    torch.set_num_threads(1)  # as torchrun sets it; a second thread would compete with the loader's for the cores
     training = _training_config(config, folder)
     with join_world("cpu") as world:
         seconds = _take_turns(training, world, config.rounds)
         loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    # A quotient of neighbours in time: what slows the machine for a while slows both.
+    # Ratios of steps that follow each other, so that a slow period of the machine affects both.
     pairs = (("ours", "bare"), ("synchronous", "ours"), ("preconditioned", "ours"))
     quotients = {
         f"{one}/{other}": statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
@@ -91,7 +91,7 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
 
 
 def _training_config(config: StepBenchmarkConfig, folder: Path) -> "TrainConfig":
-    """An RD run of one epoch on sample photographs."""
+    """Flags of an RD run of one epoch on sample photographs."""
     from train.config import TrainConfig
 
     crops_per_image = -(-config.loop_steps * config.batch_size // _PHOTOGRAPHS)
@@ -119,12 +119,12 @@ def _pack(folder: Path, crops_per_image: int) -> None:
 
 
 def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step of each kind, all on the same batches. The first two rounds warm up and are left out."""
+    """Seconds of each step of each kind, on the same batches. The first two rounds are a warm-up, not included."""
     import itertools
 
     from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
     from relic.codec.pixels import to_float
-    from relic.loader.feed import DeviceBatch
+    from relic.loader.device_feed import DeviceBatch
     from relic.loader.loader import ShardLoader
     from relic.loader.order import epoch_order, train_batches
     from train.build import build_learner
@@ -166,7 +166,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     from relic.columns import in_columns
 
     steps = [(title, f"{figures[f'{name}_ms']:.1f} ms") for name, title in names.items()]
-    around = f"the loop around a step, of {figures['loop_steps']:,}: {figures['loop_overhead_ms']:.3f} ms"
+    around = f"the loop around a step, mean of {figures['loop_steps']:,}: {figures['loop_overhead_ms']:.3f} ms"
     return "\n\n".join([in_columns(steps), ratio_table(figures["ratios"], 3), around])
 
 

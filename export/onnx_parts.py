@@ -10,7 +10,7 @@ if not __package__:  # run as a file: same import root as `python -m export.onnx
 from export.config import ExportConfig
 from export.plan import make_plan
 from relic.cli import parse
-from relic.errors import InputError, command, print_error
+from relic.errors import before_work, command
 
 PROG = "export/onnx_parts.py"
 
@@ -19,11 +19,8 @@ PROG = "export/onnx_parts.py"
 def main(argv: Sequence[str] | None = None) -> int:
     """Export. Exit code 0: every part agrees with torch. 1: a part does not, or cannot be written. 2: wrong flags."""
     config = parse(ExportConfig, argv, prog=PROG)
-    try:
+    with before_work():
         plan = make_plan(config)
-    except InputError as error:  # the flags do not fit the files on this machine
-        print_error(PROG, str(error))
-        return 2
 
     from export.exporter import export_all
     from export.printing import cost_tables, findings_table, parts_table

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from relic.errors import InputError
-from relic.files import check_folder
 from relic.options import Crop, Decode, Encoding
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -17,7 +16,7 @@ _DEFAULT_SIDE = 224
 class PrepConfig:
     """Cut the images of COCO (or any two folders of images) into crops of one size and pack them into shards.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    To continue a run that was stopped, give the same command again.
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -36,41 +35,42 @@ class PrepConfig:
     size: int | None = None
     """Width and height of a crop in pixels; 224 without --width and --height."""
     width: int | None = None
-    """Width of a crop in pixels, when it is not square; goes with --height, in the place of --size."""
+    """Width of a crop in pixels, for crops that are not square. Needs --height and replaces --size."""
     height: int | None = None
-    """Height of a crop in pixels; goes with --width."""
+    """Height of a crop in pixels. Needs --width."""
     crop: Crop = "center"
-    """center: the largest centred window of the crop's shape, resized; random: seeded windows of half to full size."""
+    """Which window of an image is resized to the crop. center: the largest centred window of the crop's aspect ratio;
+    random: seeded windows whose sides are 0.5 to 1 times those of the largest window."""
     crops_per_image: int = 1
-    """Crops cut from each image (more than one goes with --crop random)."""
+    """Crops per image; more than one needs --crop random."""
     encoding: Encoding = "raw"
     """How a crop is stored: raw (uint8 pixels, no decode cost), jpg (4:4:4), or png (lossless, slow to decode)."""
     jpeg_quality: int = 95
     """Quality of --encoding jpg, 1 to 100."""
     decode: Decode = "exact"
-    """fast: read JPEGs at 4, 3, 2 or 1 eighths of their size, the least that still covers the crop."""
+    """How JPEGs are decoded. exact: at full size; fast: at 4/8, 3/8, 2/8 or 1/8 of the size, the smallest that still
+    covers the crop."""
     samples_per_shard: int = 1000
-    """Crops in a shard."""
+    """Crops per shard."""
     workers: int = 0
-    """Worker processes; 0: one for each core this process may use."""
+    """Worker processes; 0: one per core that this process may use."""
     seed: int = 0
-    """Seed of the random windows and of the contact sheet's choice."""
+    """Seed of the random windows and of the crops shown on the contact sheet."""
     max_bad: float = 0.01
-    """Share of the images (0 to 1) that may be rejected; above it the run fails."""
+    """Share of the images (0 to 1) that may be rejected. If more are rejected, the run fails."""
     dry_run: bool = False
-    """Say what would be done, the bytes needed and the bytes free; write nothing."""
+    """Print the number of images, the bytes needed and the bytes free; write nothing."""
     overwrite: bool = False
-    """Replace shards in --out_dir that were packed from other inputs or with other options."""
+    """Replace shards in --out_dir that were packed from other images or with other flags."""
 
     def __post_init__(self) -> None:
-        check_folder("--out_dir", self.out_dir)
-        for images in (self.coco_dir / name for name in SPLIT_FOLDERS.values()):
-            if images.resolve() in (self.out_dir.resolve(), *self.out_dir.resolve().parents):
-                raise InputError(f"--out_dir {self.out_dir}: lies among the images of {images}; choose another folder")
+        """Refuse what contradicts itself, naming the flag. Reads no folder: `prep/planning.py` does."""
         if (self.width is None) != (self.height is None):
-            raise InputError("--width and --height go together; for a square use --size")
+            raise InputError("--width and --height go together; for a square crop use --size")
         if self.size is not None and self.width is not None:
-            raise InputError(f"--size {self.size}: contradicts --width and --height; leave one of the two out")
+            raise InputError(
+                f"--size {self.size}: contradicts --width and --height; give either --size or both of these"
+            )
         for flag, value, least, most in (
             ("--size" if self.width is None else "--width", self.crop_width, 1, 8192),
             ("--height", self.crop_height, 1, 8192),
@@ -84,19 +84,11 @@ class PrepConfig:
         if not 0 <= self.max_bad <= 1:
             raise InputError(f"--max_bad {self.max_bad}: a share of the images, from 0 to 1")
         if self.crops_per_image > 1 and self.crop == "center":
-            raise InputError("--crops_per_image: centre crops of one image are all alike; add --crop random")
+            raise InputError("--crops_per_image: all centre crops of an image are the same; add --crop random")
         if self.crops_per_image > self.samples_per_shard:
-            raise InputError("--crops_per_image: larger than --samples_per_shard, but an image's crops share a shard")
-        self._check_images()
-
-    def _check_images(self) -> None:
-        if not self.coco_dir.is_dir():
-            raise InputError(f"--coco_dir {self.coco_dir}: no such folder")
-        for split in self.splits:
-            folder = self.coco_dir / SPLIT_FOLDERS[split]
-            if not folder.is_dir():
-                way_out = "; --include_val false packs train2017 alone" if split == "val" else ""
-                raise InputError(f"--coco_dir {self.coco_dir}: holds no folder {folder.name}{way_out}")
+            raise InputError(
+                "--crops_per_image: larger than --samples_per_shard, but all crops of an image go into one shard"
+            )
 
     @property
     def splits(self) -> list[str]:
@@ -120,11 +112,7 @@ class PrepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig:
-    """Check every hash, header and pixel decode of a folder of shards; exit 1 on any fault."""
+    """Check every hash, every header and the decoding of every sample in a folder of shards; exit 1 on any fault."""
 
     shards: Path
-    """Folder that make_shards.py wrote."""
-
-    def __post_init__(self) -> None:
-        if not self.shards.is_dir():
-            raise InputError(f"--shards {self.shards}: no such folder")
+    """Folder written by prep/make_shards.py."""

@@ -1,4 +1,4 @@
-"""Which window of an image becomes a crop, and the crop itself."""
+"""Choose windows of an image, and cut and resize them to crops."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
-"""RGBX, (height + 1) x width x 4: below the image one row that means nothing, for a window's rows end beside it."""
+"""RGBX, (height + 1, width, 4): one unused extra row, so that a window's last row can be read with the full stride."""
 _SMALLEST_SCALE = 0.5
 
 
@@ -22,7 +22,7 @@ class Size(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A box in the upright image, in pixels; right and bottom are outside it."""
+    """A box in the upright image, in pixels; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -35,7 +35,7 @@ class Window(NamedTuple):
 
 
 def largest_window(image: Size, shape: Size) -> Size:
-    """The largest window of `shape`'s aspect ratio that fits into `image`, to the nearest pixel and at least 1x1."""
+    """The largest window of `shape`'s aspect ratio that fits into `image`, rounded to whole pixels, at least 1x1."""
     if image.width * shape.height > image.height * shape.width:
         width = _nearest(image.height * shape.width, shape.height)
         return Size(min(max(width, 1), image.width), image.height)
@@ -44,7 +44,7 @@ def largest_window(image: Size, shape: Size) -> Size:
 
 
 def _nearest(numerator: int, denominator: int) -> int:
-    """The quotient rounded half up, in whole numbers."""
+    """The quotient, rounded half up, in integer arithmetic."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
@@ -56,10 +56,10 @@ def centre_window(image: Size, shape: Size) -> Window:
 
 
 def random_window(image: Size, shape: Size, *, seed: int, key: str, crop_number: int) -> Window:
-    """A window of `shape`'s aspect ratio; a pure function of the arguments.
+    """A random window of `shape`'s aspect ratio. Equal arguments give equal windows.
 
-    Its side is uniform between half of the largest window's (or `shape`'s own, where that is larger: no crop is
-    enlarged unless the image is smaller than it) and the largest window's; its place is uniform.
+    The side is uniform between 0.5 and 1 times that of the largest window. The lower bound is raised to `shape` where
+    that is larger, so a crop is enlarged only if the image is smaller than the crop. The position is uniform.
     """
     scale_word, x_word, y_word = _words(f"{seed}/{key}/{crop_number}")
     largest = largest_window(image, shape)
@@ -73,7 +73,7 @@ def random_window(image: Size, shape: Size, *, seed: int, key: str, crop_number:
 
 
 def _words(text: str) -> tuple[int, int, int]:
-    """Three uniform 64-bit words from a hash: no library's random stream, so no library can change them."""
+    """Three uniform 64-bit integers from a sha256, which, unlike a random generator, no library version can change."""
     digest = hashlib.sha256(text.encode()).digest()
     return (
         int.from_bytes(digest[:8], "little"),
@@ -83,28 +83,28 @@ def _words(text: str) -> tuple[int, int, int]:
 
 
 def least_decode_size(image: Size, windows: Sequence[Window], shape: Size) -> Size:
-    """The smallest size to which `image` may be reduced with each window still covering `shape`; at most `image`."""
+    """The smallest size of a reduced decode in which each window still covers `shape`; at most `image`."""
     width = max(math.ceil(image.width * shape.width / window.size.width) for window in windows)
     height = max(math.ceil(image.height * shape.height / window.size.height) for window in windows)
     return Size(min(width, image.width), min(height, image.height))
 
 
 def cut(image: Image.Image, full: Size, window: Window, shape: Size, pixels: Pixels | None = None) -> Image.Image:
-    """The window of `image` resized to `shape` (bicubic).
+    """Cut `window` out of `image` and resize it to `shape` (bicubic).
 
-    `image` may be a reduced decode of an image of size `full`, in which `window` is measured. Where `pixels` are given,
-    they are those of `image` in memory: the window is then looked at there instead of being copied.
+    `window` is measured in an image of size `full`; `image` may be a reduced decode of it. `pixels`, if given, is the
+    memory of `image`: the window is then a view of it, not a copy.
     """
     if image.size == full:
-        region = image.crop(window) if pixels is None else _look_at(pixels, window)
+        region = image.crop(window) if pixels is None else _view_of(pixels, window)
         return region.resize(shape, Image.Resampling.BICUBIC)
     x_scale, y_scale = image.width / full.width, image.height / full.height
     box = (window.left * x_scale, window.top * y_scale, window.right * x_scale, window.bottom * y_scale)
     return image.resize(shape, Image.Resampling.BICUBIC, box=box)
 
 
-def _look_at(pixels: Pixels, window: Window) -> Image.Image:
-    """The window of `pixels`, which are not copied, as an image in mode RGBX."""
+def _view_of(pixels: Pixels, window: Window) -> Image.Image:
+    """The window of `pixels` as an image in mode RGBX, without a copy."""
     width, height = window.size
     row_bytes = pixels.strides[0]
     first = window.top * row_bytes + 4 * window.left

@@ -1,4 +1,4 @@
-"""Read a listed file and decode it: ordinary JPEGs (grey, RGB, YCbCr) by libjpeg-turbo, all else by Pillow."""
+"""Read a listed file and decode it: JPEGs with 1 or 3 components by libjpeg-turbo, all others by Pillow."""
 
 import os
 import stat
@@ -24,42 +24,42 @@ from relic.pictures.reading import (
 from relic.pictures.turbo import decode_jpeg
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own threshold for a decompression bomb: 256 MiB of RGB."""
+"""Pillow's default limit against decompression bombs: 256 MiB of RGB."""
 MAX_FILE_BYTES = 512 << 20
 _FAST_MIN_FACTOR = 2
-"""libjpeg-turbo decodes to 5, 6 and 7 eighths of the size more slowly than to all of it."""
+"""libjpeg-turbo decodes to 5/8, 6/8 and 7/8 of the size more slowly than to the full size."""
 
 
 class Header(NamedTuple):
-    """A file's bytes and its upright size at full resolution, before a JPEG's pixels are decoded."""
+    """A file's bytes and its upright size at full resolution. The pixels of a JPEG are not decoded yet."""
 
     data: bytes
     full: Size
     jpeg: JpegHeader | None = None
     orientation: int = 1
     image: Image.Image | None = None
-    """The pixels of a file that is no ordinary JPEG: Pillow has decoded them, for there is nothing to choose."""
+    """The decoded pixels of a file that Pillow reads; it has no reduced size to choose. None for other JPEGs."""
 
 
 class Decoded(NamedTuple):
-    """Upright pixels, in mode RGB, or in RGBX whose last byte means nothing."""
+    """Upright pixels in mode RGB, or RGBX whose fourth byte is unused."""
 
     image: Image.Image
     pixels: Pixels | None = None
-    """The image's own memory, where it is of full size and still as the JPEG decoder left it."""
+    """The memory of `image`, if it has full size and is the unchanged output of the JPEG decoder."""
 
 
 def read_source(path: Path, size: int) -> bytes:
-    """The bytes of a listed file of `size` bytes.
+    """Read a listed file that has `size` bytes.
 
-    Raises Unreadable, and InputError where the file changed since it was listed.
+    Raises Unreadable, and InputError if the file changed since it was listed.
     """
     try:
         data = _read_regular(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise Unreadable("dangling link") from None
-        raise InputError(f"{os.fspath(path)!r}: vanished while it was packed; run the command again") from None
+        raise InputError(f"{os.fspath(path)!r}: deleted while it was packed; run the command again") from None
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from error
     if len(data) != size:
@@ -70,8 +70,8 @@ def read_source(path: Path, size: int) -> bytes:
 
 
 def _read_regular(path: Path) -> bytes:
-    """All bytes of a regular file, in as few calls as there can be. Raises Unreadable, and OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for its writer
+    """All bytes of a regular file, in as few system calls as possible. Raises Unreadable and OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -87,7 +87,7 @@ def _read_regular(path: Path) -> bytes:
 
 
 def read_header(data: bytes) -> Header:
-    """The size of a file's image. Raises Unreadable."""
+    """Read the size of the image in `data`. Raises Unreadable."""
     try:
         if data[:3] == b"\xff\xd8\xff":
             jpeg = read_jpeg_header(data)
@@ -97,17 +97,17 @@ def read_header(data: bytes) -> Header:
                 orientation = exif_orientation(jpeg.exif) if jpeg.exif else 1
                 full = Size(height, width) if orientation in SWAPS_SIDES else Size(width, height)
                 return Header(data, full, jpeg, orientation)
-            decode_jpeg(data, "CMYK")  # Pillow reads past damage in the middle of one without an error
+            decode_jpeg(data, "CMYK")  # a check: Pillow reports no error for a CMYK JPEG with damage in the middle
         image = decode_image(data, MAX_PIXELS)
         return Header(data, Size(*image.size), image=image)
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # decoders fail on hostile bytes in every way there is; none may end the run
+    except Exception as error:  # decoders raise many types for damaged bytes; none of them may end the run
         raise unreadable(error) from error
 
 
 def decode(header: Header, least: Size | None = None) -> Decoded:
-    """The pixels; a JPEG's may be of a fraction of its size that is at least `least`. Raises Unreadable."""
+    """Decode the pixels. With `least`, a JPEG may be decoded to a reduced size of at least that. Raises Unreadable."""
     if header.jpeg is None:
         assert header.image is not None
         return Decoded(header.image)

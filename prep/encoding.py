@@ -1,4 +1,4 @@
-"""A crop as the bytes of a shard's member, and the libraries that decide them."""
+"""Encode a crop to the bytes of a sample, and name the library versions that decide these bytes."""
 
 import io
 
@@ -10,13 +10,13 @@ from PIL import Image, features
 from relic.options import Encoding
 from relic.shards.npy import npy_header
 
-RULES_VERSION = "1"
-"""Raise it when listing, decoding, cropping or encoding change any pixel or key."""
+RULES_VERSION = "2"
+"""Increase it when a change to listing, decoding, cropping or encoding changes any pixel or key."""
 _PNG_LEVEL = 2
 
 
 def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
-    """The payload of a crop in mode RGB or RGBX. JPEG keeps colour at full resolution (4:4:4)."""
+    """Encode a crop in mode RGB or RGBX. JPEG keeps colour at full resolution (4:4:4)."""
     if encoding == "png":
         buffer = io.BytesIO()
         crop.convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
@@ -31,7 +31,7 @@ def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
 
 
 def imaging_libraries() -> dict[str, str]:
-    """Versions of all that decides the pixels; a folder packed with others is not continued."""
+    """Versions of everything that decides the pixels. A folder packed with other versions is not continued."""
     versions = {"relic.prep": RULES_VERSION, "pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
     for name in ("jpg", "zlib", "libtiff", "webp", "littlecms2"):
         versions[f"pillow.{name}"] = features.version(name) or "missing"

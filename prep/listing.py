@@ -17,7 +17,7 @@ def _stem(path: str) -> str:
 
 
 def listing_sha256(sources: Sequence[Source]) -> str:
-    """sha256 over path and size of each source, in order."""
+    """sha256 of the path and size of each source, in order."""
     digest = hashlib.sha256()
     for path, size in sources:
         digest.update(os.fsencode(path) + b"\0%d\n" % size)
@@ -25,10 +25,10 @@ def listing_sha256(sources: Sequence[Source]) -> str:
 
 
 def unique_keys(sources: Sequence[Source], *, reserved_length: int = 0) -> list[str]:
-    """A key for each source: its stem in `[A-Za-z0-9_-]` only, cut so that `reserved_length` more fit into 80.
+    """One key per source: its file name without ending, in the characters `[A-Za-z0-9_-]`.
 
-    Of sources with one stem the first keeps it and the others get `-1`, `-2`, ...; no key equals another's, and all
-    depend on the listing alone.
+    A key is cut to 80 - `reserved_length` characters. If several sources have the same name, the first keeps it and the
+    others get `-1`, `-2`, ... All keys differ, and they depend on the listing alone.
     """
     room = MAX_KEY_LENGTH - reserved_length
     stems = [_OUTSIDE_KEY.sub("_", _stem(source.path))[:room] for source in sources]
@@ -59,10 +59,10 @@ def _next_free(stem: str, seen: "Counter[str]", taken: set[str], room: int) -> s
 
 
 def crop_key(key: str, crop_number: int, crops_per_image: int) -> str:
-    """The sample's key: the source's own, or `KEY_NUMBER` where an image gives several crops."""
+    """A sample's key: the source's key, or `KEY_NUMBER` if there are several crops per image."""
     return key if crops_per_image == 1 else f"{key}_{crop_number}"
 
 
 def crop_key_length(crops_per_image: int) -> int:
-    """Characters that `crop_key` adds at most."""
+    """The largest number of characters that `crop_key` adds."""
     return 0 if crops_per_image == 1 else 1 + len(str(crops_per_image - 1))

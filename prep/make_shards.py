@@ -13,38 +13,35 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
 
 from prep.config import PrepConfig
 from relic.cli import parse
-from relic.errors import InputError, command, print_error
+from relic.errors import before_work, command
 
 PROG = "prep/make_shards.py"
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the flags, plan, check, pack each split, sum up."""
+    """Read the flags, plan, check, pack each split, print a summary."""
     config = parse(PrepConfig, argv, prog=PROG)
     try:
         with _termination_raises():
             return _run(config)
     except _Terminated:
-        print(f"{PROG}: terminated; the same command goes on from here", file=sys.stderr)
+        print(f"{PROG}: terminated; give the same command again to continue", file=sys.stderr)
         return 128 + signal.SIGTERM
 
 
 def _run(config: PrepConfig) -> int:
     from prep.packing import pack_split
-    from prep.planning import SplitPlan, bytes_free, check_disk, plan_splits
+    from prep.planning import bytes_free, check_disk, plan_splits
     from prep.split_folder import only_writer
     from relic.machine import available_cores, pillow_name
 
     workers = config.workers or available_cores()
-    print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
-    try:
-        plans: list[SplitPlan] = plan_splits(config)
+    with before_work():
+        plans = plan_splits(config)
         for plan in plans:
             plan.check()
-    except InputError as error:  # these images, or these flags, do not go with this folder
-        print_error(PROG, str(error))
-        return 2
+    print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
     needed = sum(plan.bytes_needed() for plan in plans)
     for plan in plans:
         print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)
@@ -62,12 +59,12 @@ def _run(config: PrepConfig) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception that nothing takes for an error."""
+    """SIGTERM as an exception. It is a BaseException, so no `except Exception` catches it."""
 
 
 @contextlib.contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Inside the block SIGTERM raises _Terminated (in the main thread, the only one that may set handlers)."""
+    """Make SIGTERM raise _Terminated inside the block. Does nothing outside the main thread, which alone may do so."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise _Terminated

@@ -1,4 +1,4 @@
-"""Pack one split: what is unfinished in worker processes, then rejections, contact sheet and, last, the manifest."""
+"""Pack one split: unfinished shards in worker processes, then the rejections, the contact sheet, last the manifest."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class SplitSummary(NamedTuple):
-    """What a run did to one split."""
+    """What a run did for one split."""
 
     split: str
     images: int
@@ -30,9 +30,9 @@ class SplitSummary(NamedTuple):
     shards: int
     bytes: int
     rejected: Counter[str]
-    """Images by reason."""
+    """Number of rejected images per reason."""
     packed_images: int
-    """Images read in this run (the others' shards were finished before)."""
+    """Images read in this run. The shards of the others were finished before."""
     seconds: float
     already: bool
     """True when the split was packed before this run, and nothing was written."""
@@ -55,9 +55,9 @@ class SplitSummary(NamedTuple):
 
 
 def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary:
-    """Bring the split's folder to its finished state from wherever it is; the caller holds the folder's lock.
+    """Pack what is missing of a split. The folder may be empty, unfinished or finished; the caller holds its lock.
 
-    Raises InputError when more than `max_bad` of the images are rejected (the shards stay, but get no manifest).
+    Raises InputError if more than `max_bad` of the images are rejected. Then the shards stay, without a manifest.
     """
     began = time.monotonic()
     folder = plan.folder
@@ -109,7 +109,7 @@ def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[Any]":
 def _results(
     plan: SplitPlan, todo: list[ShardTask], workers: int, bar: "tqdm[Any]"
 ) -> Generator[tuple[int, ShardRecord], None, None]:
-    """The records of the unfinished shards as they come, with the bar kept at the images done."""
+    """Yield the record of each unfinished shard when it is done, and keep the bar at the number of images done."""
     done = bar.n
     events = run_tasks(pack_shard, todo, workers=workers, describe=lambda task, item: _describe(plan, task, item))
     with contextlib.closing(events):
@@ -130,7 +130,7 @@ def _check_share(plan: SplitPlan, rejected: list[Rejection], max_bad: float) -> 
     if len(rejected) <= max_bad * plan.images and len(rejected) < plan.images:
         return
     (reason, count), *_ = Counter(entry.reason for entry in rejected).most_common(1)
-    way_out = "nothing is left to pack" if len(rejected) == plan.images else "mend them or raise --max_bad"
+    way_out = "nothing is left to pack" if len(rejected) == plan.images else "repair them or raise --max_bad"
     raise InputError(
         f"--max_bad {max_bad}: {len(rejected):,} of {plan.images:,} {plan.packing.split} images were rejected "
         f"({count:,}: {reason}), listed in {plan.folder.rejected_path}; {way_out}"

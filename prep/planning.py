@@ -1,4 +1,4 @@
-"""What will be packed: the listing cut into shards, checked against the folder and the disk before any work."""
+"""Divide the listed images into shards, and check the folder and the free disk space before any work."""
 
 import dataclasses
 import shutil
@@ -11,26 +11,26 @@ from prep.listing import crop_key_length, listing_sha256, unique_keys
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
-from relic.files import nearest_existing
+from relic.files import check_folder, nearest_existing
 from relic.pictures.listing import list_sources
 from relic.shards.manifest import Packing
 
 _HEADER_BYTES, _NPY_BYTES = 512, 128
 _BESIDE_BYTES = 320
-"""Of a sample in .index, .jsonl and tar padding, generously."""
+"""Bytes per sample in .index, .jsonl and tar padding, with a margin."""
 _BITS_PER_PIXEL = {"jpg": 6.5, "png": 18.0}
-"""Photographs at quality 95 4:4:4, and as PNG: measured 5.1 and 15.5 on 224x224 crops, with a margin."""
+"""JPEG at quality 95 4:4:4, and PNG. Measured on 224x224 crops of photographs: 5.1 and 15.5; here with a margin."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """One split: its shards, and where they go."""
+    """One split: its shards and their folder."""
 
     packing: Packing
     folder: SplitFolder
     tasks: tuple[ShardTask, ...]
     overwrite: bool
-    """Whether shards that were packed otherwise are replaced."""
+    """Whether shards that were packed with other flags or images are replaced."""
 
     @property
     def images(self) -> int:
@@ -50,16 +50,16 @@ class SplitPlan:
         return images * self.packing.crops_per_image * _sample_bytes(self.packing)
 
     def _replaces(self) -> bool:
-        """`--overwrite` begins anew, unless it would only throw away what the same command has begun."""
+        """Whether the folder is emptied: with --overwrite, unless the same command had begun to pack it."""
         return self.overwrite and not self.folder.is_begun(self.packing)
 
     def check(self) -> None:
-        """Raise InputError when the folder's shards were packed otherwise and are not to be replaced."""
+        """Raise InputError if the folder holds shards of other flags or images, and --overwrite was not given."""
         if not self.overwrite:
             self.folder.check(self.packing)
 
     def clear(self) -> None:
-        """Remove what `--overwrite` replaces, and check the rest again, now that nobody else writes."""
+        """Remove what --overwrite replaces, and check again: the caller holds the lock now."""
         if self._replaces():
             self.folder.remove()
         self.check()
@@ -75,17 +75,35 @@ def _sample_bytes(packing: Packing) -> int:
 
 
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:
-    """Cut each split's images into shards. Raises InputError for a folder that is empty or unreadable."""
+    """Divide each split's images into shards. Raises InputError for a folder that is missing, empty or unreadable."""
+    _check_folders(config)
     libraries = imaging_libraries()
     return [_plan_split(config, split, libraries) for split in config.splits]
+
+
+def _check_folders(config: PrepConfig) -> None:
+    check_folder("--out_dir", config.out_dir)
+    out_dir = config.out_dir.resolve()
+    for images in (config.coco_dir / name for name in SPLIT_FOLDERS.values()):
+        if images.resolve() in (out_dir, *out_dir.parents):
+            raise InputError(f"--out_dir {config.out_dir}: is inside the image folder {images}; choose another folder")
+    if not config.coco_dir.is_dir():
+        raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
+    for split in config.splits:
+        folder = config.coco_dir / SPLIT_FOLDERS[split]
+        if not folder.is_dir():
+            raise InputError(f"--coco_dir {config.coco_dir}: holds no folder {folder.name}{_way_out(split)}")
+
+
+def _way_out(split: str) -> str:
+    return "; --include_val false packs train2017 alone" if split == "val" else ""
 
 
 def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> SplitPlan:
     source_folder = config.coco_dir / SPLIT_FOLDERS[split]
     sources = list_sources(source_folder)
     if not sources:
-        way_out = "; --include_val false packs train2017 alone" if split == "val" else ""
-        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{way_out}")
+        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{_way_out(split)}")
     packing = Packing(
         split=split,
         width=config.crop_width,
@@ -119,16 +137,16 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
 
 
 def bytes_free(folder: Path) -> int:
-    """Free bytes where `folder` is, or would be made."""
+    """Free bytes on the disk where `folder` is or will be."""
     return shutil.disk_usage(nearest_existing(folder.resolve())).free
 
 
 def check_disk(out_dir: Path, needed: int, encoding: str) -> None:
-    """Raise InputError when the shards do not fit."""
+    """Raise InputError if `needed` bytes do not fit on the disk of `out_dir`."""
     free = bytes_free(out_dir)
     if needed > free:
         smaller = ", pack with --encoding jpg (a fifth of raw)" if encoding != "jpg" else ""
         raise InputError(
             f"--out_dir {out_dir}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
-            f"free some, choose another folder{smaller}"
+            f"delete files, choose another folder{smaller}"
         )

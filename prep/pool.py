@@ -1,9 +1,11 @@
-"""Worker processes that can die: each has its own pipe, so one that is killed takes nothing with it but its task.
+"""Worker processes, each with its own pipe, so a worker that is killed loses only its current task.
 
-Workers are spawned (no threads or locks are inherited), ignore Ctrl-C (the parent decides), and die with the parent.
-Start-up: one process a worker. End, error and cancel: leaving `run_tasks` for any reason kills what still runs
-(outputs are published atomically, so nothing is harmed) and waits for it. A worker that dies has its task given to a
-fresh one, once; a second death of one task raises InputError. No wait is without a time limit.
+- Workers are spawned, so they inherit no threads or locks. They ignore Ctrl-C: the parent handles it. They are killed
+  if the parent dies.
+- When `run_tasks` is left for any reason (end, error, cancel), it kills the running workers and waits for them. This is
+  safe because shards are published atomically.
+- If a worker dies, its task is given to a new worker once. If that worker dies too, InputError is raised.
+- Every wait has a time limit.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ from relic.errors import InputError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Report = Callable[[int], None]
-"""Called by the work with the number of the item it is about to start."""
+"""`work` calls it with the number of the item that it starts next."""
 Work = Callable[[Task, Report], Result]
 _TICK_SECONDS = 0.1
 _ATTEMPTS = 2
@@ -32,13 +34,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Progress(NamedTuple):
-    """Items begun in the tasks now running."""
+    """Number of items begun in the tasks that are running."""
 
     running_items: int
 
 
 class Finished(NamedTuple, Generic[Task, Result]):
-    """A task and what it gave."""
+    """A task and its result."""
 
     task: Task
     result: Result
@@ -47,35 +49,36 @@ class Finished(NamedTuple, Generic[Task, Result]):
 def run_tasks(
     work: Work[Task, Result], tasks: Sequence[Task], *, workers: int, describe: Callable[[Task, int], str]
 ) -> Generator[Finished[Task, Result] | Progress, None, None]:
-    """Run `work(task, report)` for every task on `workers` processes; yield results as they come, and progress between.
+    """Run `work(task, report)` for every task in `workers` processes; yield each result when it is done, and progress.
 
-    `work`, tasks and results must be picklable. `describe(task, item)` says what a worker that died was at. Raises
-    InputError and OSError as the work raised them, InputError for a task that killed two workers, and RuntimeError with
-    the worker's traceback for any other error.
+    `work`, tasks and results must be picklable. `describe(task, item)` names the item for the message about a worker
+    that died. Raises InputError and OSError as `work` raised them, InputError for a task whose worker died twice, and
+    RuntimeError with the worker's traceback for any other error.
     """
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # started with the first worker it would let Ctrl-C through to that one
+    # If it were started together with the first worker, that worker would not be protected from Ctrl-C.
+    resource_tracker.ensure_running()
     waiting = deque((task, 1) for task in tasks)
-    team: list[_Worker[Task, Result]] = []
+    pool: list[_Worker[Task, Result]] = []
     try:
-        while waiting or any(worker.task is not None for worker in team):
-            team = [worker for worker in team if worker.alive]
-            while waiting and len(team) < min(workers, len(tasks)):
-                team.append(_Worker(context, work))
-            for worker in team:
+        while waiting or any(worker.task is not None for worker in pool):
+            pool = [worker for worker in pool if worker.alive]
+            while waiting and len(pool) < min(workers, len(tasks)):
+                pool.append(_Worker(context, work))
+            for worker in pool:
                 if worker.task is None and waiting:
                     worker.give(*waiting.popleft())
-            wait([end for worker in team for end in worker.ends], timeout=_TICK_SECONDS)
-            for worker in team:
+            wait([end for worker in pool for end in worker.ends], timeout=_TICK_SECONDS)
+            for worker in pool:
                 if outcome := worker.poll():
                     yield outcome
                 if not worker.alive and worker.task is not None:
                     waiting.appendleft(worker.retry(describe))
-            yield Progress(sum(worker.items for worker in team))
+            yield Progress(sum(worker.items for worker in pool))
     finally:
-        for worker in team:
+        for worker in pool:
             worker.kill()
-        for worker in team:
+        for worker in pool:
             worker.join()
 
 
@@ -104,11 +107,11 @@ class _Worker(Generic[Task, Result]):
     def give(self, task: Task, attempt: int) -> None:
         self.task, self._attempt = task, attempt
         self._item.value = 0
-        with contextlib.suppress(BrokenPipeError):  # it died meanwhile: poll() will see that
+        with contextlib.suppress(BrokenPipeError):  # the worker died in the meantime: poll() notices it
             self._pipe.send(task)
 
     def poll(self) -> Finished[Task, Result] | None:
-        """The finished task, if there is one; sets `alive` to False when the process is gone."""
+        """The finished task, if there is one. Sets `alive` to False if the process has ended."""
         gone = not self._process.is_alive()
         try:
             if self.task is not None and self._pipe.poll():
@@ -124,7 +127,7 @@ class _Worker(Generic[Task, Result]):
         return None
 
     def retry(self, describe: Callable[[Task, int], str]) -> tuple[Task, int]:
-        """The task of this dead worker for another try. Raises InputError when it had one."""
+        """The task of this dead worker and the number of its next attempt. Raises InputError if none is left."""
         self.join()
         assert self.task is not None
         if self._attempt >= _ATTEMPTS:
@@ -144,13 +147,13 @@ class _Worker(Generic[Task, Result]):
 
 class _Failure(NamedTuple):
     error: Exception | None
-    """An error of the user's or the system's, to be raised again; None for a bug."""
+    """An InputError or OSError, to be raised again in the parent; None for a bug."""
     trace: str
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended; a process started inside never sees one."""
+    """Delay Ctrl-C until the end of the block. A process started inside inherits the mask and never receives it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -159,7 +162,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> None:
-    """A worker's life: tasks from the pipe until it closes."""
+    """Run tasks from the pipe until it closes."""
     _die_with(parent)
 
     def report(number: int) -> None:
@@ -180,12 +183,12 @@ def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> No
 
 
 def _portable(error: Exception) -> Exception:
-    """The error in a form that survives pickling."""
+    """The error in a form that can be pickled."""
     return type(error)(*error.args) if isinstance(error, InputError) else OSError(*error.args)
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies (Linux; elsewhere `report` notices)."""
+    """Make the kernel kill this process when its parent dies (on Linux; on other systems `report` notices it)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""What one worker does for one shard: read, decode, cut, encode, write, publish, record."""
+"""Pack one shard in a worker: read, decode, crop, encode, write, publish, record."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from relic.shards.writer import ShardWriter
 
 
 class Crop(NamedTuple):
-    """One sample: its key, the member's payload, and its line of the .jsonl."""
+    """One sample: its key, its payload, and its line of the .jsonl."""
 
     key: str
     payload: bytes
@@ -24,7 +24,7 @@ class Crop(NamedTuple):
 
 
 def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
-    """Pack a shard and record it; `report(n)` is called before source n is read."""
+    """Pack a shard and record it. Calls `report(n)` before it reads source n."""
     folder = SplitFolder(task.out_dir, task.packing.split)
     rejected = []
     with ShardWriter(folder.tar(task.shard)) as writer:
@@ -45,7 +45,7 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
 
 
 def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
-    """The crops of one image. Raises Unreadable."""
+    """Make the crops of one image. Raises Unreadable."""
     shape = Size(packing.width, packing.height)
     header = read_header(read_source(source_folder / keyed.source.path, keyed.source.size))
     windows = _windows(header.full, keyed.key, shape, packing)

@@ -1,11 +1,11 @@
-"""What stands in the folder of shards: a plan while packing, a record for each finished shard, a manifest at the end.
+"""The files in the folder of shards: a plan while packing, one record per finished shard, a manifest at the end.
 
-    train.plan.json          written before the first shard: the Packing; stands until the manifest does
+    train.plan.json          written before the first shard: the Packing; removed after the manifest is written
     train-000000.tar ...     published by rename, with .index and .jsonl
     train-000000.done.json   written after them: counts, hash and rejections of that shard
-    train.rejected.jsonl, train.contact.png, then train.json, then plan and records go
+    train.rejected.jsonl, train.contact.png, then train.json; then the plan and the records are removed
 
-Whatever moment a run is killed at, the next one finds shards that are recorded (kept) or not (packed again).
+A run can be killed at any moment. The next run keeps the shards that have a record and packs the others again.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _LOCK_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A source that gave no crop: its path in the listing, and why."""
+    """A source without a crop: its path in the listing, and the reason."""
 
     source: str
     reason: str
@@ -37,7 +37,7 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard. `info` is None where every source was rejected and so no file was published."""
+    """A finished shard. `info` is None if every source was rejected, so that no file was published."""
 
     info: ShardInfo | None
     rejected: tuple[Rejection, ...]
@@ -65,7 +65,7 @@ class SplitFolder:
         return self.tar(shard).with_suffix(".done.json")
 
     def _own_files(self, pattern: str) -> list[Path]:
-        """The split's numbered files whose name after the number matches `pattern`."""
+        """The split's numbered files. `pattern` matches the part of the name after the number."""
         name = re.compile(rf"{re.escape(self.split)}-\d{{6,}}{pattern}")
         if not self.folder.is_dir():
             return []
@@ -75,20 +75,20 @@ class SplitFolder:
         return read_manifest(self.folder, self.split)
 
     def check(self, packing: Packing) -> None:
-        """Raise InputError when the folder holds shards of this split that were packed otherwise."""
+        """Raise InputError if the folder holds shards of this split from other images or flags."""
         manifest = self.manifest()
         begun = manifest.packing if manifest else self._read_plan()
         way_out = f"use another --out_dir, or --overwrite to replace the {self.split} shards"
         if begun is None:
             if self._own_files(r"\.tar"):
                 raise InputError(
-                    f"--out_dir {self.folder}: holds {self.split} shards that prep has no plan of; {way_out}"
+                    f"--out_dir {self.folder}: holds {self.split} shards without a plan of prep; {way_out}"
                 )
         elif difference := begun.difference(packing):
-            raise InputError(f"--out_dir {self.folder}: {self.split} was packed otherwise ({difference}); {way_out}")
+            raise InputError(f"--out_dir {self.folder}: {self.split} was packed differently ({difference}); {way_out}")
 
     def is_begun(self, packing: Packing) -> bool:
-        """True while the folder's packing with exactly `packing` is under way."""
+        """Whether the folder is unfinished and was begun with exactly `packing`."""
         if manifest_path(self.folder, self.split).exists():
             return False
         try:
@@ -107,10 +107,10 @@ class SplitFolder:
         try:
             return Packing(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a plan of relic's ({error}); --overwrite packs {self.split} anew") from error
+            raise InputError(f"{path}: not a plan of relic ({error}); --overwrite packs {self.split} again") from error
 
     def remove(self) -> None:
-        """Remove all of this split's files; the manifest first, so that no reader opens a set that is going."""
+        """Remove all files of this split. The manifest is first, so that no reader opens a partly removed set."""
         manifest_path(self.folder, self.split).unlink(missing_ok=True)
         for path in self._own_files(r"\.(tar|index|jsonl|done\.json)(\.tmp)?"):
             path.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ class SplitFolder:
         plan_path(self.folder, self.split).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers left behind."""
+        """Remove temporary files of writers that were killed."""
         whole = (manifest_path(self.folder, self.split), self.rejected_path, self.contact_path)
         for path in (*whole, plan_path(self.folder, self.split)):
             path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
@@ -127,13 +127,13 @@ class SplitFolder:
             path.unlink(missing_ok=True)
 
     def begin(self, packing: Packing) -> None:
-        """Write the plan, where none stands yet."""
+        """Write the plan if there is none."""
         plan = plan_path(self.folder, self.split)
         if not plan.exists():
             write_json(plan, dataclasses.asdict(packing))
 
     def reopen(self, packing: Packing, manifest: Manifest, sources: list[list[str]]) -> None:
-        """Turn a manifest of which shards are missing back into a plan and the records of the shards that are whole."""
+        """Replace a manifest, of which shards are missing, by a plan and records of the shards that are complete."""
         rejected = {entry.source: entry for entry in self.read_rejected()}
         infos = {info.name: info for info in manifest.shards}
         self.begin(packing)
@@ -145,7 +145,7 @@ class SplitFolder:
         manifest_path(self.folder, self.split).unlink()
 
     def is_whole(self, manifest: Manifest) -> bool:
-        """True when every file of the manifest stands with its length."""
+        """Whether every file of the manifest exists with its length."""
         return self.rejected_path.exists() and all(self._is_whole(info) for info in manifest.shards)
 
     def _is_whole(self, info: ShardInfo) -> bool:
@@ -168,7 +168,7 @@ class SplitFolder:
             path.unlink(missing_ok=True)
 
     def finished_shard(self, shard: int) -> ShardRecord | None:
-        """The record of a shard, or None when it is to be packed (again)."""
+        """The record of a shard; None if the shard must be packed."""
         try:
             value: dict[str, Any] = json.loads(self._record_path(shard).read_text())
             info = ShardInfo(**value["info"]) if value["info"] else None
@@ -183,14 +183,14 @@ class SplitFolder:
             file.writelines(json.dumps(dataclasses.asdict(entry)) + "\n" for entry in rejected)
 
     def read_rejected(self) -> list[Rejection]:
-        """The entries of `SPLIT.rejected.jsonl`; none where it is missing or damaged."""
+        """The entries of `SPLIT.rejected.jsonl`; empty if it is missing or damaged."""
         try:
             return [Rejection(**json.loads(line)) for line in self.rejected_path.read_text().splitlines()]
         except (OSError, ValueError, TypeError):
             return []
 
     def tidy(self) -> None:
-        """Remove the plan and the records, once the manifest stands."""
+        """Remove the plan and the records. Called after the manifest is written."""
         plan_path(self.folder, self.split).unlink(missing_ok=True)
         for path in self._own_files(r"\.done\.json"):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What planning hands to the workers."""
+"""The tasks that planning gives to the workers."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ class KeyedSource(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All a worker needs to know for one shard."""
+    """What a worker needs to know to pack one shard."""
 
     shard: int
     sources: tuple[KeyedSource, ...]

@@ -9,15 +9,17 @@ if not __package__:  # run as a file: same import root as `python -m prep.verify
 
 from prep.config import VerifyConfig
 from relic.cli import parse
-from relic.errors import command, print_error
+from relic.errors import RefusedError, command
 
 PROG = "prep/verify_shards.py"
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify each split that is there; name each fault."""
+    """Verify each split in the folder and print each fault."""
     config = parse(VerifyConfig, argv, prog=PROG)
+    if not config.shards.is_dir():
+        raise RefusedError(f"--shards {config.shards}: no such folder")
     from prep.verifying import verify_split
     from relic.machine import available_cores
     from relic.shards.manifest import read_manifest
@@ -29,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{plan_path(config.shards, unfinished[0])}: packing was not finished; run the same make_shards.py again")
     elif not any(manifests.values()):
         what = "holds no train.json and no val.json; prep/make_shards.py writes them"
-        print_error(PROG, f"--shards {config.shards}: {what}")
-        return 2
+        raise RefusedError(f"--shards {config.shards}: {what}")
     faults = len(unfinished)
     for split, manifest in manifests.items():
         if manifest is None:

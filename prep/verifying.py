@@ -1,4 +1,4 @@
-"""Check a split against its own records: every file, hash, header, key and pixel; each fault is a line."""
+"""Check the files, hashes, headers, keys and pixels of a split against its manifest and indices. One line per fault."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 
 class SplitReport(NamedTuple):
-    """What was checked, and what is wrong with it."""
+    """The number of samples and shards checked, and the faults found."""
 
     samples: int
     shards: int
@@ -36,7 +36,7 @@ class _ShardReport(NamedTuple):
 
 
 def verify_split(folder: Path, manifest: Manifest, *, threads: int) -> SplitReport:
-    """Check all shards of a split and what the manifest says of them together."""
+    """Check all shards of a split, and what the manifest says of all shards together."""
     faults = list(_manifest_faults(folder, manifest))
     keys: dict[str, str] = {}
     with ThreadPoolExecutor(threads) as pool:
@@ -46,7 +46,7 @@ def verify_split(folder: Path, manifest: Manifest, *, threads: int) -> SplitRepo
             faults += report.faults
             for key in report.keys:
                 if key in keys:
-                    faults.append(f"{info.name}: {key}: the key is in {keys[key]} too")
+                    faults.append(f"{info.name}: {key}: the key is also in {keys[key]}")
                 keys[key] = info.name
     return SplitReport(len(keys), len(manifest.shards), faults)
 
@@ -55,7 +55,7 @@ def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     split = manifest.packing.split
     counted = sum(info.samples for info in manifest.shards)
     if counted != manifest.accepted:
-        yield f"{split}.json: accepted is {manifest.accepted}, but the shards hold {counted}"
+        yield f"{split}.json: accepted is {manifest.accepted}, but the shards hold {counted} samples"
     rejected = folder / f"{split}.rejected.jsonl"
     try:
         entries = [json.loads(line) for line in rejected.read_text().splitlines()]
@@ -66,11 +66,11 @@ def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     known = {info.name for info in manifest.shards}
     for path in sorted(folder.glob(f"{split}-*.tar")):
         if path.name not in known:
-            yield f"{path.name}: a shard that {split}.json does not know"
+            yield f"{path.name}: a shard that {split}.json does not list"
 
 
 def verify_shard(folder: Path, info: ShardInfo, packing: Packing) -> _ShardReport:
-    """Check one shard's three files. A tar that is missing or cut is one fault, not one for each sample."""
+    """Check one shard's three files. A tar that is missing or cut is one fault, not one per sample."""
     tar = folder / info.name
     keys: list[str] = []
     try:
@@ -87,10 +87,16 @@ def verify_shard(folder: Path, info: ShardInfo, packing: Packing) -> _ShardRepor
 
 
 def _tar_faults(tar: Path, info: ShardInfo, packing: Packing, keys: list[str]) -> Iterator[str]:
-    """Read the tar once, front to back, beside its index; fills `keys`. All bytes outside payloads are foretold."""
+    """Read the tar once from start to end and compare it with its index; fills `keys`.
+
+    The index decides every byte outside the payloads, so all of them are compared too.
+    """
     header = read_header(index_path(tar))
     if (header.samples, header.tar_bytes) != (info.samples, info.bytes):
-        yield f"the index is of {header.samples} samples and {header.tar_bytes} bytes, the manifest says otherwise"
+        yield (
+            f"the index is for {header.samples} samples and {header.tar_bytes} bytes, "
+            f"the manifest says {info.samples} and {info.bytes}"
+        )
     digest = hashlib.sha256()
     end = 0
     with tar.open("rb") as file:
@@ -122,10 +128,10 @@ def _sample_faults(
     if any(padding):
         yield "the padding after it is not empty"
     if xxhash.xxh3_64_intdigest(payload) != int(record["xxh3"]):
-        yield "its hash is not the indexed one"
+        yield "its hash is not the one in the index"
     try:
         shape = _decode(payload, packing)
-    except Exception as error:  # whatever a decoder stumbles on in damaged bytes is the fault to report
+    except Exception as error:  # any error of a decoder on damaged bytes is a fault to report
         yield f"cannot be decoded ({' '.join(str(error).split())})"
         return
     if shape != (packing.height, packing.width, 3):
@@ -144,7 +150,7 @@ def _decode(payload: bytes, packing: Packing) -> tuple[int, ...]:
     if packing.encoding == "raw":
         header = npy_header(packing.height, packing.width)
         if payload[: len(header)] != header or len(payload) != len(header) + 3 * packing.width * packing.height:
-            raise ValueError("not the .npy of such a crop")
+            raise ValueError(f"not a .npy of a {packing.width}x{packing.height} crop")
         return (packing.height, packing.width, 3)
     if packing.encoding == "jpg":
         result: tuple[int, ...] = simplejpeg.decode_jpeg(payload, strict=True).shape
@@ -161,10 +167,10 @@ def _listing_faults(tar: Path, keys: list[str]) -> Iterator[str]:
         yield "missing"
         return
     except (ValueError, KeyError, TypeError) as error:
-        yield f"not a listing of relic's ({error})"
+        yield f"not a listing written by relic ({error})"
         return
     if found != keys:
-        yield f"lists {len(found)} keys that are not the {len(keys)} of the index, in its order"
+        yield f"its {len(found)} keys are not the {len(keys)} keys of the index in the same order"
     for line in lines:
         if not {"source", "source_size", "crop_box"} <= line.keys():
             yield f"{line['key']}: without source, source_size or crop_box"

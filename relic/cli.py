@@ -1,8 +1,8 @@
 """Read a command line into a frozen dataclass.
 
-Each field of the dataclass is a flag: its type says which values are allowed, and the docstring below it is the help.
-`__post_init__` checks the values and raises `InputError`. A class variable `GROUPS` (title -> names of flags), if there
-is one, orders the help. A wrong command line is answered in one line that names the flag, with exit code 2.
+Each field of the dataclass is a flag. Its type gives the allowed values, and the docstring below it is the help text.
+`__post_init__` checks the values and raises `InputError`. An optional class variable `GROUPS` (title -> names of flags)
+orders the help. A wrong command line prints one line that names the flag and exits with code 2.
 """
 
 import argparse
@@ -35,47 +35,47 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A field of a config, as a flag."""
+    """A command-line flag, made from a field of a config."""
 
     name: str
     default: Any
-    """`dataclasses.MISSING` where it must be given."""
+    """`dataclasses.MISSING` for a required flag."""
     doc: str
     """The docstring below the field, as one line."""
     kinds: tuple[Any, ...]
-    """What a value may be: int, float, bool, str, Path, or a Literal of texts."""
+    """Allowed types of a value: int, float, bool, str, Path, or a Literal of strings."""
     several: bool
-    """Whether it takes a list of such values."""
+    """Whether the flag takes a list of such values."""
     optional: bool
-    """Whether `null` is a value."""
+    """Whether `null` is allowed."""
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Whether the flag must be given."""
         return self.default is dataclasses.MISSING
 
     @property
     def choices(self) -> list[str]:
-        """The values to choose from; empty where any number, text or path will do."""
+        """The values to choose from; empty if any number, text or path is allowed."""
         literals = [kind for kind in self.kinds if typing.get_origin(kind) is Literal]
         choices = [str(choice) for literal in literals for choice in typing.get_args(literal)]
         return choices + (["true", "false"] if bool in self.kinds else [])
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in the help."""
+        """The placeholder for the value in the help."""
         return f"{{{','.join(self.choices)}}}" if self.choices else _METAVAR[self.kinds[0]]
 
     @property
     def help(self) -> str:
-        """The docstring and the default."""
+        """The help text: the docstring and the default."""
         if self.required:
             return f"{self.doc} (required)"
         said = str(self.default).lower() if isinstance(self.default, bool) else self.default
         return self.doc if self.default in (None, "") else f"{self.doc} (default: {said})"
 
     def convert(self, value: Any) -> Any:
-        """The field's value for `value` (text, or of YAML), or an InputError that says what is expected."""
+        """Convert `value` (text, or a value from YAML). Raises InputError that says what is expected."""
         if self.optional and value in (None, "null"):
             return None
         with suppress(ValueError):
@@ -106,7 +106,7 @@ class Flag:
 
 
 def flags_of(config_class: type) -> dict[str, Flag]:
-    """Name -> flag, in the order of the fields."""
+    """Name -> flag of a config class, in the order of its fields."""
     hints = typing.get_type_hints(config_class)
     definition = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
     assert isinstance(definition, ast.ClassDef)
@@ -135,7 +135,7 @@ def flags_of(config_class: type) -> dict[str, Flag]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":  # every rank reads the same command line
+        if os.environ.get("RANK", "0") == "0":  # every rank has the same error; one message is enough
             print_error(self.prog, message)
         sys.exit(2)
 
@@ -149,9 +149,9 @@ def parse(
 ) -> Config:
     """Read `argv` (None: the process's arguments) into `config_class`, a frozen dataclass.
 
-    `--config FILE.yaml` gives values that the command line overrides. `--print_config` prints all values as such a
-    file. A boolean flag without a value means true. `gone` maps removed flags to what to use instead. Exits with
-    code 2 and one line on a wrong command line.
+    `--config FILE.yaml` gives values that the command line overrides. `--print_config` prints all values in the form of
+    such a file. A boolean flag without a value means true. `gone` maps removed flags to the advice for the user. A
+    wrong command line prints one line and exits with code 2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = flags_of(config_class)
@@ -185,10 +185,16 @@ def _build_parser(config_class: type, flags: Mapping[str, Flag], prog: str) -> _
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("-h", "--help", action="help", help="print this")
-    parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
-    parser.add_argument("--config", action="append", metavar="FILE", help="YAML file of flags; the command line wins")
-    parser.add_argument("--print_config", action="store_true", default=False, help="print all flags as such a file")
+    parser.add_argument("-h", "--help", action="help", help="print this help and exit")
+    parser.add_argument(
+        "--version", action="version", version=f"relic {__version__}", help="print the version and exit"
+    )
+    parser.add_argument(
+        "--config", action="append", metavar="FILE", help="YAML file of flags; the command line overrides it"
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", default=False, help="print all flags as a --config file and exit"
+    )
     groups: Mapping[str, tuple[str, ...]] = getattr(config_class, "GROUPS", {})
     sections = {title: parser.add_argument_group(title) for title in groups}
     section_of = {name: sections[title] for title, names in groups.items() for name in names}
@@ -202,7 +208,7 @@ def _build_parser(config_class: type, flags: Mapping[str, Flag], prog: str) -> _
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags as YAML can hold them; null where one is missing."""
+    """The flags as plain values for YAML; null for a flag that is missing."""
     return {
         name: None if value is dataclasses.MISSING
         else [str(part) for part in value] if isinstance(value, list)
@@ -226,7 +232,7 @@ def _refuse_gone_and_empty(arguments: Sequence[str], gone: Mapping[str, str]) ->
 
 
 def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
-    """The values of the files of --config, then of the command line. `origins` notes which flags come from a file."""
+    """The values of the --config files, then of the command line. `origins` gets the file that each flag comes from."""
     values: dict[str, Any] = {}
     sources = [(f"--config {path}: ", _read_yaml(Path(path))) for path in given.get("config", [])]
     for origin, found in (*sources, ("", {name: given[name] for name in flags if name in given})):
@@ -234,7 +240,7 @@ def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: d
             if name not in flags:
                 raise InputError(f"{origin}unknown flag {name} (see --help)")
             if value is None and flags[name].required:
-                continue  # as --print_config writes a flag that is still missing
+                continue  # --print_config writes null for a required flag that is missing
             origins[name] = origin
             values[name] = flags[name].convert(value)
     return values
@@ -248,5 +254,5 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML: {error}") from error
     if not isinstance(found, dict):
-        raise InputError(f"--config {path}: Unexpected config: expected lines of `flag: value`")
+        raise InputError(f"--config {path}: Unexpected config: expected lines of the form `flag: value`")
     return found

@@ -1,6 +1,7 @@
-"""`InputError`, the one exception that the user can mend, and how every command line reports it.
+"""`InputError`, the exception for mistakes that the user can correct, and how every command line reports it.
 
-Needs only the standard library. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted.
+Needs only the standard library. Exit codes: 0 done, 1 the work failed, 2 the command line was refused before the work
+began, 130 interrupted by Ctrl-C.
 """
 
 import contextlib
@@ -11,19 +12,32 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 
 class InputError(ValueError):
-    """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and the way out.
+    """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and what to do.
 
-    Command lines print it without a traceback; every other exception is a bug and keeps its traceback.
+    Command lines print it, and an OSError, without a traceback. Any other exception is a bug and keeps its traceback.
     """
 
 
+class RefusedError(InputError):
+    """The command line does not go with what is on this machine. Nothing was begun: exit code 2."""
+
+
+@contextlib.contextmanager
+def before_work() -> Iterator[None]:
+    """Turn an InputError inside the block into RefusedError. For plans: what they refuse ends with exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        raise RefusedError(str(error)) from error
+
+
 def print_error(prog: str, message: str) -> None:
-    """Write one line to standard error. Under `torchrun`, its closing report quotes this line too."""
+    """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes."""
     line = " ".join(message.split())
     sys.stderr.write(f"{prog}: error: {line}\n")
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -33,9 +47,9 @@ def print_error(prog: str, message: str) -> None:
 
 
 def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorate a `main(argv) -> exit code`: user errors and full disks become one line and exit code 1.
+    """Decorate a `main(argv) -> exit code`: an InputError or OSError becomes one line and exit code 1.
 
-    Set `RELIC_TRACEBACK=1` to see where such an error was raised.
+    With `RELIC_TRACEBACK=1` in the environment, such an error is raised again, so that Python prints its traceback.
     """
 
     def decorate(main: Callable[..., int]) -> Callable[..., int]:
@@ -48,8 +62,10 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             except (InputError, OSError) as error:
                 if os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print_error(prog, str(error))
-                return 1
+                refused = isinstance(error, RefusedError)
+                if not refused or os.environ.get("RANK", "0") == "0":  # every rank refuses the same
+                    print_error(prog, str(error))
+                return 2 if refused else 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")
                 return 130

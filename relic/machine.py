@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores, memory, and the build of Pillow. Imports no torch."""
+"""The machine as this process sees it: cores, memory, and the build of Pillow. Does not import torch."""
 
 import ctypes
 import os
@@ -9,17 +9,17 @@ _MMAP_BYTES = 1 << 25  # glibc's own upper limit
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cores() -> int:
-    """This process's share of them where torchrun started several on this machine; at least one."""
+    """The cores divided by the processes that torchrun started on this machine; at least 1."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def pillow_name() -> str:
-    """Which Pillow runs, for the start-up line."""
+    """Name and version of the installed Pillow, for the start-up line."""
     import PIL
 
     if ".post" in PIL.__version__:
@@ -28,10 +28,10 @@ def pillow_name() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc hold up to 1 GiB that was freed; without glibc, nothing.
+    """Let glibc keep up to 1 GiB of freed memory instead of returning it to the kernel. Does nothing without glibc.
 
-    Tensors of an image come and go with sizes for which it asks the kernel anew every time, and the page faults take a
-    third of an evaluation's time, and a fifth of a calibration's.
+    Otherwise glibc requests memory of the size of an image's tensors from the kernel each time. The page faults take a
+    third of the time of an evaluation and a fifth of the time of a calibration.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

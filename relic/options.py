@@ -1,18 +1,18 @@
-"""What the flags with a choice are chosen from, for the command lines and for the code that acts on them.
+"""The allowed values of flags, for the command lines and for the code that uses them.
 
-Imports nothing but typing: a wrong command line is answered before torch is loaded.
+Imports only typing, so that a wrong command line is refused before torch is loaded.
 """
 
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 Switch = Literal["auto"] | bool
-"""On, off, or as the device and the data suggest."""
+"""On, off, or decided by the device and the data."""
 Split = Literal["val", "train"]
 
-# Of the codec.
+# The codec.
 Parts = Literal["encoder", "decoder", "all", "none"]
-"""Which transforms have ReLU in the place of GDN."""
+"""Which transforms have ReLU instead of GDN."""
 Scope = Literal["replaced+hyper", "replaced", "all"]
 """Which parameters are trained."""
 SwapInit = Literal["calibrated", "naive"]
@@ -25,7 +25,7 @@ Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
 OptimizerName = Literal["adam", "adamw"]
 Sched = Literal["cosine", "none", "onecycle", "plateau"]
 
-# Of shards.
+# Shards.
 Encoding = Literal["raw", "jpg", "png"]
 """How a crop is stored."""
 Crop = Literal["center", "random"]
@@ -33,10 +33,10 @@ Decode = Literal["exact", "fast"]
 Verify = Literal["first", "always", "off"]
 """When a sample's hash is checked."""
 
-# Of the export.
+# The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]
 TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "tidl"]
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
-"""Ways to the same upsampling, see `export.upsample`."""
+"""Equivalent forms of the decoder's upsampling, see `export.upsample`."""
 Method = Literal["minmax", "percentile", "entropy"]
-"""How ranges of activations are chosen."""
+"""How the ranges of activations are chosen."""

@@ -1,4 +1,4 @@
-"""Build a small folder in COCO's layout from installed pictures: `python samples/build.py --out DIR`."""
+"""Build a small folder in COCO's layout from photographs in installed packages: `python samples/build.py --out DIR`."""
 
 import dataclasses
 import json
@@ -19,14 +19,14 @@ _MARKER = "samples.json"
 
 @dataclasses.dataclass(frozen=True)
 class SamplesConfig:
-    """Build OUT/train2017 and OUT/val2017 from photographs that scikit-image and matplotlib ship; needs no network."""
+    """Build OUT/train2017 and OUT/val2017 from photographs in scikit-image and matplotlib. Needs no network."""
 
     out: Path
     """Folder to make."""
     train: int = 120
-    """Images in train2017."""
+    """Number of images in train2017."""
     val: int = 24
-    """Images in val2017, cut from other pictures."""
+    """Number of images in val2017, cut from other photographs."""
     seed: int = 0
     """Seed of the windows."""
 
@@ -38,11 +38,11 @@ class SamplesConfig:
 
 @command("samples/build.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build into a folder beside OUT and rename it, so OUT is whole or not there."""
+    """Build into a folder beside OUT and rename it, so that OUT is complete or does not exist."""
     config = parse(SamplesConfig, argv, prog="samples/build.py")
-    from samples.photographs import TRAIN, VAL, pictures_sha256, write_windows
+    from samples.photographs import TRAIN, VAL, photographs_sha256, write_windows
 
-    made = {"train": config.train, "val": config.val, "seed": config.seed, "pictures_sha256": pictures_sha256()}
+    made = {"train": config.train, "val": config.val, "seed": config.seed, "pictures_sha256": photographs_sha256()}
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         _check_complete(config, made)
         print(f"{config.out}: already built, {config.train} train and {config.val} val images")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_complete(config: SamplesConfig, made: dict[str, object]) -> None:
-    """Raise InputError unless OUT is what this command would build."""
+    """Raise InputError if OUT is not what this command would build."""
     try:
         found = json.loads((config.out / _MARKER).read_text())
     except (OSError, ValueError):

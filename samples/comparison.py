@@ -1,4 +1,4 @@
-"""One picture of what codecs make of some images, with the names and figures written into it."""
+"""Draw one PNG that compares codecs on several images, with the names and figures of the codecs."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,27 +9,27 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 _SIDE = 224
 _LEFT = 84
-"""Pixels left of the images, for the names of the rows."""
+"""Width in pixels of the names of the rows, left of the images."""
 _TOP = 56
-"""Pixels above the images, for the names of the columns and their figures."""
+"""Height in pixels of the names and figures of the columns, above the images."""
 _GAP = 4
 _FONT_SIZE = 17
 _LETTERS = 25
-"""As many fit above an image."""
+"""Number of letters that fit above an image."""
 
 
 class Column(NamedTuple):
-    """What a codec makes of every image."""
+    """The reconstructions of one codec."""
 
     folder: Path
-    """Of the PNGs, by the names of the rows."""
+    """Folder of the PNGs, named after the rows."""
     name: str
     figures: str = ""
-    """A second line below the name."""
+    """Text for the line below the name."""
 
 
 def draw_comparison(columns: Sequence[Column], rows: Sequence[str], target: Path) -> None:
-    """Write a PNG: a row per image, named after its file without `.png`, and a column per codec."""
+    """Write a PNG with one row per image and one column per codec. A row has the name of its file, without `.png`."""
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (_LEFT + step * len(columns), _TOP + step * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -44,6 +44,6 @@ def draw_comparison(columns: Sequence[Column], rows: Sequence[str], target: Path
         top = _TOP + number * step
         draw.multiline_text((_LEFT / 2, top + _SIDE / 2), f"image\n{row}", "black", font, anchor="mm", align="center")
         for place, column in enumerate(columns):
-            with Image.open(column.folder / f"{row}.png") as picture:
-                sheet.paste(picture.convert("RGB"), (_LEFT + place * step, top))
+            with Image.open(column.folder / f"{row}.png") as image:
+                sheet.paste(image.convert("RGB"), (_LEFT + place * step, top))
     sheet.save(target)

@@ -1,4 +1,4 @@
-"""Every stage on sample photographs, with the commands a user would type: `make demo`."""
+"""Run every stage on sample photographs, with the commands that a user would type: `make demo`."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ if not __package__:  # run as a file: same import root as `python -m samples.dem
 
 from relic.cli import parse
 from relic.columns import in_columns
-from relic.errors import InputError, command
+from relic.errors import InputError, before_work, command
 from relic.files import check_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,23 +36,22 @@ _MADE = (
 )
 _TUNING = "--sched onecycle --precondition --lr 2e-3"
 _COMPARED = ("000", "004", "008")
-"""Images of the comparison, by their files' names in OUT/eval."""
+"""Images of the comparison: names of files in OUT/eval, without ending."""
 _NAMES = ("GDN", "swapped naively", "swapped, calibrated", "calibrated and fine-tuned")
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """Build photographs, pack them, swap the embedded codec's GDN for ReLU, fine-tune, evaluate and export it."""
+    """Build photographs, pack them, replace GDN by ReLU in the embedded codec, fine-tune, evaluate and export it."""
 
     out: Path = ROOT / "demo"
-    """Folder of everything the demo makes. What an earlier demo left there is removed."""
+    """Folder for everything that the demo makes. The files of an earlier demo are removed."""
     epochs: int = 8
-    """Passes over the crops. There are four per photograph."""
+    """Passes over the crops. There are four crops per photograph."""
     train: int = 120
-    """Photographs to train on. Calibration takes 64 of their crops."""
+    """Number of photographs to train on. Calibration uses 64 of their crops."""
 
     def __post_init__(self) -> None:
-        check_folder("--out", self.out)
         for flag, value, least in (("--epochs", self.epochs, 1), ("--train", self.train, 16)):
             if value < least:
                 raise InputError(f"{flag} {value}: must be {least} or more")
@@ -60,12 +59,14 @@ class DemoConfig:
 
 @command("samples/demo.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stages one after the other; stop at the first that fails."""
+    """Run the stages one after another. Stop at the first that fails."""
     config = parse(DemoConfig, argv, prog="samples/demo.py")
     out, began = config.out.resolve(), time.perf_counter()
-    _clear(out)
+    with before_work():
+        check_folder("--out", config.out)
+        _clear(out)
     swap = "--shards OUT/shards --pretrained embedded --replace_parts all --recon_dir OUT/recon"
-    loss = "--loss_type rd --distortion mse --lambda_bpp 0.0023"  # the embedded codec's own
+    loss = "--loss_type rd --distortion mse --lambda_bpp 0.0023"  # the loss that the embedded codec was trained with
     stages = {
         "photographs": f"samples/build.py --out OUT/coco --train {config.train}",
         "shards": "prep/make_shards.py --coco_dir OUT/coco --out_dir OUT/shards --crop random --crops_per_image 4",
@@ -93,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier demo made. Never remove anything from a folder that is not a demo's."""
+    """Remove the files of an earlier demo. Raises InputError for a folder with other files, and removes nothing."""
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not (out / _MARKER).exists():
-        raise InputError(f"--out {out}: holds something other than a demo; choose a new folder")
+        raise InputError(f"--out {out}: holds files that are not of a demo; choose a new folder")
     (out / _MARKER).touch()
     for name in _MADE:
         if (out / name).is_dir():
@@ -114,7 +115,7 @@ def _table(summary: list[dict[str, Any]]) -> str:
 
 
 def _compare(folder: Path, summary: list[dict[str, Any]], target: Path) -> None:
-    """A row per image; the original, GDN, swapped naively, calibrated and fine-tuned as columns."""
+    """Draw one row per image; the columns are original, GDN, swapped naively, calibrated and fine-tuned."""
     from samples.comparison import Column, draw_comparison
 
     columns = [Column(folder / "origin", "original")]
@@ -126,9 +127,9 @@ def _compare(folder: Path, summary: list[dict[str, Any]], target: Path) -> None:
 
 def _places(out: Path) -> str:
     return f"""
-to look at:
+results:
   {out / "comparison.png"}   original | GDN | swapped naively | calibrated | fine-tuned
-  {out / "eval" / "report.html"}   all of them side by side, with a divider; beside it every number
+  {out / "eval" / "report.html"}   all of them side by side, with a divider; all numbers are in the same folder
   {out / "tuned" / "best_loss.pt"}   the fine-tuned codec
   {out / "onnx"}   encoder.onnx, decoder.onnx, full.onnx, tables.npz, export.json
   {out / "000.relic"}   an image as a bitstream, encoded and decoded without torch

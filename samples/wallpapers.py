@@ -12,7 +12,7 @@ if not __package__:  # run as a file: same import root as `python -m samples.wal
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, RefusedError, command
 
 _PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
 _NOT_PHOTOGRAPHS = (
@@ -23,20 +23,18 @@ _NOT_PHOTOGRAPHS = (
 
 @dataclasses.dataclass(frozen=True)
 class WallpapersConfig:
-    """Cut OUT/train2017 and OUT/val2017 from 28 photographs in Debian packages; needs apt-get and root."""
+    """Cut OUT/train2017 and OUT/val2017 from 28 photographs in Debian packages. Needs apt-get and root."""
 
     out: Path
     """Folder to make."""
     train: int = 2000
-    """Images in train2017."""
+    """Number of images in train2017."""
     val: int = 200
-    """Images in val2017, cut from other photographs."""
+    """Number of images in val2017, cut from other photographs."""
     seed: int = 1
     """Seed of the split and the windows."""
 
     def __post_init__(self) -> None:
-        if self.out.exists() and any(self.out.iterdir()):
-            raise InputError(f"--out {self.out}: is not empty; choose a new folder")
         for flag, value in (("--train", self.train), ("--val", self.val)):
             if value < 1:
                 raise InputError(f"{flag} {value}: must be 1 or more")
@@ -44,27 +42,31 @@ class WallpapersConfig:
 
 @command("samples/wallpapers.py")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Download, unpack and cut. The same arguments give the same images."""
+    """Download, unpack and cut. Equal arguments give equal images."""
     config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise RefusedError(f"--out {config.out}: is not an empty folder; choose a new one")
     with tempfile.TemporaryDirectory() as folder:
         photographs = _download(Path(folder))
         random.Random(config.seed).shuffle(photographs)
-        held_back = max(3, len(photographs) // 6)
-        _cut(photographs[held_back:], config.out / "train2017", config.train, random.Random(config.seed + 1))
-        _cut(photographs[:held_back], config.out / "val2017", config.val, random.Random(config.seed + 2))
+        held_out = max(3, len(photographs) // 6)
+        _cut(photographs[held_out:], config.out / "train2017", config.train, random.Random(config.seed + 1))
+        _cut(photographs[:held_out], config.out / "val2017", config.val, random.Random(config.seed + 2))
         print(f"{config.out}: {config.train} train and {config.val} val images from {len(photographs)} photographs")
     return 0
 
 
 def _download(folder: Path) -> list[Path]:
-    """Fetch and unpack the packages; return their photographs, sorted by name."""
+    """Download and unpack the packages. Returns their photographs, sorted by path."""
     try:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         subprocess.run(["apt-get", "download", "-qq", *_PACKAGES], cwd=folder, check=True)
         for package in sorted(folder.glob("*.deb")):
             subprocess.run(["dpkg", "-x", package.name, "unpacked"], cwd=folder, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        raise InputError(f"Debian's wallpapers could not be had ({error}); run as root on Debian or Ubuntu") from error
+        raise InputError(
+            f"Debian's wallpapers could not be downloaded ({error}); run as root on Debian or Ubuntu"
+        ) from error
     found = [path for path in (folder / "unpacked").rglob("*.jpg") if not path.is_symlink()]
     return sorted((path for path in found if not any(word in str(path) for word in _NOT_PHOTOGRAPHS)), key=str)
 
@@ -75,7 +77,7 @@ def _cut(photographs: list[Path], out: Path, count: int, rng: random.Random) -> 
 
     from samples.windows import Cut, write_window
 
-    Image.MAX_IMAGE_PIXELS = None  # wallpapers are large on purpose
+    Image.MAX_IMAGE_PIXELS = None  # wallpapers may be larger than Pillow's limit
     out.mkdir(parents=True)
     per_photograph, written = -(-count // len(photographs)), 0
     for path in photographs:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-# COCO train2017's most frequent sizes, about as often as there.
+# The most frequent sizes in COCO's train2017, with about the same frequencies.
 SIZES = ((640, 480),) * 6 + ((480, 640),) * 3 + ((640, 427),) * 4 + ((427, 640), (500, 375), (640, 640), (612, 612))
 _QUALITIES = (90, 92, 95, 96)
 _SUBSAMPLINGS = (2, 2, 2, 0)
@@ -18,15 +18,15 @@ class Cut(NamedTuple):
 
     resample: Image.Resampling
     most_enlarged: float = 1.0
-    """A window is enlarged at most so many times."""
+    """The largest enlargement of a window."""
     whole_pixels: bool = True
-    """A window begins and ends between two pixels."""
+    """Whether a window starts and ends at whole pixels."""
     mirrored: bool = False
-    """Half of the windows are mirrored."""
+    """Whether half of the windows are mirrored."""
 
 
 def write_window(photograph: Image.Image, path: Path, rng: random.Random, cut: Cut) -> None:
-    """Write a random window of an RGB photograph. The same state of `rng` gives the same file."""
+    """Write a random window of an RGB photograph. Equal states of `rng` give equal files."""
     window = _window(photograph, rng, cut)
     window.save(path, quality=rng.choice(_QUALITIES), subsampling=rng.choice(_SUBSAMPLINGS))
 

@@ -1,4 +1,7 @@
-"""What a calibrated swap is worth, before and after training: `python studies/calibration.py --shards D --images D`."""
+"""Compare calibrated and naive swaps, before and after training: `python studies/calibration.py --shards D --images D`.
+
+Trains and evaluates the runs of calibration.yaml, and makes the figures and tables of docs/calibration.md.
+"""
 
 import dataclasses
 import sys
@@ -13,7 +16,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, before_work, command
 from relic.files import atomic_write, check_folder
 from relic.shards.shard_set import open_shard_set
 from studies.runs import ROOT, Run, Study
@@ -27,14 +30,14 @@ _PAGE = ROOT / "docs" / "calibration.md"
 class CalibrationConfig:
     """Swap the embedded codec naively and calibrated, fine-tune and evaluate. The runs are in calibration.yaml.
 
-    Every run leaves a JSON in --out. Finished runs are skipped when the command is started again. The figures in --out
-    and the tables of the page beside it are made from the JSONs alone.
+    Every run writes a JSON file to --out. If the command is started again, it skips finished runs. The figures in --out
+    and the tables of the page are made from these files alone.
     """
 
     shards: Path
     """Folder of shards of 224x224 crops, with train and val."""
     images: Path
-    """Folder of images that nothing is trained on, for example Kodak's."""
+    """Folder of images that are not used for training, for example Kodak's."""
     work: Path = ROOT / "checkpoints" / "calibration"
     """Folder for checkpoints and evaluations."""
     out: Path = ROOT / "docs" / "calibration"
@@ -43,18 +46,12 @@ class CalibrationConfig:
     """Passes over the train shards in each run."""
 
     def __post_init__(self) -> None:
-        for split in ("train", "val"):
-            open_shard_set(self.shards, split)
-        if not self.images.is_dir():
-            raise InputError(f"--images {self.images}: no such folder")
-        for flag, folder in (("--work", self.work), ("--out", self.out)):
-            check_folder(flag, folder)
         if self.epochs < 1:
             raise InputError(f"--epochs {self.epochs}: must be 1 or more")
 
 
 class Planned(NamedTuple):
-    """A run and the teacher its weights come from."""
+    """A run, and the run that trains the GDN codec it starts from."""
 
     run: Run
     teacher: Run | None = None
@@ -63,14 +60,20 @@ class Planned(NamedTuple):
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Finish every run that is not finished. Make the figures and the page's tables anew after each."""
+    """Finish every run that is not finished. After each run, make the figures and the tables of the page again."""
     config = parse(CalibrationConfig, argv, prog=PROG)
+    with before_work():
+        crops, _ = (open_shard_set(config.shards, split) for split in ("train", "val"))
+        if not config.images.is_dir():
+            raise InputError(f"--images {config.images}: no such folder")
+        for flag, folder in (("--work", config.work), ("--out", config.out)):
+            check_folder(flag, folder)
 
     from studies.calibration_figures import draw
     from studies.calibration_page import fill
 
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    plan = read_plan(config.epochs, open_shard_set(config.shards, "train").num_samples)
+    plan = read_plan(config.epochs, crops.num_samples)
     page = config.out.with_name(f"{config.out.name}.md")
     for number, (run, teacher) in enumerate(plan, 1):
         print(f"[{number}/{len(plan)}] {run.name}", flush=True)
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_plan(epochs: int, num_samples: int) -> list[Planned]:
-    """The runs of calibration.yaml for a train split of `num_samples` crops, each gone through `epochs` times."""
+    """The runs of calibration.yaml, for `epochs` passes over a train split of `num_samples` crops."""
     data = yaml.safe_load(_PLAN.read_text())
     images = epochs * (num_samples // data["batch_size"]) * data["batch_size"]
     runs: dict[str, Run] = {}

@@ -1,4 +1,4 @@
-"""The figures of `studies/calibration.py`, from whichever results there are."""
+"""Draw the figures of `studies/calibration.py` from the results that exist."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from studies.calibration_results import EVALUATIONS, KINDS, PARTS, TUNED, Result
 _COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple"), strict=True))
 
 _NEAR_DB = -1.6, 0.25
-"""Range of the enlarged row, about the GDN codec's PSNR."""
+"""Range of the enlarged row, in dB relative to the PSNR of the GDN codec."""
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Write what can be drawn of `results` and return the files."""
+    """Draw the figures for which `results` suffice. Returns the files."""
     figures = []
     if parts := [part for part in PARTS if _curves(results, part)]:
         figures.append(_draw_curves(results, parts, folder / "fine_tuning.png"))
@@ -34,7 +34,7 @@ def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]
 
 
 def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
-    """A column per part: PSNR, MS-SSIM and rate against images seen. The GDN codec is a line across."""
+    """One column per part: PSNR, MS-SSIM and rate against images seen. A dotted line shows the GDN codec."""
     rows = (
         ("psnr_db", "PSNR, dB", None),
         ("psnr_db", "PSNR, dB, near GDN", _NEAR_DB),
@@ -64,9 +64,9 @@ def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
 
 
 def _draw_rates(results: Results, path: Path) -> Path:
-    """PSNR against real rate, on the val crops and on the pictures nothing was trained on.
+    """PSNR against real rate, on the val crops and on the images of --images.
 
-    Naive swaps are left out: they lie decibels below, and the others could not be told apart.
+    Naive swaps are left out: they are several dB lower, and at that scale the other curves could not be distinguished.
     """
     figure, axes = plt.subplots(1, len(EVALUATIONS), figsize=(10, 4.2))
     for axis, (title, name) in zip(axes, EVALUATIONS.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Fill the tables of a page that is written by hand. The results make the tables, and `*.md.j2` their form."""
+"""Fill the tables of docs/calibration.md. The numbers come from the results, the form from `*.md.j2`."""
 
 import re
 from pathlib import Path
@@ -25,9 +25,9 @@ _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.
 
 
 def fill(page: str, results: Results) -> str:
-    """`page` with each table made anew, between `<!-- table: NAME -->` and `<!-- end of table -->`.
+    """Replace each table of `page`, between `<!-- table: NAME -->` and `<!-- end of table -->`.
 
-    What needs a run that is missing is left out. Raises InputError for the name of a table that there is not.
+    Rows that need a missing run are left out. Raises InputError for the name of a table that does not exist.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -44,7 +44,7 @@ def fill(page: str, results: Results) -> str:
 
 
 def _values(results: Results) -> dict[str, Any]:
-    """What the template works with."""
+    """The variables of the template."""
     rates = {kind: [bd_rate(results, kind, title) for title in EVALUATIONS] for kind in ("untrained", *TUNED)}
     start = curve(results, "all", "calibrated")
     others = [results[name] for name in OTHER_NAIVE if start and name in results]

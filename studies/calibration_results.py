@@ -1,4 +1,4 @@
-"""What the results of `studies/calibration.py` say, whichever there are: kinds of runs, curves, rates."""
+"""Read the results of `studies/calibration.py`: kinds of runs, curves, rates. Results may be missing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import bjontegaard
 Results = Mapping[str, Mapping[str, Any]]
 """Run name -> content of its JSON."""
 Point = Mapping[str, Any]
-"""A validation: what the trainer measured on the val crops after `images_seen` images."""
+"""One validation: what the trainer measured on the val crops after `images_seen` images."""
 KINDS = {
     "gdn": "GDN",
     "naive": "naive, fine-tuned",
@@ -17,25 +17,25 @@ KINDS = {
     "calibrated": "calibrated, fine-tuned",
     "preconditioned": "calibrated, fine-tuned with preconditioning",
 }
-EVALUATIONS = {"val": "val crops", "kodak": "pictures of --images"}
+EVALUATIONS = {"val": "val crops", "kodak": "images of --images"}
 TUNED = ("naive", "calibrated", "preconditioned")
-"""Kinds that are trained, each with a curve."""
+"""The kinds that are trained. Each has a curve."""
 OTHER_NAIVE = ("all-naive-faster", "all-naive-preconditioned", "all-naive-longer")
-"""Runs of the naive swap that were given better conditions than the calibrated ones."""
+"""Runs of the naive swap with better conditions than those of the calibrated swap."""
 PARTS = ("encoder", "decoder", "all")
 
 
 class Reached(NamedTuple):
-    """Whether a naive swap got as good as a calibrated start."""
+    """Whether a naive swap reached the loss of a calibrated start."""
 
     images: int | None
-    """After so many images it did; None: never."""
+    """The number of images after which it did; None: never."""
     best_db: float
     start_db: float
 
 
 class Comparison(NamedTuple):
-    """The curve of a calibrated swap: against its own start, and against the naive swap's curve."""
+    """The curve of a calibrated swap, compared to its start and to the naive swap's curve."""
 
     part: str
     kind: str
@@ -44,11 +44,11 @@ class Comparison(NamedTuple):
     bpp_change: float
     """As a fraction of the start's rate."""
     dip: Point | None
-    """The lowest point, where it lies more than 0.1 dB below the start."""
+    """The point with the lowest PSNR, if it is more than 0.1 dB below the start."""
     points: int = 0
-    """Numbers of images that both curves have."""
+    """Number of points at which both curves have a validation."""
     better: int = 0
-    """At how many of these points the calibrated swap's loss is lower."""
+    """Number of these points at which the loss of the calibrated swap is lower."""
     last_gain_db: float = 0.0
     naive: Reached | None = None
 
@@ -66,12 +66,12 @@ def kind_of(result: Mapping[str, Any]) -> str:
 
 
 def curve(results: Results, part: str, kind: str) -> Sequence[Point]:
-    """Validations of the run of that part and kind at the embedded codec's rate; empty where it is not finished."""
+    """The validations of the run of this part and kind at the embedded codec's rate; empty if it is not finished."""
     return results[f"{part}-{kind}"].get("validations", []) if f"{part}-{kind}" in results else []
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """A comparison per part and kind of calibrated swap that was trained."""
+    """One comparison per part and kind of a trained calibrated swap."""
     found = []
     for part in PARTS:
         naive = curve(results, part, "naive")
@@ -105,13 +105,13 @@ def _compared(part: str, kind: str, naive: Sequence[Point], tuned: Sequence[Poin
 
 
 def reached(naive: Sequence[Point], start: Point) -> Reached:
-    """When a naive swap's loss got as low as that of a calibrated start."""
+    """Find when the loss of a naive swap reached that of a calibrated start."""
     images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
     return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])
 
 
 def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[float, float]]:
-    """lambda_bpp -> (real bpp, PSNR) of GDN codecs or of those swapped on both sides."""
+    """lambda_bpp -> (real bpp, PSNR in dB) of GDN codecs, or of codecs swapped on both sides."""
     found = {}
     for name, result in results.items():
         settings = result["settings"]
@@ -123,9 +123,9 @@ def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[floa
 
 
 def bd_rate(results: Results, kind: str, title: str) -> float | None:
-    """Bjontegaard's difference in rate against the GDN codecs, per cent; None with fewer than four rates.
+    """Bjontegaard's difference in rate to the GDN codecs, in per cent; None with fewer than four rates.
 
-    Not a number where the two curves have no PSNR in common.
+    NaN if the two curves have no PSNR in common.
     """
     anchor, test = (rate_points(results, each, title) for each in ("gdn", kind))
     common = sorted(anchor.keys() & test.keys())

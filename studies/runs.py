@@ -1,7 +1,7 @@
-"""One run of a study: training, evaluations of what it left, one JSON of the figures. Finished runs are skipped.
+"""One run of a study: train, evaluate the checkpoint, write the figures to a JSON file. Finished runs are skipped.
 
-Stages are called as processes, with the commands a user would type. Commands are written down with names in the place
-of folders (SHARDS, WORK, ...), so that a result says how it was made and not where.
+The commands are those that a user would type, and run as processes. They are stored with names instead of folders
+(SHARDS, WORK, ...), so that a result does not depend on where it was made.
 """
 
 import json
@@ -26,30 +26,30 @@ _VALIDATED = ("images_seen", "psnr_db", "ms_ssim", "bpp", "loss")
 
 
 class Run(NamedTuple):
-    """What to train and what to evaluate. In both, `NAME` and `NAME/...` stand for a folder of `Study.places`."""
+    """What to train and what to evaluate. In both, `NAME` and `NAME/...` are replaced by a folder of `Study.places`."""
 
     name: str
-    """Of its JSON, and of its folder below WORK."""
+    """Name of its JSON file, and of its folder in WORK."""
     evaluate: Mapping[str, str]
     """Title of an evaluation -> arguments of `evaluate/run.py`, without --out."""
     train: str = ""
-    """Arguments of `train/main.py`, without --save_dir (which is WORK/name); empty: nothing is trained."""
+    """Arguments of `train/main.py`, without --save_dir (which is WORK/name). Empty: no training."""
     settings: Mapping[str, Any] = {}
-    """What tables sort and name the run by; goes into the JSON as it is."""
+    """Values that describe the run in tables. Stored in the JSON file without change."""
     validations: bool = False
-    """Keep the trainer's own validations: a list by `images_seen`."""
+    """Whether to store the trainer's validations, a list in the order of `images_seen`."""
 
 
 class Study(NamedTuple):
-    """Where runs read and write."""
+    """The folders that runs read and write."""
 
     out: Path
-    """Folder of the results, one JSON per run."""
+    """Folder of the results, one JSON file per run."""
     places: Mapping[str, Path]
-    """Folders by the names that commands have for them; WORK, for checkpoints, is one."""
+    """Name in commands -> folder. WORK, the folder of checkpoints, is one of them."""
 
     def result(self, run: Run) -> dict[str, Any] | None:
-        """The result of a run that is finished: its JSON holds these very commands; else None."""
+        """The result of a finished run; None if its JSON file is missing or holds other commands."""
         path = self.out / f"{run.name}.json"
         if not path.exists():
             return None
@@ -57,10 +57,10 @@ class Study(NamedTuple):
         return found if _commands_of(found) == _commands_of(_blank(run)) else None
 
     def finish(self, run: Run) -> dict[str, Any]:
-        """Train, evaluate and write the JSON, unless that is done; return its content.
+        """Train, evaluate and write the JSON file, unless the run is finished. Returns the content of the file.
 
-        A training that was cut goes on where it was if `run.train` has --resume auto. Raises InputError when a command
-        fails; nothing is written then.
+        A training that was stopped continues if `run.train` has --resume auto. Raises InputError if a command fails;
+        then no file is written.
         """
         done = self.result(run)
         if done is not None:
@@ -72,10 +72,10 @@ class Study(NamedTuple):
         if run.validations:
             lines = (self.places["WORK"] / run.name / "metrics.jsonl").read_text().splitlines()
             events = [event for event in map(json.loads, lines) if event["event"] == "validate"]
-            # A finished run that is started again validates once more.
+            # If a finished training is started again, it validates once more.
             last = {event["images_seen"]: {name: event[name] for name in _VALIDATED} for event in events}
             if max(last) < run.settings.get("images", 0):
-                raise InputError(f"{run.name}: its training was stopped; start the study again and it goes on")
+                raise InputError(f"{run.name}: its training was stopped; start the study again to continue it")
             made["validations"] = list(last.values())
         for title, evaluation in made["evaluations"].items():
             self._call(run.name, evaluation["command"])
@@ -86,7 +86,7 @@ class Study(NamedTuple):
         return made
 
     def train(self, run: Run) -> None:
-        """Train without evaluating: for a run whose checkpoint another one starts from."""
+        """Train without evaluating, for a run from whose checkpoint another run starts."""
         self._call(run.name, str(_blank(run)["train"]))
 
     def _call(self, name: str, command: str) -> None:
@@ -101,7 +101,7 @@ class Study(NamedTuple):
 
 
 def _blank(run: Run) -> dict[str, Any]:
-    """A result whose evaluations have no figures yet."""
+    """The result of a run without the figures of its evaluations."""
     folder = f"WORK/{run.name}"
     evaluations = {
         title: {"command": f"python evaluate/run.py {arguments} --out {folder}/{title}"}

@@ -1,8 +1,9 @@
-"""Small shard sets of random crops, written by the project's own writer."""
+"""Small shard sets of random crops, written with relic's writer."""
 
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,19 @@ from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manife
 from relic.shards.writer import ShardWriter
 from tests.torch_marker import needs_torch
 
-# One thread, as torchrun gives each process: sums in one order, so that runs can be compared bit by bit.
+# One thread, as torchrun sets it: sums have a fixed order, so that runs can be compared bit by bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Shells start what runs in the background deaf to Ctrl-C, and our children would inherit that.
+    # Shells make background commands ignore Ctrl-C, and child processes would inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ShardFactory = Callable[..., dict[str, NDArray[Any]]]
 
 
 def encode(pixels: NDArray[Any], encoding: Encoding) -> bytes:
-    """A member's payload."""
+    """The payload of one sample."""
     buffer = io.BytesIO()
     if encoding == "raw":
         np.save(buffer, pixels)
@@ -50,7 +51,7 @@ def write_shards(
     encoding: Encoding = "raw",
     seed: int = 0,
 ) -> dict[str, NDArray[Any]]:
-    """Write a split of random smooth crops; return key -> pixels as packed, in order."""
+    """Write a split of random smooth crops. Returns key -> pixels, in the order of the shards."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     packed: dict[str, NDArray[Any]] = {}
@@ -85,7 +86,7 @@ def write_shards(
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees what another, or the user, has cached."""
+    """Each test has its own cache folder, separate from the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -103,8 +104,14 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Under `-m "... not torch"` every import of torch fails, so that no unmarked test can need it."""
+    if "not torch" in str(config.option.markexpr):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import raises ImportError
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Under `-m "... not torch"` leave out, unread, the files and folders that need torch."""
+    """With `-m "... not torch"`, do not collect files and folders that need torch."""
     if "not torch" not in str(config.option.markexpr):
         return None
     module = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
@@ -112,7 +119,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs torch."""
+    """Mark the tests that need torch."""
     for item in items:
         if needs_torch(item.path):
             item.add_marker("torch")

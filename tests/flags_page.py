@@ -1,4 +1,4 @@
-"""docs/flags.md from the configs: `make flags` writes it, a test compares it."""
+"""Make docs/flags.md from the configs. `make flags` writes it, and a test compares it."""
 
 import sys
 from typing import Any
@@ -11,12 +11,28 @@ from train.config import TrainConfig
 
 HEAD = """# Flags
 
-Booleans take `true` or `false`; a bare flag means true. Every command reads `--config FILE.yaml` (the command line
-overrides it) and prints the resolved one with `--print_config`. Exit codes: 0 done, 1 the work failed, 2 the command
-line is wrong.
+Booleans take `true` or `false`; a flag without a value means true. Every command reads flags from `--config FILE.yaml`;
+the command line overrides them. `--print_config` prints all flags as such a file. `--help` and `--version` print and
+exit.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | Done. Training also: it saved after SIGTERM or SIGUSR1 and can be resumed. |
+| 1 | The work failed. The last line on standard error says why and what to do. |
+| 2 | Refused before the work began: the command line is wrong, or does not fit the files it names. |
+| 130 | Interrupted by Ctrl-C. |
+| 143 | Ended by SIGTERM. `prep/make_shards.py` can be started again and continues. |
+
+Errors are one line. For wrong input and failed file operations with exit code 1, the environment variable
+`RELIC_TRACEBACK=1` shows the traceback.
+
+Evaluation and export have no flag `--verify`. They check the hash of every sample on its first
+read, which is the default of training too.
 """
 TAIL = (
-    "`python export/codec.py encode IN OUT.relic --export D` and `decode IN.relic OUT --export D` take nothing else.\n"
+    "`python export/codec.py encode IN OUT.relic --export D` and `decode IN.relic OUT --export D` have no other flag.\n"
 )
 CONFIGS = {
     "prep/make_shards.py": PrepConfig,
@@ -28,7 +44,7 @@ CONFIGS = {
 
 
 def flag_table(cli: str, config: Any) -> str:
-    """The table in docs/flags.md of a command line, from its dataclass."""
+    """The table of one command in docs/flags.md, from its dataclass."""
     rows = [f"## `{cli}`", "", "| flag | default | what |", "|---|---|---|"]
     for name, flag in flags_of(config).items():
         choices = [] if flag.kinds == (bool,) else flag.choices

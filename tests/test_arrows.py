@@ -1,4 +1,4 @@
-"""The house's arrows: who may import whom, read from the code."""
+"""The allowed imports between folders, checked against the code."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ from relic import __version__
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "relic.options"}
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
-# Room -> what of this project, and which packages, it may import besides the standard library.
+# Folder -> what it may import of this project, and which packages besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
@@ -90,7 +90,7 @@ def test_only_command_lines_touch_the_import_path() -> None:
         if "sys.path" in path.read_text()
     }
     commands = {path for path in touching if "__main__" in (ROOT / path).read_text()}
-    assert touching - commands <= {"relic/bitstream/coder.py"}  # which looks for CompressAI's compiled coder there
+    assert touching - commands <= {"relic/bitstream/coder.py"}  # it looks for CompressAI's compiled coder there
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong: one clear line that names the flag or path, the right exit code, nothing touched."""
+"""Wrong command lines: one line that names the flag or path, the right exit code, and nothing changed on disk."""
 
 import dataclasses
 import os
@@ -24,6 +24,8 @@ from prep.config import PrepConfig
 from tests.conftest import write_shards
 from train.config import TrainConfig
 from train.plan import is_restarted, launch_name, make_plan
+
+pytestmark = pytest.mark.commands
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "train/main.py", "evaluate/run.py", "export/onnx_parts.py",
@@ -62,7 +64,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--batch_size", "0"], "--batch_size 0: must be 1 or more"),
         (["--batch_size", "99"], "--batch_size 99: .* holds only 12 train samples"),
         (["--replace_parts", "foo"], "--replace_parts foo: choose from encoder, decoder, all, none"),
-        (["--replace_parts", "none"], "--train_scope replaced.hyper: --replace_parts none goes with --train_scope all"),
+        (["--replace_parts", "none"], "--train_scope replaced.hyper: --replace_parts none needs --train_scope all"),
         (["--amp_warmup_steps", "5"], "--amp_warmup_steps is gone: use --lr_warmup_steps"),
         (["--use_prepared", "true"], "--use_prepared is gone: .*--shards"),
         (["--coco_dir", "x"], "--coco_dir is gone: .*make_shards"),
@@ -71,7 +73,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--alpha_l1", "1.5"], "--alpha_l1 1.5: must be 0 to 1"),
         (["--lr", "0"], "--lr 0.0: must be over 0"),
         (["--channels", "8"], "--channels 8: expected two whole numbers"),
-        (["--channels", "8,12"], "--channels: goes with --pretrained none"),
+        (["--channels", "8,12"], "--channels: needs --pretrained none"),
         (["--sched", "onecycle", "--lr_warmup_steps", "3"], "--lr_warmup_steps: onecycle has its own"),
         (["--pretrained", "missing.pt"], "--pretrained missing.pt: no such file"),
         (["--resume", "missing.pt"], "--resume missing.pt: no such file"),
@@ -81,7 +83,7 @@ def small_crops(tmp_path: Path) -> Path:
         (["--calib_images", "3"], "--calib_images 3: must be 4 or more"),
         (
             ["--batch_size", "4", "--calib_images", "13"],
-            "--calib_images 13: .* holds only 12 train samples; take fewer, or --swap_init naive",
+            "--calib_images 13: .* holds only 12 train samples; use fewer, or --swap_init naive",
         ),
         (
             ["--replace_parts", "none", "--train_scope", "all", "--swap_init", "calibrated"],
@@ -128,7 +130,7 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(
 ) -> None:
     (tmp_path / "last.pt").write_bytes(b"precious")
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
-    assert "holds a run; --resume auto goes on with it, --overwrite begins anew" in one_line(capsys)
+    assert "holds a run; --resume auto continues it, --overwrite starts a new one" in one_line(capsys)
     assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 
@@ -148,14 +150,14 @@ def test_missing_paths_are_named(
 
 
 def children_seconds() -> float:
-    """Processor time of finished child processes: what a busy machine does not stretch."""
+    """Processor time of finished child processes, which does not depend on the load of the machine."""
     return os.times().children_user + os.times().children_system
 
 
 @pytest.mark.parametrize("cli", CLIS)
 def test_help_answers_within_a_second_from_anywhere(tmp_path: Path, cli: str) -> None:
     spent = []
-    for _ in range(3):  # the machine may be busy: the fastest of three
+    for _ in range(3):  # the machine may be busy, so take the fastest of three
         before = children_seconds()
         done = subprocess.run([sys.executable, ROOT / cli, "--help"], cwd=tmp_path, capture_output=True, check=False)
         spent.append(children_seconds() - before)
@@ -308,11 +310,11 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
     assert "holds a run" in one_line(capsys)
     (tmp_path / ".launch").write_text("this one")
-    with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the form torch gives its files
+    with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the format of torch's files
         pass
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert make_plan(config).resume == tmp_path / "last.pt"
-    # A process of another machine failed: here nothing was counted, but the launch is the one that began the run.
+    # A process of another machine failed: the restart count is 0 here, but the launch is that of the run.
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert is_restarted(tmp_path, launch_name())
     for run_id, launch in (("none", "none"), ("this one", "older")):

@@ -1,8 +1,9 @@
-"""A config holds flags: building one reads no file, no shard and no network. A plan opens the data, once."""
+"""Building a config reads no file, no shard and no network. A plan opens the data, once."""
 
 import builtins
 import io
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,21 +17,51 @@ import evaluate.plan
 import evaluate.run
 import export.onnx_parts
 import export.plan
+import prep.planning
+import train.plan
+from benchmarks.evaluate import EvaluateBenchmarkConfig
+from benchmarks.export import ExportBenchmarkConfig
+from benchmarks.loader import LoaderBenchmarkConfig
+from benchmarks.prep import PrepBenchmarkConfig
+from benchmarks.train_step import StepBenchmarkConfig
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
+from prep.config import PrepConfig, VerifyConfig
 from relic.shards import manifest, shard_set
+from samples.build import SamplesConfig
+from samples.demo import DemoConfig
+from samples.wallpapers import WallpapersConfig
+from studies.calibration import CalibrationConfig
+from train.config import TrainConfig
 
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path("missing")
 CONFIGS: dict[str, Callable[[], Any]] = {
-    "evaluate a URL": lambda: EvaluateConfig(
+    "PrepConfig": lambda: PrepConfig(HERE, HERE / "out", width=320, height=240, crop="random", crops_per_image=4),
+    "VerifyConfig": lambda: VerifyConfig(HERE),
+    "TrainConfig": lambda: TrainConfig(
+        shards="https://host.invalid/train-{000000..000117}.tar", val_shards="missing", save_dir=HERE, resume="auto"
+    ),
+    "TrainConfig with a checkpoint": lambda: TrainConfig(shards="missing", pretrained="missing/last.pt"),
+    "EvaluateConfig of a URL": lambda: EvaluateConfig(
         checkpoint=["a/last.pt", "b/last.pt"],
         onnx=[Path("set")],
         shards="https://host.invalid/val-{000000..000004}.tar",
     ),
-    "evaluate a folder": lambda: EvaluateConfig(checkpoint=["embedded"], images=Path("images"), published=True),
-    "export": lambda: ExportConfig(ckpt="last.pt", part="all", out=Path("out"), shards=Path("shards")),
-    "export INT8": lambda: ExportConfig(
-        ckpt="last.pt", part="encoder", out=Path("out/e.onnx"), int8=True, calib_shards=Path("shards")
+    "EvaluateConfig": lambda: EvaluateConfig(checkpoint=["embedded"], images=HERE, published=True),
+    "ExportConfig": lambda: ExportConfig(ckpt="last.pt", part="all", out=HERE, shards=HERE),
+    "ExportConfig of INT8": lambda: ExportConfig(
+        ckpt="last.pt", part="encoder", out=HERE / "e.onnx", int8=True, calib_shards=HERE
     ),
+    "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
+    "PrepBenchmarkConfig": lambda: PrepBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
+    "StepBenchmarkConfig": lambda: StepBenchmarkConfig(json=HERE / "f.json"),
+    "EvaluateBenchmarkConfig": lambda: EvaluateBenchmarkConfig(images=HERE, json=HERE / "f.json"),
+    "ExportBenchmarkConfig": lambda: ExportBenchmarkConfig(json=HERE / "f.json", plot=HERE / "f.png"),
+    "CalibrationConfig": lambda: CalibrationConfig(HERE, HERE),
+    "DemoConfig": lambda: DemoConfig(out=HERE),
+    "SamplesConfig": lambda: SamplesConfig(HERE),
+    "WallpapersConfig": lambda: WallpapersConfig(HERE),
 }
 ACCESS = [
     *((builtins, "open"), (io, "open"), (socket, "socket"), (subprocess, "Popen")),
@@ -42,7 +73,7 @@ ACCESS = [
 
 @contextmanager
 def nothing_to_read() -> Iterator[None]:
-    """Inside the block every look at files, hosts and programs fails."""
+    """Inside the block, every access to files, hosts and programs fails."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"asked the machine: {args}")
@@ -53,27 +84,42 @@ def nothing_to_read() -> Iterator[None]:
         yield
 
 
+def test_every_config_is_tried_here() -> None:
+    rooms = ("prep", "train", "evaluate", "export", "benchmarks", "studies", "samples")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    classes = {name for path in files for name in re.findall(r"^class (\w+Config)\b", path.read_text(), re.MULTILINE)}
+    assert classes == {name.split()[0] for name in CONFIGS}
+
+
 @pytest.mark.parametrize("build", CONFIGS.values(), ids=CONFIGS)
 def test_building_a_config_reads_nothing(build: Callable[[], Any]) -> None:
     with nothing_to_read():
         config = build()
+        if isinstance(config, TrainConfig):
+            assert config.initialisation == "calibrated"
+            assert config.plain_values()["shards"] == config.shards
     assert config == build()
 
 
 @pytest.mark.parametrize(
-    ("plan", "build"),
-    [(evaluate.plan, CONFIGS["evaluate a folder"]), (export.plan, CONFIGS["export"])],
-    ids=["evaluate", "export"],
+    ("plan", "name"),
+    [
+        (prep.planning.plan_splits, "PrepConfig"),
+        (train.plan.make_plan, "TrainConfig with a checkpoint"),
+        (evaluate.plan.make_plan, "EvaluateConfig"),
+        (export.plan.make_plan, "ExportConfig"),
+    ],
 )
-def test_a_plan_reads(plan: Any, build: Callable[[], Any]) -> None:
+def test_a_plan_reads(plan: Callable[[Any], Any], name: str) -> None:
     """And the guard of the test above sees it."""
+    config = CONFIGS[name]()
     with nothing_to_read(), pytest.raises(AssertionError, match="asked the machine"):
-        plan.make_plan(build())
+        plan(config)
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The splits that are opened from here on, once per opening."""
+    """The splits that are opened from here on, one entry per opening."""
     splits: list[str] = []
     read = manifest.read_manifest
 
@@ -85,6 +131,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return splits
 
 
+@pytest.mark.torch
 def test_an_evaluation_opens_its_shards_once(crops: Path, tmp_path: Path, opened: list[str]) -> None:
     argv = ["--checkpoint", "embedded", "--shards", str(crops), "--out", str(tmp_path / "out"), "--workers", "1"]
     argv += ["--device", "cpu", "--recon_count", "0", "--report_images", "1", "--references", "false"]
@@ -92,6 +139,7 @@ def test_an_evaluation_opens_its_shards_once(crops: Path, tmp_path: Path, opened
     assert opened == ["val"]
 
 
+@pytest.mark.torch
 def test_an_export_opens_its_shards_once(crops: Path, tmp_path: Path, opened: list[str]) -> None:
     argv = ["--ckpt", "embedded", "--part", "encoder", "--out", str(tmp_path / "e.onnx"), "--input_size", "32"]
     assert export.onnx_parts.main([*argv, "--shards", str(crops)]) == 0

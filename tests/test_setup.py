@@ -1,4 +1,4 @@
-"""setup.sh finds or fetches a Python: every program it calls is a stand-in, so nothing is installed or downloaded."""
+"""setup.sh finds or downloads a Python. Every program it calls is a fake, so nothing is installed or downloaded."""
 
 import os
 import shutil
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "#!/bin/sh\nexit 1\n"
-"""A Python of another version: it fails the question for its version and cannot make a virtual environment."""
+"""A Python of another version: the version check fails, and it cannot make a virtual environment."""
 VENV = 'mkdir -p "$last/bin"; for name in python pip; do printf "#!/bin/sh\\nexit 0\\n" >"$last/bin/$name"; done; chmod +x "$last"/bin/*'  # noqa: E501
 LAST = 'for last; do :; done; echo "$0 $*" >>"$CALLS"\n'
 PYTHON_312 = f"#!/bin/sh\n{LAST}case $1 in -c) exit 0;; esac\n{VENV}\n"
@@ -20,12 +18,12 @@ NEWER = (
     f"#!/bin/sh\n{LAST}case $1 in -c) exit 1;; esac\n"
     'mkdir -p "$last/bin"; cp "$STANDINS/pip-of-scratch" "$last/bin/pip"; chmod +x "$last/bin/pip"\n'
 )
-"""Python 3.13: only good for a scratch environment that holds uv."""
+"""Python 3.13: only usable for a temporary environment with uv."""
 PIP_WITH_UV = '#!/bin/sh\ncp "$STANDINS/hidden-uv" "$(dirname "$0")/uv"; chmod +x "$(dirname "$0")/uv"\n'
 
 
 def set_up(folder: Path, programs: dict[str, str]) -> tuple[int, str, list[str]]:
-    """Exit code, what was printed, and the calls of stand-ins that record them."""
+    """Exit code, output, and the recorded calls of the fakes."""
     shutil.copy(ROOT / "setup.sh", folder)
     (folder / "requirements.txt").write_text("")
     stand_ins = folder / "stand-ins"

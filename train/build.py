@@ -1,4 +1,4 @@
-"""From a plan to everything a run needs."""
+"""Build a run from its plan: the model, the optimizer, the loaders and the records."""
 
 import functools
 import logging
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.entropy import avoid_device_reads
 from relic.codec.loss import LossConfig
-from relic.codec.precision import install_fp32_islands
+from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.distributed import World, copy_from_main, gather_to_all
 from relic.errors import InputError
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
-    """Model, optimizer, loaders and records, continued from a checkpoint if the plan has one.
+    """Build the trainer. If the plan names a checkpoint, the run continues from it.
 
-    Loaders and records are closed with `stack`.
+    `stack` closes the loaders and the records. Raises InputError if the checkpoint does not fit the flags or shards.
     """
     config = plan.config
     _seed_everything(config.seed, config.deterministic)
@@ -58,7 +58,7 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     )
     start = load_start(plan, world, resumed)
     learner = build_learner(plan, world, start)
-    # Ranks start alike (same weights) and then draw different noise.
+    # All ranks start with the same weights. From here each rank draws its own quantisation noise.
     _seed_everything(config.seed + 1 + world.rank, config.deterministic)
     trainer = Trainer(
         plan=plan, world=world, start=start, learner=learner, train_loader=train_loader, val_loader=val_loader
@@ -80,7 +80,10 @@ def _seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: World) -> None:
-    """Before anything else is exchanged: ranks that found other checkpoints would wait for each other forever."""
+    """Raise InputError if the ranks found different checkpoints.
+
+    This comes before any other exchange, in which such ranks would wait for each other forever.
+    """
     training = resumed.training if resumed is not None else None
     steps = set(gather_to_all(training["progress"]["step"] if training else 0, world))
     if len(steps) > 1:
@@ -91,16 +94,16 @@ def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: Worl
 
 
 def build_learner(plan: Plan, world: World, start: Start) -> Learner:
-    """Make `start`'s model ready for training, with a new optimizer and schedule."""
+    """Prepare the model of `start` for training, with a new optimizer and schedule."""
     config, model = plan.config, start.model
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
     avoid_device_reads(model.entropy_bottleneck)
     model.to(world.device, memory_format=torch.channels_last)
     use_amp = world.device.type == "cuda" if config.amp == "auto" else bool(config.amp)
-    islands = install_fp32_islands(model, config.local_fp32, config.fp32_class_names) if use_amp else []
+    kept_in_fp32 = keep_in_fp32(model, config.local_fp32, config.fp32_class_names) if use_amp else []
     if world.is_main:
-        _describe(config, world, start, frozen, islands)
+        _describe(config, world, start, frozen, kept_in_fp32)
     preconditioning = _preconditioning(plan, world, start) if config.precondition else None
     optimizer = _optimizer(config, model, preconditioning)
     return Learner(
@@ -132,7 +135,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
 
 
 def _preconditioning(plan: Plan, world: World, start: Start) -> Preconditioning:
-    """Measured where a run begins; one that goes on has its coordinates in the checkpoint."""
+    """Measured at the start of a run. A resumed run loads its coordinates from the checkpoint."""
     preconditioning = Preconditioning(start.model)
     if plan.resume is None:
         preconditioning.measure(calibration_crops(plan))
@@ -151,7 +154,7 @@ def _optimizer(
 
 
 def _shared(model: FactorizedPrior, config: TrainConfig, world: World) -> Any:
-    """`model` compiled where asked for, and its gradients averaged over the ranks."""
+    """`model`, compiled with --compile. With several ranks, its gradients are averaged over them."""
     forward: nn.Module | Any = torch.compile(model) if config.compile else model
     if world.size == 1:
         return forward
@@ -159,7 +162,7 @@ def _shared(model: FactorizedPrior, config: TrainConfig, world: World) -> Any:
     return DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
 
 
-def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str], islands: list[str]) -> None:
+def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str], kept_in_fp32: list[str]) -> None:
     architecture = start.architecture
     log.info(
         "%s, channels %s, ReLU in: %s; training %d values (%s) on %d x %s",
@@ -172,13 +175,13 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
         world.device.type,
     )
     if frozen:
-        log.info("frozen, since a recon loss does not reach it: the entropy bottleneck (%d tensors)", len(frozen))
-    if islands:
-        log.info("in fp32 under mixed precision: %s", ", ".join(islands))
+        log.info("the entropy bottleneck is frozen (%d tensors): a recon loss has no gradient for it", len(frozen))
+    if kept_in_fp32:
+        log.info("in fp32 under mixed precision: %s", ", ".join(kept_in_fp32))
 
 
 def _open_records(plan: Plan, training: dict[str, Any] | None) -> Tracker:
-    """Make save_dir this run's: without another run's checkpoints, with the flags and the launch's name."""
+    """Prepare save_dir: remove another run's checkpoints, write the flags and the name of the launch."""
     folder = plan.config.save_dir
     folder.mkdir(parents=True, exist_ok=True)
     if not plan.continues:

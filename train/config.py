@@ -1,4 +1,4 @@
-"""Flags of `train/main.py`, and what can be checked of them alone: nothing here looks at a file or imports torch."""
+"""The flags of `train/main.py` and the checks that need only the flags. Opens no file and does not import torch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
     "num_workers": "shards are read by threads, not worker processes; see --decode_threads",
-    "distill": "it gained nothing over a calibrated start; --precondition learns faster",
-    "amp_warmup_steps": "use --lr_warmup_steps for the rate's warm-up, or --amp false",
+    "distill": "it gained nothing over a calibrated start; use --precondition, which learns faster",
+    "amp_warmup_steps": "use --lr_warmup_steps to warm up the learning rate, or --amp false",
 }
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Swap GDN for ReLU in a learned image codec and fine-tune it on packed crops.
+    """Replace GDN by ReLU in a learned image codec and fine-tune it on packed crops.
 
     One process: `python train/main.py ...`; several: `torchrun --nproc_per_node 8 train/main.py ...`.
     """
@@ -60,104 +60,110 @@ class TrainConfig:
     }  # fmt: skip
 
     shards: str
-    """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
-    `.../train-{000000..000117}.tar`."""
+    """Folder of shards (written by `prep/make_shards.py`, or any WebDataset of images), or a pattern of tars or URLs
+    such as `.../train-{000000..000117}.tar`."""
     val_shards: str | None = None
-    """Where the `val` split is that is validated on, given as --shards is; by default there."""
+    """Shards whose `val` split is used for validation, in the same form as --shards. By default those of --shards."""
     quality: int = 8
-    """Quality 1 to 8 of CompressAI's pretrained model; with --pretrained none, its channels."""
+    """Quality 1 to 8 of CompressAI's pretrained model. With --pretrained none it sets only the channels."""
     pretrained: str = "zoo"
     """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a file."""
     channels: str | None = None
-    """Channels N,M of a model made with --pretrained none, as 32,48."""
+    """Channels N,M of a model made with --pretrained none, for example 32,48."""
     replace_parts: Parts = "encoder"
-    """Where ReLU takes GDN's place."""
+    """Transforms in which GDN is replaced by ReLU."""
     train_scope: Scope = "replaced+hyper"
-    """What is trained: the replaced transforms, these and the entropy bottleneck, or everything."""
+    """What is trained. `replaced`: the transforms with ReLU; `replaced+hyper`: these and the entropy bottleneck; `all`:
+    everything."""
     swap_init: SwapInit | None = None
-    """How weights around a replaced layer start: `calibrated` refits them to the GDN codec on train crops, `naive`
-    keeps them as they are. By default calibrated, but naive with --pretrained none."""
+    """Weights around a replaced layer at the start. `calibrated`: refitted to the GDN codec on train crops; `naive`:
+    unchanged. Default: calibrated, but naive with --pretrained none."""
     calib_images: int | None = None
-    """Train crops that calibration looks at, the first of the first epoch's order. By default 64, or all of a smaller
-    set."""
+    """Number of train crops used for calibration: the first ones of the first epoch. Default: 64, or all if there are
+    fewer."""
     epochs: int = 10
-    """Passes over the train shards; 0 saves the swapped, untrained model and validates it."""
+    """Passes over the train shards. 0: validate and save the swapped model without training."""
     batch_size: int = 16
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     lr: float = 1e-4
     """Peak learning rate."""
     loss_type: LossType = "recon"
-    """`recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
+    """The loss. `recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
     distortion: Distortion = "l1_msssim"
-    """`l1_msssim`: alpha_l1 x L1 + (1 - alpha_l1)(1 - MS-SSIM); `mse`: mean squared error of pixels in [0, 1]."""
+    """The distortion. `l1_msssim`: alpha_l1 x L1 + (1 - alpha_l1)(1 - MS-SSIM); `mse`: mean squared error of pixels in
+    [0, 1]."""
     alpha_l1: float = 0.4
-    """Weight of L1 against 1 - MS-SSIM, 0 to 1."""
+    """Weight of L1 in l1_msssim, 0 to 1."""
     lambda_bpp: float = 0.01
-    """Weight of the rate in an rd loss."""
+    """Weight of the rate in the rd loss."""
     amp: Switch = "auto"
-    """Mixed precision: auto means on for CUDA, off for a CPU."""
+    """Mixed precision. auto: on for CUDA, off for a CPU."""
     amp_dtype: AmpDtype = "bf16"
-    """Type of mixed precision; fp16 comes with a gradient scaler."""
+    """Data type of mixed precision; fp16 uses a gradient scaler."""
     local_fp32: Policy = "entropy"
-    """Modules kept in fp32 under mixed precision; entropy models always are."""
+    """Modules kept in fp32 under mixed precision. Entropy models always are."""
     local_fp32_custom: str = ""
-    """Comma-separated parts of class names for --local_fp32 custom, as GDN,Conv2d."""
+    """Comma-separated parts of class names for --local_fp32 custom, for example GDN,Conv2d."""
     optimizer: OptimizerName = "adam"
     """Optimizer."""
     weight_decay: float = 0.0
     """Weight decay."""
     precondition: bool = False
-    """Move kernels in coordinates where their inputs, as the first crops show them, are centred and decorrelated: a
-    calibrated start then learns several times faster, at an --lr of 1e-3 to 2e-3."""
+    """Update each kernel in coordinates in which its inputs, measured on the first crops, are centred and decorrelated.
+    A calibrated start then allows an --lr of 1e-3 to 2e-3."""
     sched: Sched = "cosine"
-    """Schedule of the rate; cosine falls to lr / 100, plateau halves it after 3 epochs without a better MS-SSIM."""
+    """Schedule of the learning rate. cosine: falls to lr / 100; plateau: is halved after 3 epochs without a better
+    MS-SSIM."""
     lr_warmup_steps: int = 0
-    """Steps over which the rate rises linearly from lr / steps."""
+    """Steps in which the learning rate rises linearly from lr / steps to lr."""
     onecycle_pct_start: float = 0.1
-    """Share of the steps in which onecycle rises."""
+    """Share of the steps (0 to 1) in which the learning rate of onecycle rises."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 or less: never."""
+    """Larger gradients are scaled down to this norm; 0 or less: never."""
     overflow_check: bool = True
-    """Stop at the first non-finite or over-limit forward value."""
+    """Stop at the first forward value that is not finite or is larger than --overflow_tol."""
     overflow_tol: float = 1e8
-    """The limit of --overflow_check."""
+    """Largest absolute value that --overflow_check allows."""
     recon_every: int = 2
     """Epochs between reconstructions written as PNG; 0: never."""
     recon_count: int = 16
-    """Validation images reconstructed."""
+    """Number of validation images to reconstruct."""
     recon_dir: Path = Path("recon")
     """Folder of the reconstructions."""
     save_dir: Path = Path("checkpoints")
     """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
     save_every_steps: int = 0
-    """Steps between checkpoints inside an epoch; 0: only at each epoch's end."""
+    """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
     validate_every_steps: int = 0
-    """Steps between validations inside an epoch; 0: only at each epoch's end."""
+    """Steps between validations inside an epoch; 0: only at the end of each epoch."""
     resume: str | None = None
-    """`auto` goes on from save_dir/last.pt where there is one; or a file."""
+    """Checkpoint to continue from: a file, or `auto` for save_dir/last.pt if it exists."""
     overwrite: bool = False
-    """Begin anew in a save_dir that holds a run."""
+    """Start a new run in a save_dir that holds another run, and delete that run's checkpoints."""
     log_every: int = 10
     """Steps between status lines."""
     wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Also log to Weights & Biases."""
     seed: int = 0
-    """Seed of the order, the initialisation and the quantisation noise."""
+    """Seed of the order of the samples, the initialisation and the quantisation noise."""
     deterministic: bool = False
-    """Only algorithms that repeat bit for bit (CUDA; a CPU's always do)."""
+    """Use only algorithms whose results repeat bit for bit (on CUDA; on a CPU they always do)."""
     compile: bool = False
     """Compile the model with torch.compile."""
     decode_threads: int = 0
-    """Threads that read and decode, a process; 0: the cores shared out."""
+    """Threads per process that read and decode; 0: the cores divided by the processes."""
     verify: Verify = "first"
-    """When a sample's hash is checked: on its first read, always, or never."""
+    """When the hash of a sample is checked. first: on its first read; always: on every read; off: never."""
     shuffle_window: int = 0
-    """Shards mixed, and so open, at once; 0: all."""
+    """Number of shards that are shuffled together, and so open at the same time; 0: all."""
     device: Device = "auto"
     """Where to train."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself, naming the flag. Files and shards are looked at by `train.plan`."""
+        """Raise InputError naming the flag if flags are out of range or contradict each other.
+
+        `train.plan` checks files and shards.
+        """
         _within("quality", self.quality, 1, 8)
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
@@ -184,21 +190,23 @@ class TrainConfig:
         if self.sched == "onecycle" and self.lr_warmup_steps:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
         if self.replace_parts == "none" and self.train_scope != "all":
-            raise InputError(f"--train_scope {self.train_scope}: --replace_parts none goes with --train_scope all")
+            raise InputError(f"--train_scope {self.train_scope}: --replace_parts none needs --train_scope all")
         if self.replace_parts == "none" and self.swap_init:
             raise InputError(f"--swap_init {self.swap_init}: --replace_parts none swaps nothing; leave it out")
         if self.precondition and self.weight_decay:
-            raise InputError(f"--weight_decay {self.weight_decay}: has no meaning under --precondition; leave one out")
+            raise InputError(
+                f"--weight_decay {self.weight_decay}: has no meaning with --precondition; remove one of the two"
+            )
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
-            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
+            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
         _ = self.channel_pair
         if self.channels and self.pretrained != "none":
-            raise InputError("--channels: goes with --pretrained none; pretrained weights have their own")
+            raise InputError("--channels: needs --pretrained none; pretrained weights have their own channels")
         if self.overwrite and self.resume == "auto":
-            raise InputError("--overwrite: begins anew, --resume auto goes on; give one of the two")
+            raise InputError("--overwrite: starts a new run, --resume auto continues one; give one of the two")
 
     def plain_values(self) -> dict[str, Any]:
-        """The flags as YAML and a checkpoint can hold them."""
+        """The flags as plain values that YAML and a checkpoint can hold."""
         plain = (int, float, str, type(None))
         return {
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
@@ -211,7 +219,7 @@ class TrainConfig:
 
     @property
     def initialisation(self) -> SwapInit | Literal["none"]:
-        """--swap_init, resolved; `none` where nothing is replaced."""
+        """The resolved --swap_init; `none` if nothing is replaced."""
         if self.replace_parts == "none":
             return "none"
         return self.swap_init or ("naive" if self.pretrained == "none" else "calibrated")
@@ -223,7 +231,9 @@ class TrainConfig:
             return None
         numbers = self.channels.replace(" ", "").split(",")
         if len(numbers) != 2 or not all(number.isdecimal() and 1 <= int(number) <= 4096 for number in numbers):
-            raise InputError(f"--channels {self.channels}: expected two whole numbers N,M from 1 to 4096, as 32,48")
+            raise InputError(
+                f"--channels {self.channels}: expected two whole numbers N,M from 1 to 4096, for example 32,48"
+            )
         return int(numbers[0]), int(numbers[1])
 
     @property

@@ -1,4 +1,4 @@
-"""Stop at the first value that is not finite or over a limit, and when a signal asks for it: all ranks at one step."""
+"""Stop all ranks at the same step: at the first value that is not finite or over a limit, or after a signal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from relic.distributed import World, max_over_ranks
 
 _KEYS_SHOWN = 16
 WAYS_OUT = (
-    "the last checkpoint is from before. Ways out: --amp_dtype bf16, a wider --local_fp32 (entropy+decoder, "
+    "the last checkpoint is from before it. Ways out: --amp_dtype bf16, a wider --local_fp32 (entropy+decoder, "
     "all_normexp), a lower --lr, a smaller --max_grad_norm, a longer --lr_warmup_steps"
 )
 
@@ -19,18 +19,18 @@ class DivergedError(RuntimeError):
 
 
 class StopRequested(Exception):
-    """A signal asked the run to save and end; every rank sees it at the same step."""
+    """A signal asked the run to save and end. Every rank raises it at the same step."""
 
 
 class Guard:
-    """Watches the tensors of a step without waiting for the device.
+    """Checks the tensors of each step without waiting for the device.
 
-    `watch` reduces them to flags on the device, starts the flags' copy to the host, and looks at those of the step
-    before; `settle` looks at what is left. When it raises DivergedError the optimizer has already used the bad values:
-    the weights in memory are spoilt, and the last checkpoint is from before.
+    `watch` reduces the tensors to flags on the device, starts to copy the flags to the host, and checks the flags of
+    the step before. `settle` checks the flags of the last step. When DivergedError is raised, the optimizer has already
+    used the bad values: the weights in memory are bad, and the last checkpoint is from before.
 
-    Flags are the maximum over all ranks, so ranks stop together. A stop that a signal asked for is one more flag of the
-    same all-reduce: it raises StopRequested on every rank at the same step, and there the weights are good.
+    The flags are the maximum over all ranks, so all ranks stop together. A signal sets one more flag in the same
+    all-reduce. Then every rank raises StopRequested at the same step, with good weights.
     """
 
     def __init__(self, world: World, *, limit: float, check_values: bool) -> None:
@@ -43,32 +43,32 @@ class Guard:
 
     @torch.no_grad()
     def watch(self, step: int, tensors: Mapping[str, Tensor], keys: Sequence[str]) -> None:
-        """Take in the tensors of step `step`, whose batch holds `keys`. Raises for what the step before showed."""
+        """Start to check the tensors of step `step`, whose batch holds `keys`. Raises for the step before."""
         flags = [torch.full((), float(self.stop), device=self._world.device)]
         if self._check_values:
-            # Largest magnitude: not a number if any element is not, infinite if any is.
+            # The largest magnitude is NaN if any element is NaN, and infinite if any element is infinite.
             largest = [tensor.detach().abs().amax().float() for tensor in tensors.values()]
             flags += [(~(value <= self._limit)).float() for value in largest]
         flags_on_device = max_over_ranks(torch.stack(flags), self._world)
         on_host, copied = _copy_to_host(flags_on_device)
         before, self._pending = self._pending, (on_host, step, list(tensors), list(keys), copied)
-        self._look(before)
+        self._check(before)
 
     def settle(self) -> None:
-        """Look at the last step's flags too: called before anything is saved."""
+        """Check the last step's flags. Called before anything is saved."""
         before, self._pending = self._pending, None
-        self._look(before)
+        self._check(before)
 
     def check_weights(self, parameters: Iterable[Tensor], step: int) -> None:
-        """Raise DivergedError when step `step` left weights that no forward pass can be made with."""
+        """Raise DivergedError if a weight after step `step` is not finite or over the limit."""
         if not self._check_values:
             return
         largest = torch.stack([parameter.detach().abs().amax() for parameter in parameters]).max()
-        # Not a number compares as false, so it is refused too.
+        # A comparison with NaN is false, so NaN is refused too.
         if not bool(largest <= self._limit):
-            raise DivergedError(f"step {step}: it left weights not finite or over the limit; {WAYS_OUT}")
+            raise DivergedError(f"step {step}: the weights after it are not finite or over the limit; {WAYS_OUT}")
 
-    def _look(self, watched: tuple[Tensor, int, list[str], Sequence[str], torch.cuda.Event | None] | None) -> None:
+    def _check(self, watched: tuple[Tensor, int, list[str], Sequence[str], torch.cuda.Event | None] | None) -> None:
         if watched is None:
             return
         on_host, step, names, keys, copied = watched

@@ -1,4 +1,4 @@
-"""What learns: the model with its optimizer, scaler, schedule and loss, and the training step over them."""
+"""The training step, and what it changes: the model, the optimizer, the gradient scaler and the schedule."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from relic.codec.entropy import refresh_tables
 from relic.codec.loss import Loss, LossConfig, compute_loss
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from train.guard import Guard
 from train.preconditioning import Preconditioning
 from train.schedule import Schedule
 
 
 class StepValues(NamedTuple):
-    """Scalars on the device; nothing here was waited for."""
+    """Scalars on the device. To make them, the host did not wait for the device."""
 
     loss: Loss
     grad_norm: Tensor
@@ -27,15 +27,15 @@ class StepValues(NamedTuple):
 
 @dataclass(kw_only=True)
 class Learner:
-    """Owns what changes while training, besides the trainer's progress."""
+    """Owns everything that training changes, except the trainer's progress."""
 
     model: FactorizedPrior
     forward: Callable[[Tensor], dict[str, Any]]
-    """The model as the step calls it: compiled, or shared by ranks."""
+    """The model that the step calls: `model`, compiled or wrapped for several ranks if needed."""
     entropy_trained: bool
-    """Whether the entropy bottleneck is trained, and so its quantiles are solved again."""
+    """Whether the entropy bottleneck is trained. Then its quantiles must be solved again."""
     optimizer: torch.optim.Optimizer
-    """Of the preconditioning's parameters, where there is one."""
+    """Holds the parameters of `preconditioning`, if there is one."""
     scaler: torch.amp.GradScaler
     schedule: Schedule
     loss_config: LossConfig
@@ -43,13 +43,13 @@ class Learner:
     preconditioning: Preconditioning | None = None
     autocast: Callable[[], AbstractContextManager[Any]]
     max_grad_norm: float
-    """0 or less: gradients are not scaled down."""
+    """Larger gradients are scaled down to this norm; 0 or less: never."""
     _tables_are_old: bool = field(default=True, init=False)
 
     def step(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
-        """Train on `batch` as step `step` (from 0) of epoch `epoch` (from 0): the hot path and nothing else.
+        """Train on `batch` in step `step` (from 0) of epoch `epoch` (from 0).
 
-        Raises what the guard finds, after the optimizer's step.
+        Raises DivergedError or StopRequested from the guard, after the optimizer's step.
         """
         self._tables_are_old = True
         lr = self.schedule.set_rate(step, epoch)
@@ -69,29 +69,29 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step_done()
         watched = {"the loss": loss.total, "x_hat": output["x_hat"], "the likelihoods": likelihoods}
-        if not self.scaler.is_enabled():  # which skips steps with such gradients by itself
+        if not self.scaler.is_enabled():  # an enabled GradScaler skips steps with non-finite gradients itself
             watched["the gradient"] = grad_norm
         self.guard.watch(step, watched, batch.keys)
         return StepValues(Loss(*(part.detach() for part in loss)), grad_norm.detach(), lr)
 
     def _clip_gradients(self) -> Tensor:
-        """Return the norm before clipping."""
+        """Clip the gradients and return their norm before clipping."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm if self.max_grad_norm > 0 else float("inf"))
 
     def refresh_tables(self) -> None:
-        """Solve the quantiles and make the tables, once for each state of the weights."""
+        """Solve the quantiles and make the CDF tables, once per state of the weights."""
         if self._tables_are_old:
             refresh_tables(self.model, solve=self.entropy_trained)
             self._tables_are_old = False
 
     def check(self, steps_done: int) -> None:
-        """Raise DivergedError when what the last step computed, or the weights it left, must not be saved."""
+        """Raise DivergedError if the last step's values or the weights after it are bad and must not be saved."""
         self.guard.settle()
         self.guard.check_weights(self.model.parameters(), steps_done - 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the model's tensors."""
+        """What a checkpoint holds besides the model's tensors."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "preconditioning": self.preconditioning.state_dict() if self.preconditioning else None,
@@ -100,10 +100,10 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; other entries of `state` are left alone."""
+        """Continue from a `state_dict`. Other entries of `state` are ignored."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.preconditioning:
             self.preconditioning.load_state_dict(state["preconditioning"])
-        if state["scaler"]:  # empty of a run without one
+        if state["scaler"]:  # it is empty if the run used no scaler
             self.scaler.load_state_dict(state["scaler"])
         self.schedule.load_state_dict(state["schedule"])

@@ -17,24 +17,24 @@ from train.plan import make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
-"""What MKL asks for to give the same sums in every run, however busy the machine; it looks when torch is loaded."""
+"""Make MKL's sums the same in every run, whatever the load of the machine. MKL reads them when torch is loaded."""
 _OUT_OF_MEMORY = (
     "the GPU's memory is full: use a smaller --batch_size, more processes, --amp true or smaller crops; "
-    "--resume auto goes on from the last checkpoint with the flags it had"
+    "--resume auto continues from the last checkpoint, with the same flags"
 )
 
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; 0 when done or stopped by a signal after saving, 1 when the run failed, 2 when the flags are refused."""
+    """Train. Exit code 0: done, or saved and stopped after a signal; 1: the run failed; 2: the flags are refused."""
     config = parse(TrainConfig, argv, prog=PROG, gone=GONE)
     for name, value in _MKL_REPEATS.items():
         os.environ.setdefault(name, value)
-    if config.deterministic:  # cuBLAS reads it when CUDA starts
+    if config.deterministic:  # cuBLAS reads this variable when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         plan = make_plan(config)
-    except DownloadError:  # no fault of the command line
+    except DownloadError:  # the command line is not wrong: exit code 1
         raise
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan

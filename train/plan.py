@@ -1,6 +1,7 @@
-"""What a run will do: its flags, the shards and the checkpoint it goes on from, looked at once and checked.
+"""What a run will do: its flags, its shards and the checkpoint it continues from, each read once and checked.
 
-Imports no torch: what the plan refuses is answered at once. Nothing after the plan asks the disk again.
+Does not import torch, so a wrong command line is refused quickly. Later code uses the plan and does not read the disk
+again.
 """
 
 import os
@@ -22,11 +23,11 @@ from train.config import TrainConfig
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
 LAUNCH = ".launch"
-"""Names the torchrun launch that a run in save_dir belongs to."""
+"""File in save_dir with the name of the torchrun launch that the run belongs to."""
 _NAMELESS = "none"
-"""torchrun's name for a launch that was given none."""
+"""torchrun's name for a launch without a name."""
 _CALIB_IMAGES = 64
-"""Crops for calibration where --calib_images is not given and the set holds as many."""
+"""Number of crops for calibration without --calib_images, if the set holds as many."""
 _FIXED_ON_RESUME = (
     "replace_parts",
     "train_scope",
@@ -46,7 +47,7 @@ _FIXED_ON_RESUME = (
     "seed",
     "shuffle_window",
 )
-"""A resumed run keeps these, so that it equals the run that was not interrupted."""
+"""A resumed run must keep these flags, so that it equals a run that was not interrupted."""
 _FREE_ON_RESUME = (
     "val_shards",
     "amp",
@@ -59,22 +60,22 @@ _FREE_ON_RESUME = (
     "compile",
     "deterministic",
 )
-"""A resumed run may change these, as a way out of trouble. It then computes something else; a line says so."""
+"""A resumed run may change these flags, for example after it diverged. The log names each change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a run needs to know before it begins. Every process of a run makes its own."""
+    """Everything a run needs to know before it begins. Every process of a run makes its own plan."""
 
     config: TrainConfig
     train_set: ShardSet
     val_set: ShardSet
     resume: Path | None
-    """The checkpoint to go on from; None to begin anew."""
+    """The checkpoint to continue from; None for a new run."""
     continues: bool
-    """Whether that checkpoint is save_dir's own. Then the records and best checkpoints beside it are the run's too."""
+    """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
     calib_images: int
-    """Train crops that calibration looks at."""
+    """Number of train crops used for calibration."""
     launch: str
     """Name of the torchrun launch; empty without torchrun."""
 
@@ -84,7 +85,7 @@ class Plan:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The flags for records and checkpoints, with the real number of calibration crops where these are used."""
+        """The flags for records and checkpoints, with the resolved number of calibration crops if these are used."""
         values = self.config.plain_values()
         if self.config.initialisation == "calibrated" or self.config.precondition:
             values["calib_images"] = self.calib_images
@@ -92,9 +93,9 @@ class Plan:
 
 
 def make_plan(config: TrainConfig) -> Plan:
-    """Check the files, folders and shards that `config` names. Writes nothing but the shard cache.
+    """Check the files, folders and shards that `config` names. Writes only to the shard cache.
 
-    Raises InputError naming the flag, and DownloadError where shards could not be fetched.
+    Raises InputError naming the flag, and DownloadError if shards could not be fetched.
     """
     _check_files(config)
     launch = launch_name()
@@ -124,7 +125,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def launch_name() -> str:
-    """What all processes of one torchrun launch, and of its restarts, have in common; empty without torchrun."""
+    """A name that is the same in all processes of one torchrun launch and its restarts; empty without torchrun."""
     names = [os.environ.get("TORCHELASTIC_RUN_ID", "")]
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         names += [os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")]  # the same for all restarts
@@ -132,23 +133,23 @@ def launch_name() -> str:
 
 
 def is_restarted(save_dir: Path, launch: str) -> bool:
-    """Whether torchrun started this process again, and the run in save_dir is the one it had started before.
+    """Whether torchrun restarted this process and the run in save_dir belongs to the same launch.
 
-    A machine whose own processes did not fail counts no restart. There only the launch's name can tell.
+    torchrun's restart count stays 0 on a machine whose own processes did not fail. There the launch's name decides.
     """
     file = save_dir / LAUNCH
     counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    told = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
-    return told and file.exists() and file.read_text() == launch
+    known = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
+    return known and file.exists() and file.read_text() == launch
 
 
 def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
-    """Raise InputError unless the flags of the run to resume are ours, where these decide what it computes."""
+    """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
-    theirs = {"precondition": False, **theirs}  # which older runs do not know
+    theirs = {"precondition": False, **theirs}  # older runs have no such flag
     if theirs.get("distill"):
         raise InputError(
-            f"--resume: the run to resume was trained with --distill {theirs['distill']}, which is gone; "
+            f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "
             "start a new run with --pretrained and another --save_dir"
         )
     for name in _FIXED_ON_RESUME:
@@ -160,7 +161,7 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
 
 
 def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
-    """(name, value there, value here) of what differs from the run to resume and may."""
+    """(name, value of the run to resume, value here) of each flag that differs and may differ."""
     mine = config.plain_values()
     return [(name, theirs[name], mine[name]) for name in _FREE_ON_RESUME if theirs.get(name, mine[name]) != mine[name]]
 
@@ -169,29 +170,32 @@ def _check_files(config: TrainConfig) -> None:
     if config.pretrained not in ("zoo", EMBEDDED, "none") and not Path(config.pretrained).is_file():
         raise InputError(f"--pretrained {config.pretrained}: no such file; or use zoo, embedded or none")
     if config.resume not in (None, "auto") and not Path(config.resume or "").is_file():
-        raise InputError(f"--resume {config.resume}: no such file; --resume auto takes the newest of --save_dir")
+        raise InputError(f"--resume {config.resume}: no such file; --resume auto continues from last.pt in --save_dir")
     check_folder("--save_dir", config.save_dir)
     if config.recon_every:
         check_folder("--recon_dir", config.recon_dir)
 
 
 def _check_save_dir(config: TrainConfig, *, goes_on: bool) -> None:
-    """Refuse a folder that holds another run. Rank 0 alone asks: the others may come when it has begun to write."""
+    """Raise InputError if the folder holds another run.
+
+    Only rank 0 checks: when another rank comes to this line, rank 0 may have begun to write.
+    """
     if goes_on or config.overwrite or int(os.environ.get("RANK", "0")) != 0:
         return
     if any((config.save_dir / name).exists() for name in CHECKPOINTS):
         raise InputError(
-            f"--save_dir {config.save_dir}: holds a run; --resume auto goes on with it, --overwrite begins anew"
+            f"--save_dir {config.save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
         )
 
 
 def _check_resumed_file(config: TrainConfig, path: Path) -> None:
-    """Answer before torch is loaded what can be: whether it is a checkpoint at all, and the flags beside it."""
+    """Check what needs no torch: that the file is a checkpoint, and the flags in config.yaml beside it."""
     if not zipfile.is_zipfile(path):
         raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
     beside = path.with_name("config.yaml")
     if beside.exists() and path.name == "last.pt":
-        # A damaged one is no loss: the checkpoint holds the flags too.
+        # A damaged config.yaml does not matter: the checkpoint holds the flags too.
         with suppress(yaml.YAMLError, UnicodeDecodeError):
             found = yaml.safe_load(beside.read_text())
             if isinstance(found, dict):
@@ -223,14 +227,14 @@ def _check_crops(shards: ShardSet, flag: str, *, needs_ms_ssim: bool) -> None:
 
 
 def _calib_images(config: TrainConfig, train_set: ShardSet, *, begins: bool) -> int:
-    """--calib_images, or what there is up to 64. A run that begins calibrated has to have them."""
+    """--calib_images; by default 64, or all crops if there are fewer. Raises InputError if calibration needs more."""
     there_are = f"{train_set.folder} holds only {train_set.num_samples} train samples"
     if begins and config.initialisation == "calibrated":
         if config.calib_images is not None and config.calib_images > train_set.num_samples:
-            raise InputError(f"--calib_images {config.calib_images}: {there_are}; take fewer, or --swap_init naive")
+            raise InputError(f"--calib_images {config.calib_images}: {there_are}; use fewer, or --swap_init naive")
         if train_set.num_samples < MIN_CALIB_IMAGES:
             raise InputError(
                 f"--shards {config.shards}: {there_are}, calibration needs {MIN_CALIB_IMAGES} or more; "
-                "pack more, or --swap_init naive"
+                "pack more, or use --swap_init naive"
             )
     return min(config.calib_images or _CALIB_IMAGES, train_set.num_samples)

@@ -1,12 +1,13 @@
-"""Let the optimizer move kernels in coordinates where their inputs are centred, decorrelated and of one size.
+"""Preconditioning: the optimizer updates kernels in coordinates in which their inputs are centred and whitened.
 
-A calibrated codec's activations lie standard deviations above zero and hang together, so a step of one size in every
-weight is mostly a shift of all outputs, and that is what bounds its size. K-FAC (Martens and Grosse 2015, arXiv
-1503.05671; for convolutions Grosse and Martens 2016, arXiv 1602.01407) undoes it with the inputs' covariance. Here that
-is a product of the channels' and the taps' covariances, two small matrices, taken once, where the run starts; Adam sees
-the gradient in these coordinates, and its step is carried back.
+The activations of a calibrated codec have a mean of several standard deviations and are correlated. So an update of
+equal size in every weight mostly shifts all outputs, and this limits the learning rate. K-FAC (Martens and Grosse 2015,
+arXiv 1503.05671; for convolutions Grosse and Martens 2016, arXiv 1602.01407) corrects it with the covariance of the
+inputs. Here the covariance is approximated by a product of two small matrices, one over the channels and one over the
+taps. Both are measured once, at the start of the run. Adam receives the gradient in these coordinates, and its step is
+transformed back.
 
-Shapes: a kernel is seen as (O, C, T): outputs, inputs, taps (rows x columns of the kernel).
+Shapes: a kernel is viewed as (O, C, T): outputs, inputs, taps (rows x columns of the kernel).
 """
 
 import math
@@ -23,34 +24,37 @@ from relic.codec.precision import without_tf32
 from relic.swap.least_squares import Layer, phases_of, sample_rows
 
 NUM_CROPS = 16
-"""Crops that the covariances are taken of, at most."""
-_ROWS_A_CROP = 256
+"""The largest number of crops that the covariances are measured on."""
+_ROWS_PER_CROP = 256
 _RIDGE = 1e-3
-"""Of a covariance's mean eigenvalue. From 1e-4 to 1e-2, a thousand images of training ended alike."""
+"""Times the mean eigenvalue of a covariance. Values from 1e-4 to 1e-2 gave equal results after 1,000 images."""
 _REACH = 3.0
-"""A step of the learning rate in every weight, of random signs, moves an output by so many times that share of its
-standard deviation: at 3 kernels and densities learn best at about the same rate (measured on the embedded codec)."""
+"""A step of size lr and random sign in every weight changes an output by 3 lr times its standard deviation. With 3 the
+kernels and the densities learn best at about the same learning rate (measured on the embedded codec)."""
 
 
 class Coordinates(NamedTuple):
-    """Of one convolution, float32 on the model's device."""
+    """The coordinates of one convolution, float32 on the model's device."""
 
     mean: Tensor
-    """(C,) of the inputs."""
+    """(C,): mean of the inputs."""
     channels: Tensor
-    """(C, C): inverse square root of the inputs' covariance."""
+    """(C, C): inverse square root of the inputs' covariance over the channels."""
     taps: Tensor
-    """(T, T): the same of the taps, on inputs whose channels are decorrelated."""
+    """(T, T): the same over the taps, for inputs whose channels are decorrelated."""
     scale: Tensor
-    """(O,): standard deviation of the outputs, over the square root of the inputs that make one of them."""
+    """(O,): _REACH times the standard deviation of the outputs, divided by the square root of the inputs per output."""
 
-    def carry(self, kernel_OCT: Tensor) -> Tensor:
-        """A kernel's change in these coordinates as one of its weights; a gradient the other way."""
+    def transform(self, kernel_OCT: Tensor) -> Tensor:
+        """A change in these coordinates as a change of the weights, or a gradient of the weights in these coordinates.
+
+        The transform is the same in both directions because `channels` and `taps` are symmetric.
+        """
         return self.scale[:, None, None] * (self.channels @ kernel_OCT @ self.taps)
 
 
 def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordinates:
-    """`a`: inputs of `layer`, `z`: its outputs. Covariances and roots are computed in float64."""
+    """Measure the coordinates of `layer` from its inputs `a` and outputs `z`. Computes in float64."""
     mean = a_BCHW.mean((0, 2, 3))
     centred = (a_BCHW - mean[:, None, None]).transpose(0, 1).flatten(1).double()
     channels = _inverse_root(centred @ centred.T / centred.size(1))
@@ -60,14 +64,14 @@ def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordin
     for phase in phases:
         rows, columns = phase
         numbers = torch.tensor([row * layer.kernel_size[1] + column for row in rows.taps for column in columns.taps])
-        windows = sample_rows(phase, a_BCHW, z_BOhw, _ROWS_A_CROP, 0)[:, : layer.in_channels * len(numbers)]
+        windows = sample_rows(phase, a_BCHW, z_BOhw, _ROWS_PER_CROP, 0)[:, : layer.in_channels * len(numbers)]
         windows = windows.unflatten(1, (layer.in_channels, -1)) - mean[:, None]
         decorrelated = (channels @ windows).transpose(0, 1).flatten(0, 1)
-        # Taps of different phases never meet in one output.
+        # No output uses taps of two phases, so their covariance is not needed.
         taps[numbers[:, None], numbers] = _inverse_root(decorrelated.T @ decorrelated / len(decorrelated))
     inputs_of_an_output = layer.in_channels * num_taps / len(phases)
     deviation = z_BOhw.std((0, 2, 3))
-    # An output that never varies has to be able to learn all the same.
+    # The lower limit lets an output learn that does not vary on these crops.
     scale = _REACH * deviation.clamp(min=_RIDGE * float(deviation.mean())) / math.sqrt(inputs_of_an_output)
     return Coordinates(*(tensor.float() for tensor in (mean, channels, taps, scale)))
 
@@ -80,32 +84,32 @@ def _inverse_root(covariance: Tensor) -> Tensor:
 
 
 class Preconditioning:
-    """Gives the optimizer a stand-in for every trained kernel: zero, but while the optimizer steps.
+    """Gives the optimizer a proxy parameter for every trained kernel. A proxy is zero except during the step.
 
-    `take_gradients`, then the optimizer's step, then `move_kernels`. A kernel that moves takes its bias along, so that
-    the mean of its outputs stays where it is (for a transposed convolution: their mean over the phases).
+    Call `take_gradients`, then the optimizer's step, then `move_kernels`. When a kernel changes, its bias is changed so
+    that the mean of the outputs stays the same (for a transposed convolution: the mean over the phases).
     """
 
     def __init__(self, model: FactorizedPrior) -> None:
-        """`model`: on its device, in the memory format it is trained in, what is not trained frozen."""
+        """`model`: on its device, in the memory format of training, with untrained parameters frozen."""
         self._model = model
         self._layers = {
             name: layer
             for name, layer in model.named_modules()
             if isinstance(layer, Layer) and layer.weight.requires_grad
         }
-        self._stand_ins = {name: nn.Parameter(torch.zeros_like(layer.weight)) for name, layer in self._layers.items()}
+        self._proxies = {name: nn.Parameter(torch.zeros_like(layer.weight)) for name, layer in self._layers.items()}
         self._coordinates: dict[str, Coordinates] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer is given: the model's trained parameters, with stand-ins in the kernels' places."""
-        found = {f"{name}.weight": stand_in for name, stand_in in self._stand_ins.items()}
+        """The parameters for the optimizer: the model's trained parameters, with proxies instead of the kernels."""
+        found = {f"{name}.weight": proxy for name, proxy in self._proxies.items()}
         return [found.get(name, each) for name, each in self._model.named_parameters() if each.requires_grad]
 
     @torch.no_grad()
     def measure(self, images_BHWC: Tensor) -> None:
-        """Take the coordinates from the model as it is now, on the first NUM_CROPS of `images` (uint8)."""
+        """Measure the coordinates of the model as it is now, on the first NUM_CROPS of `images` (uint8)."""
         device = next(self._model.parameters()).device
         names = {layer: name for name, layer in self._layers.items()}
         with without_tf32():
@@ -115,27 +119,27 @@ class Preconditioning:
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        """Move the kernels' gradients into their stand-ins; biases keep theirs."""
+        """Move the gradients of the kernels to their proxies. Biases keep their gradients."""
         for name, layer in self._layers.items():
             assert layer.weight.grad is not None and layer.bias is not None and layer.bias.grad is not None
-            coordinates, stand_in = self._coordinates[name], self._stand_ins[name]
+            coordinates, proxy = self._coordinates[name], self._proxies[name]
             gradient = _as_OCT(layer, layer.weight.grad) - _shares(layer, coordinates) * layer.bias.grad[:, None, None]
-            stand_in.grad = _as_kernel(layer, coordinates.carry(gradient))
+            proxy.grad = _as_kernel(layer, coordinates.transform(gradient))
             layer.weight.grad = None
 
     @torch.no_grad()
     def move_kernels(self) -> None:
-        """Carry what the optimizer made of the stand-ins back to the kernels; of a step it skipped, nothing."""
+        """Add the step in the proxies to the kernels and set the proxies to zero. A skipped step left them at zero."""
         for name, layer in self._layers.items():
             assert layer.bias is not None
-            coordinates, stand_in = self._coordinates[name], self._stand_ins[name]
-            change = coordinates.carry(_as_OCT(layer, stand_in))
+            coordinates, proxy = self._coordinates[name], self._proxies[name]
+            change = coordinates.transform(_as_OCT(layer, proxy))
             layer.weight.add_(_as_kernel(layer, change))
             layer.bias.sub_((change * _shares(layer, coordinates)).sum((1, 2)))
-            stand_in.zero_()
+            proxy.zero_()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that `measure` found, in place."""
+        """All measured tensors themselves, not copies, so that they can be set in place."""
         for coordinates in self._coordinates.values():
             yield from coordinates
 
@@ -148,7 +152,7 @@ class Preconditioning:
 
 
 def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-    """Every convolution with its inputs and outputs; the decoder's are made of rounded latents."""
+    """Yield every convolution with its inputs and outputs. The decoder's are computed from rounded latents."""
     medians = medians_of(model)
     values = x_BCHW
     for transform in (model.g_a, model.g_s):
@@ -160,7 +164,7 @@ def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer
 
 
 def _shares(layer: Layer, coordinates: Coordinates) -> Tensor:
-    """(C, 1): what a change of 1 in any tap adds to the mean of the outputs."""
+    """(C, 1): how much the mean of the outputs changes if a weight changes by 1."""
     return coordinates.mean[:, None] / len(phases_of(layer))
 
 

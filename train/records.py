@@ -1,4 +1,4 @@
-"""Where a run stands, and where its numbers go: the status line, `metrics.jsonl`, and W&B when asked."""
+"""The progress of a run, and the outputs for its numbers: the status line, `metrics.jsonl`, and W&B with --wandb."""
 
 import json
 import logging
@@ -22,20 +22,21 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Counted in images; `step` counts the optimizer steps attempted."""
+    """The progress of a run, counted in images and steps."""
 
     epoch: int = 0
-    """Epochs done."""
+    """Finished epochs."""
     images: int = 0
-    """Images of this epoch done, over all ranks."""
+    """Images of this epoch that are done, over all ranks."""
     images_seen: int = 0
-    """Images of all epochs."""
+    """Images of all epochs, over all ranks."""
     step: int = 0
+    """Optimizer steps, including those that a GradScaler skipped."""
 
 
 @dataclass
 class StatusLine:
-    """A progress bar over an epoch's images; values of the steps stay on the device until a line is due."""
+    """A progress bar over an epoch's images. The values of the steps stay on the device until `read` needs them."""
 
     progress: Progress
     epoch_images: int
@@ -50,7 +51,7 @@ class StatusLine:
             initial=self.progress.images,
             desc=f"epoch {self.progress.epoch + 1}",
             unit="img",
-            # Without a terminal the bar is off and each status becomes a line of the log.
+            # Without a terminal the bar is off, and each status is a line in the log.
             disable=None if self.world.is_main else True,
             leave=False,
         )
@@ -62,7 +63,7 @@ class StatusLine:
         self._images = self.progress.images_seen
 
     def add(self, values: StepValues, images: int) -> None:
-        """Take in a step's values without reading them."""
+        """Keep the values of a step, without reading them from the device."""
         loss = values.loss
         scalars = (loss.total, loss.distortion, loss.bpp, loss.psnr_db, loss.ms_ssim, values.grad_norm)
         self._values.append(torch.stack([scalar.float() for scalar in scalars]))
@@ -70,7 +71,10 @@ class StatusLine:
         self._bar.update(images)
 
     def read(self) -> dict[str, Any]:
-        """Means since the last call over steps and ranks, speed and share of time spent waiting; one device read."""
+        """Means over the steps since the last call and over ranks, images/s, and the share of time spent waiting.
+
+        Reads from the device once.
+        """
         if not self._values:
             return {}
         means = torch.stack(self._values).mean(0)
@@ -104,9 +108,9 @@ class StatusLine:
 
 
 class Tracker:
-    """Rank 0's record of a run. Lines of `metrics.jsonl` past the step it resumes from are cut.
+    """Writes the records of a run, on rank 0.
 
-    A W&B failure never ends a run.
+    A resumed run removes the lines of `metrics.jsonl` after the step it resumes from. A W&B failure never ends a run.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class Tracker:
 
             self._wandb = wandb.init(project="relic", id=self.wandb_id, resume="allow", config=config)
             self.wandb_id = self._wandb.id
-            # Not W&B's own count, which only rises: it would drop the steps that a resumed run repeats.
+            # W&B's own step only increases, so it would drop the steps that a resumed run repeats.
             self._wandb.define_metric("*", step_metric="step")
         except Exception as error:
             log.warning("W&B is off for this run: %s", error)
@@ -165,7 +169,7 @@ def _step_of(line: str) -> float:
     try:
         return float(json.loads(line).get("step", 0))
     except ValueError:
-        return float("inf")  # a line cut by a kill
+        return float("inf")  # a line that was not written completely before a kill
 
 
 def _wandb_image(path: Path) -> Any:

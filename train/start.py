@@ -1,4 +1,4 @@
-"""What a run starts from: the codec it was asked for, swapped and calibrated."""
+"""Load the model that a run starts from, replace GDN by ReLU, and calibrate it."""
 
 import logging
 import time
@@ -30,32 +30,30 @@ class Start(NamedTuple):
     model: FactorizedPrior
     architecture: Architecture
     swap_init: str
-    """How the swapped layers began: `calibrated`, `naive`, `none` (no layer is), or `unknown` (CompressAI's files)."""
+    """How the swapped layers started: `calibrated`, `naive`, `none` (none swapped) or `unknown` (a CompressAI file)."""
 
 
 def load_resumed(plan: Plan) -> Checkpoint | None:
-    """The checkpoint to go on from. Raises InputError where it holds no such run, or one of other flags."""
+    """The checkpoint to continue from. Raises InputError if it holds no run, or a run with other flags."""
     config, path = plan.config, plan.resume
     if path is None:
         return None
     checkpoint = load_checkpoint(path, flag="--resume")
     if not checkpoint.training:
-        raise InputError(
-            f"--resume {path}: holds a model alone; resume from last.pt, or start with --pretrained {path}"
-        )
+        raise InputError(f"--resume {path}: holds only a model; resume from last.pt, or start with --pretrained {path}")
     check_resumed(config, checkpoint.config)
     if config.swap_init not in (None, checkpoint.swap_init):
         raise InputError(
-            f"--swap_init {config.swap_init}: the run to resume began {checkpoint.swap_init}; leave it out"
+            f"--swap_init {config.swap_init}: the run to resume started with {checkpoint.swap_init}; leave the flag out"
         )
     log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
     for name, before, now in changed_since(config, checkpoint.config):
-        log.info("resuming with --%s %s, where the run had %s", name, now, before)
+        log.info("resuming with --%s %s; the run had %s", name, now, before)
     return checkpoint
 
 
 def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
-    """Load, swap and calibrate; a resumed run has all that in its checkpoint."""
+    """Load, swap and calibrate the model. A resumed run takes the result from its checkpoint."""
     if resumed is not None:
         return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init)
     config = plan.config
@@ -72,7 +70,7 @@ def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
 
 
 def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
-    """On rank 0, whose weights the others then take."""
+    """Calibrate on rank 0 alone. The caller copies its weights to the other ranks."""
     if not world.is_main:
         return
     keep_freed_memory()
@@ -86,14 +84,14 @@ def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
             on_progress=lambda share: bar.update(share - bar.n),
         )
     for layer in fitted:
-        behind = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
-        log.info("calibrated %s: %serror %.4f on held-back crops", layer.name, behind, layer.error)
+        relu = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
+        log.info("calibrated %s: %serror %.4f on held-out crops", layer.name, relu, layer.error)
     if fitted:
         log.info("calibrated on %d crops in %.1f s", plan.calib_images, time.perf_counter() - began)
 
 
 def calibration_crops(plan: Plan) -> Tensor:
-    """The plan's number of crops, the first of the first epoch's order, uint8 (B, H, W, 3)."""
+    """The first `plan.calib_images` crops in the order of the first epoch, uint8 (B, H, W, 3)."""
     config, train_set = plan.config, plan.train_set
     order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]
     with ShardLoader(train_set, batch_size=16, threads=config.decode_threads, verify=config.verify) as loader:

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, and between them validation, pictures and checkpoints."""
+"""The training loop: epochs of steps, and between them validation, reconstructions and checkpoints."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from typing import Any
 from relic.codec.checkpoint import Checkpoint, random_state, restore_random_state, save_checkpoint
 from relic.codec.pixels import to_float
 from relic.distributed import World, gather_to_all, wait_for_all
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Runs the epochs a plan asks for, from wherever `load_state_dict` set it."""
+    """Runs the plan's epochs, from the start or from the state that `load_state_dict` set."""
 
     plan: Plan
     world: World
     start: Start
-    """What the model is, and how it began."""
+    """The architecture, and how the swapped layers were initialised."""
     learner: Learner
     train_loader: ShardLoader
     val_loader: ShardLoader
     tracker: Tracker | None = None
-    """On rank 0."""
+    """None on all ranks but 0."""
     progress: Progress = field(default_factory=Progress)
     best_ms_ssim: float = float("-inf")
     best_loss: float = float("inf")
@@ -57,11 +57,11 @@ class Trainer:
                 return None
 
     def _first_look(self) -> Validation:
-        """Validate and picture the model before its first step; with --epochs 0 this is all."""
+        """Validate the model before its first step, and write reconstructions. With --epochs 0 the run ends here."""
         result = self._validate()
         if self.plan.config.recon_every:
-            self._picture(f"pre_e{self.progress.epoch:03d}")
-        # A calibrated start is good: training has to beat it.
+            self._reconstruct(f"pre_e{self.progress.epoch:03d}")
+        # A calibrated start is good. Training replaces it only by something better.
         self._keep_best(result)
         if not self.plan.config.epochs:
             self.save_last()
@@ -79,7 +79,7 @@ class Trainer:
                 try:
                     values = self.learner.step(batch, progress.step, progress.epoch)
                 finally:
-                    # A stop is raised after the optimizer's step: the state is that of a whole step.
+                    # StopRequested is raised after the optimizer's step, so the step is complete and counts.
                     progress.step += 1
                     progress.images += config.batch_size
                     progress.images_seen += config.batch_size
@@ -98,13 +98,13 @@ class Trainer:
         if every and progress.step % every == 0 and progress.images < epoch_images:
             self.learner.guard.settle()
             self._validate()
-        # Last, so that a run resumed from here has all that came before in its records.
+        # Last, so that the records of a run that resumes from here hold everything before it.
         if config.save_every_steps and progress.step % config.save_every_steps == 0:
             self.save_last()
 
     def _finish_epoch(self) -> Validation:
         config, progress = self.plan.config, self.progress
-        # Before the validation: who is told to stop meanwhile may have seconds left, not the time for a new epoch.
+        # Before the validation: a run that is stopped during it resumes without repeating the epoch.
         self.save_last()
         progress.epoch += 1
         progress.images = 0
@@ -112,7 +112,7 @@ class Trainer:
         self.learner.schedule.epoch_done(result.ms_ssim)
         self._keep_best(result)
         if config.recon_every and (progress.epoch % config.recon_every == 0 or progress.epoch == config.epochs):
-            self._picture(f"e{progress.epoch:03d}")
+            self._reconstruct(f"e{progress.epoch:03d}")
         self.save_last()
         return result
 
@@ -138,7 +138,7 @@ class Trainer:
             self.best_loss = result.loss
             self.save_best("best_loss.pt", result)
 
-    def _picture(self, name: str) -> None:
+    def _reconstruct(self, name: str) -> None:
         config = self.plan.config
         if self.world.is_main and config.recon_count:
             paths = write_reconstructions(
@@ -149,13 +149,13 @@ class Trainer:
         wait_for_all(self.world)
 
     def save_last(self) -> None:
-        """Write last.pt, which a run can go on from; never after a step that diverged."""
+        """Write last.pt, from which a run can resume. Never after a step that diverged."""
         self._prepare_to_save()
         random_states = gather_to_all(random_state(), self.world)
         self._write("last.pt", training={**self.state_dict(), "random": random_states})
 
     def save_best(self, name: str, result: Validation) -> None:
-        """Write the model alone, with its scores; never after a step that diverged."""
+        """Write the model and its scores, without the training state. Never after a step that diverged."""
         self._prepare_to_save()
         self._write(name, metrics=result._asdict())
 
@@ -180,7 +180,7 @@ class Trainer:
         wait_for_all(self.world)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run goes on from, beside the weights and the ranks' random states."""
+        """The training state, without the weights and the random states of the ranks."""
         return {
             **self.learner.state_dict(),
             "progress": vars(self.progress).copy(),
@@ -190,7 +190,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what a checkpoint kept. Its bests count where they lie in this run's folder."""
+        """Continue from a checkpoint's training state. Its best scores count if the files are in this run's folder."""
         self.learner.load_state_dict(state)
         self.progress = Progress(**state["progress"])
         if self.plan.continues:
@@ -211,7 +211,7 @@ class Trainer:
 
 @contextmanager
 def _stop_on_signals(guard: Guard) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (preemption) ask for a stop at the next step."""
+    """SIGTERM and SIGUSR1 (preemption) stop the run after the current step."""
 
     def ask(*_: object) -> None:
         guard.stop = True

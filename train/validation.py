@@ -1,4 +1,4 @@
-"""Validation on every sample of the val split exactly once, in fp32, and pictures of what the model makes of it."""
+"""Validate on every sample of the val split exactly once, in fp32, and write reconstructions as PNG."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float, to_uint8
 from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 
@@ -24,7 +24,7 @@ class Validation(NamedTuple):
     psnr_db: float
     ms_ssim: float
     bpp: float
-    """Estimated from the likelihoods."""
+    """Rate estimated from the likelihoods, bits per pixel."""
     loss: float
     num_images: int
 
@@ -33,13 +33,13 @@ class Validation(NamedTuple):
 def validate(
     model: FactorizedPrior, loader: ShardLoader, batch_size: int, loss_config: LossConfig, world: World
 ) -> Validation:
-    """Score `model` (left in the mode it was in) on the loader's set, shared out over the ranks."""
+    """Score `model` on the loader's set, divided among the ranks. The model stays in its train or eval mode."""
     was_training = model.training
     model.eval()
     rows: list[tuple[float, float, float, float]] = []
     plan = eval_batches(loader.shards.num_samples, batch_size, world.rank, world.size)
     for batch in feed_device(loader.batches(plan), world.device, to_float):
-        with without_tf32():  # as in the evaluator, which has to give the same numbers
+        with without_tf32():  # the evaluator does the same and must give the same numbers
             output = model(batch.images)
         likelihoods = output["likelihoods"]["y"]
         scores = score_images(batch.images, output["x_hat"], likelihoods)
@@ -50,7 +50,7 @@ def validate(
         columns = (*scores, torch.stack(losses).double().cpu())
         rows += zip(*(column.tolist() for column in columns), strict=True)
     model.train(was_training)
-    # Rank order is sample order, so the sums do not depend on the number of ranks.
+    # The rows are in sample order, so the means do not depend on the number of ranks.
     every = torch.tensor([row for part in gather_to_all(rows, world) for row in part], dtype=torch.float64)
     psnr_db, ms_ssim, bpp, loss = every.mean(0).tolist()
     return Validation(psnr_db, ms_ssim, bpp, loss, len(every))
@@ -62,7 +62,7 @@ def write_reconstructions(
 ) -> list[Path]:
     """Write `folder/name/NNN.png` for the first `count` images, and their originals as `folder/origin/NNN.png`.
 
-    Other pictures in the two folders, left by a run that made more of them, are removed.
+    Removes other PNGs in these two folders, which an earlier run with a larger `count` left.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""relic's evaluator and CompressAI's on the same files, and how far the entropy coder goes on several cores."""
+"""Measure relic's and CompressAI's evaluators on the same files, and the entropy coder on several cores."""
 
 import contextlib
 import multiprocessing
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """Images per second, and the figures found. Both evaluate the same weights."""
+    """Images per second and the measured quality and rate. Both evaluators use the same weights."""
 
     num_images: int
     relic: float
@@ -58,14 +58,14 @@ class Speeds(NamedTuple):
 
 
 class CoderSpeedups(NamedTuple):
-    """How much faster a crop's symbols are coded by several at a time than by one."""
+    """How many times faster several threads or processes code a crop's symbols than one does."""
 
     threads: float
     processes: float
 
 
 def loose_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Path:
-    """A folder of 224x224 PNGs."""
+    """Make a folder of 224x224 PNGs."""
     packed = ShardSource(prepare_crops(folder / "packed", images, crops, cores).raw)
     loose = folder / "crops"
     loose.mkdir()
@@ -75,7 +75,7 @@ def loose_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Pa
 
 
 def measure_evaluators(codec: str, crops: Path, rounds: int, workers: int) -> Speeds:
-    """Let them take turns, each in a process of its own, as they are run; the first turn of each warms up."""
+    """Run both evaluators in turns, each in its own process. The first turn of each is a warm-up."""
     context = multiprocessing.get_context("spawn")
     turns: dict[str, list[Turn]] = {"relic": [], "compressai": []}
     pipes, processes = {}, []
@@ -87,7 +87,7 @@ def measure_evaluators(codec: str, crops: Path, rounds: int, workers: int) -> Sp
     try:
         for _ in range(rounds):
             for name, pipe in pipes.items():
-                pipe.send("your turn")
+                pipe.send("start")
                 turns[name].append(pipe.recv())
         for process in processes:
             process.join()
@@ -125,10 +125,10 @@ def _serve_relic(pipe: Connection, codec: str, crops: Path, rounds: int, workers
 
 
 def _serve_compressai(pipe: Connection, codec: str, crops: Path, rounds: int, workers: int) -> None:
-    # It sets torch to one thread when imported, as it does in every run of its own.
+    # The import sets torch to one thread, as in every run of this tool.
     from compressai.utils.eval_model.__main__ import collect_images, eval_model
 
-    # As CompressAI builds and keeps a model: contiguous memory.
+    # CompressAI keeps models in contiguous memory.
     model = _open(codec)[1].to(memory_format=torch.contiguous_format)
     options = {"entropy_estimation": False, "half": False, "per_image": False, "architecture": "bmshj2018-factorized"}
     for _ in range(rounds):
@@ -139,17 +139,17 @@ def _serve_compressai(pipe: Connection, codec: str, crops: Path, rounds: int, wo
 
 
 def open_ours(codec: str) -> TorchCodec:
-    """relic's view of a codec named on the command line."""
+    """Open a codec named on the command line for relic's evaluator."""
     return TorchCodec(codec, codec, *_open(codec), _CPU)
 
 
 def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
-    """`embedded`, a file, or N,M for random weights, whose rate is some bits per pixel."""
+    """Open `embedded`, a file, or N,M for random weights, whose rate is several bits per pixel."""
     channels = re.fullmatch(r"(\d+),(\d+)", codec)
     if channels is None:
         opened = read_codec(codec_path(codec), flag="--codec")
         if opened.architecture.replaced != "none":
-            raise InputError(f"--codec {codec}: CompressAI's tool has no model with ReLU beside GDN; take one without")
+            raise InputError(f"--codec {codec}: CompressAI's tool has no model with ReLU; use a codec without ReLU")
         return opened.architecture, finished_model(opened, f"--codec {codec}")
     architecture = Architecture((int(channels[1]), int(channels[2])), "none")
     torch.manual_seed(0)
@@ -159,7 +159,7 @@ def _open(codec: str) -> tuple[Architecture, FactorizedPrior]:
 
 
 def coder_speedups(codec: TorchCodec, crops: Path, cores: int) -> CoderSpeedups:
-    """Encode and decode one crop's symbols again and again: one at a time, in threads, in processes."""
+    """Encode and decode one crop's symbols repeatedly: one at a time, in threads, and in processes."""
     pixels = np.array(Image.open(sorted(crops.iterdir())[0]))
     x_BCHW = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():

@@ -1,11 +1,11 @@
-"""The export's benchmark as text and as a picture."""
+"""The results of the export benchmark as a table and a chart."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
+matplotlib.use("Agg")  # draws without a display
 from matplotlib.figure import Figure
 
 from benchmarks._export.timed_parts import CODECS, PARTS, PRECISIONS
@@ -15,8 +15,8 @@ from relic.files import atomic_write
 from relic.options import Upsample
 
 NO_KERNEL = (
-    "onnxruntime has no INT8 kernel for transposed convolutions on a CPU: it converts back to fp32 around each, so "
-    "such an INT8 decoder is no faster here; --upsample subpixel has none of them"
+    "onnxruntime has no INT8 kernel for transposed convolutions on a CPU and converts to fp32 around each, so such an "
+    "INT8 decoder is not faster here; with --upsample subpixel there are none"
 )
 _COLOURS = {
     ("gdn", "fp32"): "#b5b5b5",
@@ -29,7 +29,7 @@ _COLOURS = {
 def timing_table(
     figures: Mapping[str, float], quotients: Mapping[str, float], sizes: Sequence[tuple[int, int]], upsample: Upsample
 ) -> str:
-    """Milliseconds per run; a row per part, size and number of threads."""
+    """Milliseconds per run: one row per part, size and number of threads."""
     kinds = [(codec, precision) for codec in CODECS for precision in PRECISIONS]
     rows = [("ms", *(f"{codec} {precision}" for codec, precision in kinds), "ReLU:GDN", "INT8:fp32")]
     for part in PARTS:
@@ -46,7 +46,7 @@ def timing_table(
 
 
 def plot_timing(path: Path, figures: Mapping[str, float], sizes: Sequence[tuple[int, int]], title: str) -> None:
-    """Bars of milliseconds with all threads: a panel per size, a group per part."""
+    """Draw bars of milliseconds with all threads: one panel per size, one group per part."""
     figure = Figure(figsize=(8, 1.2 + 1.7 * len(sizes)), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]

@@ -1,4 +1,4 @@
-"""The parts that are timed: a GDN and a ReLU codec with random weights, in fp32 and INT8, for images of any size."""
+"""Make the parts to be timed: a GDN and a ReLU codec with random weights, in fp32 and INT8, for images of any size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ _SIDE = 128
 
 
 class TimedPart(NamedTuple):
-    """A file to be timed."""
+    """A part to be timed."""
 
     codec: str
     precision: str
@@ -38,13 +38,13 @@ class TimedPart(NamedTuple):
     model: onnx.ModelProto
 
     def input_for(self, width: int, height: int, channels: int) -> NDArray[Any]:
-        """Noise of the shape the part takes; `channels` are the latent's."""
+        """Noise in the shape of the part's input. `channels`: number of latent channels."""
         scale, depth = (1, 3) if self.part == "encoder" else (STRIDE, channels)
         return np.random.default_rng(0).random((1, depth, height // scale, width // scale), dtype=np.float32)
 
 
 def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[TimedPart]:
-    """Both parts of each codec in each precision."""
+    """Yield both parts of each codec in each precision."""
     for codec, replaced in CODECS.items():
         torch.manual_seed(0)
         architecture = Architecture(channels, replaced)
@@ -61,7 +61,7 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
 
 
 def _noise(folder: Path, channels: int) -> Calibration:
-    """Noise. The ranges do not change the time."""
+    """Noise as calibration inputs: the ranges do not change the time."""
     rng = np.random.default_rng(0)
     written = Calibration([], [])
     for number in range(_CALIBRATING):

@@ -1,4 +1,4 @@
-"""Milliseconds of ONNX parts in onnxruntime, the models taking turns, and the seconds to import the device codec."""
+"""Measure ONNX parts in onnxruntime, in turns, and the time to import `export/codec.py` with its libraries."""
 
 import statistics
 import subprocess
@@ -15,9 +15,9 @@ from benchmarks._export.timed_parts import PARTS, TimedPart
 from relic.onnx.sessions import open_session
 
 THREADS = {"1": 1, "all": 0}
-"""As figures name them -> as onnxruntime takes them."""
+"""Name in figures -> number of threads for onnxruntime; 0: one per core."""
 _LEAST_SECONDS = 0.2
-"""A turn: one run, or as many as fit in here."""
+"""A turn repeats its run until this time has passed."""
 _IMPORTS = "import export.codec"
 _STARTS = 5
 
@@ -35,7 +35,7 @@ def measure(
             for one in parts:
                 session = open_session(one.model.SerializeToString(), threads=count)
                 fed = {session.get_inputs()[0].name: one.input_for(width, height, latent_channels)}
-                session.run(None, fed)  # the first run takes memory and settles
+                session.run(None, fed)  # warm-up: the first run allocates memory
                 loaded[figure_name(one.codec, one.precision, one.part, f"{width}x{height}", threads)] = session, fed
             runs: dict[str, list[float]] = {name: [] for name in loaded}
             for _ in range(rounds):
@@ -55,12 +55,12 @@ def _turn(session: onnxruntime.InferenceSession, fed: dict[str, NDArray[Any]]) -
 
 
 def figure_name(codec: str, precision: str, part: str, size: str, threads: str) -> str:
-    """As `relu_int8_encoder_224x224_all`."""
+    """A name such as `relu_int8_encoder_224x224_all`."""
     return "_".join((codec, precision, part, size, threads))
 
 
 def speedups(figures: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """How many times faster: ReLU than GDN in fp32, and INT8 than fp32 of ReLU."""
+    """Speed ratios: ReLU to GDN in fp32, and INT8 to fp32 of the ReLU codec."""
     found = {}
     for width, height in sizes:
         for part in PARTS:
@@ -73,7 +73,7 @@ def speedups(figures: Mapping[str, float], sizes: Sequence[tuple[int, int]]) -> 
 
 
 def import_seconds() -> float:
-    """A Python process that imports all that `export/codec.py` runs with, from start to end; median of a few."""
+    """Seconds of a Python process that imports everything that `export/codec.py` uses; median of several runs."""
     root = Path(__file__).resolve().parents[2]
     times = []
     for _ in range(_STARTS):

@@ -1,4 +1,4 @@
-"""What the machine can do at most: copying raw crops, and decoding JPEGs, with nothing of a loader around it."""
+"""The upper limits of the machine: copying raw crops, and decoding JPEGs, without a loader."""
 
 import mmap
 import os
@@ -17,11 +17,11 @@ from relic.shards.shard_set import ShardSet
 
 Rows = npt.NDArray[np.uint8]
 _BATCHES_AHEAD = 4
-_ROWS_A_TASK = 16
+_ROWS_PER_TASK = 16
 
 
 def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[Rows]]:
-    """One thread copying the pixels of raw shards, memory-mapped and in shuffled order, into reused batch buffers."""
+    """One thread copies the pixels of memory-mapped raw shards, in shuffled order, into reused batch buffers."""
     members = _members(shards)
     ring = _ring(shards, batch_size)
     crop_bytes = shards.height * shards.width * 3
@@ -37,7 +37,7 @@ def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[
 
 
 def decode_ceiling(shards: ShardSet, batch_size: int, cores: int, stack: ExitStack) -> Callable[[int], Iterator[Rows]]:
-    """As many threads as cores decoding memory-mapped JPEGs, in shuffled order, into reused batch buffers."""
+    """One thread per core decodes memory-mapped JPEGs, in shuffled order, into reused batch buffers."""
     members = _members(shards)
     ring = _ring(shards, batch_size)
     pool = stack.enter_context(ThreadPoolExecutor(cores))
@@ -50,8 +50,8 @@ def decode_ceiling(shards: ShardSet, batch_size: int, cores: int, stack: ExitSta
         pending: deque[tuple[Rows, list[Future[None]]]] = deque()
         for step, chosen in enumerate(_batches(len(members), batch_size, number)):
             batch = ring[step % len(ring)][: len(chosen)]
-            starts = range(0, len(chosen), _ROWS_A_TASK)
-            parts = [slice(start, start + _ROWS_A_TASK) for start in starts]
+            starts = range(0, len(chosen), _ROWS_PER_TASK)
+            parts = [slice(start, start + _ROWS_PER_TASK) for start in starts]
             pending.append((batch, [pool.submit(decode, batch[part], chosen[part]) for part in parts]))
             if len(pending) == _BATCHES_AHEAD:
                 yield _finished(*pending.popleft())
@@ -68,7 +68,7 @@ def _finished(batch: Rows, parts: list["Future[None]"]) -> Rows:
 
 
 def _members(shards: ShardSet) -> list[memoryview]:
-    """Each sample's payload inside a memory-mapped shard; a mapping goes with its last view."""
+    """The payload of each sample in a memory-mapped shard. A mapping is closed with its last view."""
     members: list[memoryview] = []
     for tar in shards.tars:
         descriptor = os.open(tar, os.O_RDONLY)
@@ -81,7 +81,7 @@ def _members(shards: ShardSet) -> list[memoryview]:
 
 
 def _ring(shards: ShardSet, batch_size: int) -> list[Rows]:
-    """Batches are reused. New memory for every batch would cost page faults, and the result would not be a ceiling."""
+    """Reused batches. New memory for each batch would cause page faults, so the result would not be an upper limit."""
     return [np.zeros((batch_size, shards.height, shards.width, 3), np.uint8) for _ in range(_BATCHES_AHEAD + 1)]
 
 

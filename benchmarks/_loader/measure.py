@@ -1,4 +1,4 @@
-"""Images per second, epoch by epoch, the loaders taking turns; and how long a slow consumer waits."""
+"""Measure images per second of several loaders in turns, epoch by epoch, and how long a slow consumer waits."""
 
 import itertools
 import statistics
@@ -22,7 +22,7 @@ RATIOS = (
 
 
 class Pass(NamedTuple):
-    """One epoch: images delivered, seconds it took, and of these the loader's (read and decode: threads summed)."""
+    """One epoch: images, seconds, and the loader's own seconds. `read` and `decode` are sums over its threads."""
 
     images: int
     seconds: float
@@ -36,18 +36,18 @@ class Pass(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """Where relic's time goes after the first epoch."""
+    """How relic's loader spends its time after the first epoch."""
 
     read: float
-    """Of all threads' time: reading and hashing."""
+    """Reading and hashing, as a share of the time of all threads."""
     decode: float
-    """Of all threads' time."""
+    """Decoding, as a share of the time of all threads."""
     wait: float
-    """Of the run: the consumer's wait."""
+    """Waiting by the consumer, as a share of the run."""
 
 
 def take_turns(peers: Sequence[Peer], epochs: int) -> dict[str, list[Pass]]:
-    """Every loader's epoch 0, then every loader's epoch 1, ...: a change in the machine's speed affects all alike."""
+    """Run epoch 0 of every loader, then epoch 1 of every loader, ... So a change in speed affects all loaders."""
     passes: dict[str, list[Pass]] = {peer.name: [] for peer in peers}
     for epoch in range(epochs):
         for peer in peers:
@@ -66,26 +66,27 @@ def _measure(peer: Peer, epoch: int) -> Pass:
 
 
 def steady_rate(passes: Sequence[Pass]) -> float:
-    """Images per second: the median of the epochs after the first."""
+    """Images per second: the median over the epochs after the first."""
     return statistics.median(one.images_per_second for one in passes[1:])
 
 
 def ratios(figures: Mapping[str, float]) -> dict[str, float]:
-    """`relic_raw/copy_ceiling` and the others, from the figures by name."""
+    """Name, for example `relic_raw/copy_ceiling` -> ratio of two figures."""
     return {f"{ours}/{theirs}": figures[ours] / figures[theirs] for ours, theirs in RATIOS}
 
 
 def time_shares(passes: Sequence[Pass], threads: int) -> Shares:
-    """Shares of the time of these epochs."""
+    """How the loader spent the time of these epochs."""
     seconds = sum(one.seconds for one in passes)
     read, decode, wait = (sum(column) for column in zip(*(one[2:] for one in passes), strict=True))
     return Shares(read / (seconds * threads), decode / (seconds * threads), wait / seconds)
 
 
 def consumer_wait(shards: ShardSet, batch_size: int, consumer_seconds: float, batches: int) -> float:
-    """The wait of a consumer that sleeps `consumer_seconds` per batch, as a share of the run over `batches` batches.
+    """The share of a run of `batches` batches that a consumer waits, if it sleeps `consumer_seconds` per batch.
 
-    Counted from the first batch on. Epochs follow each other in one plan, so a small set stands for a large one.
+    Measured from the first batch on. The epochs are in one plan, without a pause, so a small set gives the same result
+    as a large one.
     """
     plan = itertools.chain.from_iterable(
         train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1) for epoch in itertools.count()

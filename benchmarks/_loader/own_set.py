@@ -1,4 +1,4 @@
-"""What a user's own shards and machine give."""
+"""Measure the loader on a user's own shards."""
 
 import os
 from contextlib import ExitStack
@@ -10,11 +10,11 @@ from relic.machine import available_cores
 from relic.shards.shard_set import ShardSet
 
 _MEMORY_BYTES_PER_SECOND = 1e9
-"""A thread that reads raw crops faster than this copies them from the page cache. A slower one waits for storage."""
+"""If a thread reads raw crops faster than this, they come from the page cache. If slower, it waits for the storage."""
 
 
 class OwnSet(NamedTuple):
-    """Images per second of a shard set, and what holds it back: read (storage), decode or copy (memory)."""
+    """Images per second of a shard set, and its bottleneck: read (storage), decode or copy (memory)."""
 
     first_images_per_second: float
     first_bound_by: str
@@ -24,9 +24,9 @@ class OwnSet(NamedTuple):
 
 
 def measure_own_set(shards: ShardSet, batch_size: int, epochs: int) -> OwnSet:
-    """Measure `epochs` epochs. The first begins with no shard in the page cache, if the system allows it."""
+    """Measure `epochs` epochs. Before the first, the shards are dropped from the page cache, if the system allows."""
     for tar in shards.tars:
-        _forget(os.fspath(tar))
+        _drop_from_cache(os.fspath(tar))
     with ExitStack() as stack:
         passes = take_turns([relic_peer("relic", shards, batch_size, stack)], epochs)["relic"]
     return OwnSet(
@@ -38,7 +38,7 @@ def measure_own_set(shards: ShardSet, batch_size: int, epochs: int) -> OwnSet:
     )
 
 
-def _forget(path: str) -> None:
+def _drop_from_cache(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,8 +1,8 @@
-"""The loaders that are compared, each as a function of the epoch that gives its batches in the main process.
+"""The loaders to compare, each as a function from an epoch to its batches, in the main process.
 
-All deliver shuffled batches of one size with as many threads or worker processes as cores: uint8, except
-`torch_folder`, which makes float images in its workers as code around torchvision does. webdataset and torch are used
-as their documentation shows; their workers start anew in each epoch, which is their default.
+All give shuffled batches of the same size, with one thread or worker process per core. The batches are uint8, except
+`torch_folder`, which makes float images in its workers, as code with torchvision does. webdataset and torch are used as
+in their documentation. Their workers are started again in each epoch, which is their default.
 """
 
 from collections.abc import Callable, Iterable, Sized
@@ -24,17 +24,17 @@ from relic.shards.shard_set import ShardSet
 
 
 class Peer(NamedTuple):
-    """One loader."""
+    """A loader of the comparison."""
 
     name: str
     epoch: Callable[[int], Iterable[Sized]]
-    """The batches of epoch 0, 1, ..."""
+    """Number of an epoch, from 0 -> its batches."""
     times: LoaderTimes | None = None
-    """relic's own account of its seconds."""
+    """The seconds that relic's loader measures itself."""
 
 
 def all_peers(crops: Crops, batch_size: int, cores: int, stack: ExitStack) -> list[Peer]:
-    """Every loader of the comparison; `stack` closes what they hold."""
+    """Every loader of the comparison. `stack` closes their resources."""
     return [
         relic_peer("relic_raw", crops.raw, batch_size, stack),
         relic_peer("relic_jpg", crops.jpg, batch_size, stack),
@@ -48,7 +48,7 @@ def all_peers(crops: Crops, batch_size: int, cores: int, stack: ExitStack) -> li
 
 
 def relic_peer(name: str, shards: ShardSet, batch_size: int, stack: ExitStack) -> Peer:
-    """relic as the trainer uses it: one loader for all epochs, hashes checked on the first read."""
+    """relic's loader as the trainer uses it: one loader for all epochs, hashes checked on the first read."""
     loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size))
 
     def epoch(number: int) -> Iterable[Sized]:
@@ -61,7 +61,7 @@ def relic_peer(name: str, shards: ShardSet, batch_size: int, stack: ExitStack) -
 def _webdataset(
     shards: ShardSet, suffix: str, image_format: str | None, batch_size: int, workers: int
 ) -> Callable[[int], Iterable[Sized]]:
-    """Shards and a buffer of 1,000 samples shuffled, decoded and batched in the workers."""
+    """webdataset: shards and a buffer of 1,000 samples are shuffled, decoded and batched in the workers."""
     tars = [str(tar) for tar in shards.tars]
     data = wds.WebDataset(tars, shardshuffle=100, empty_check=False).shuffle(1000)
     decoded = data.decode(image_format) if image_format else data.decode()

@@ -1,11 +1,11 @@
-"""The comparison as a picture."""
+"""The comparison of loaders as a chart."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
+matplotlib.use("Agg")  # draws without a display
 from matplotlib.figure import Figure
 
 from relic.files import atomic_write
@@ -18,7 +18,7 @@ _OURS, _CEILING, _OTHERS = "#1f6f8b", "#d9d9d9", "#9a9a9a"
 
 
 def plot_comparison(path: Path, figures: Mapping[str, float], title: str) -> None:
-    """Bars of images per second. Raw and encoded crops have scales of their own, since they lie far apart."""
+    """Draw bars of images per second. Raw and encoded crops have separate scales, since they differ by far."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(2, 1, height_ratios=[len(names) for names in _PANELS.values()])

@@ -1,4 +1,4 @@
-"""Measurements as text: a line per loader, the ratios, and where the time goes."""
+"""The results of the loader benchmark as tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ def comparison_table(
     quotients: Mapping[str, float],
     shares: Mapping[str, Shares],
 ) -> str:
-    """Images per second of every loader with each epoch's, the ratios, and relic's shares."""
+    """Images per second of every loader, in all and per epoch; the ratios; and how relic's loader spends its time."""
     epochs = max(map(len, passes.values()))
     speeds = [("", "images/s", *(f"epoch {number}" for number in range(epochs)))]
     for name, figure in figures.items():
@@ -23,12 +23,12 @@ def comparison_table(
     times = [("after the first epoch", "read", "decode", "wait")]
     times += [(name, f"{one.read:.1%}", f"{one.decode:.1%}", f"{one.wait:.1%}") for name, one in shares.items()]
     tables = [in_columns(speeds), ratio_table(quotients), in_columns(times)]
-    about = "(read, decode: of all threads' time; wait: of the run, by a consumer that does nothing)"
+    about = "(read, decode: share of the time of all threads; wait: share of the run, for a consumer that does nothing)"
     return "\n\n".join(tables) + f"\n{about}"
 
 
 def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: float) -> str:
-    """A user's set: two rates, what bounds them, and the GPUs they feed."""
+    """A user's set: two rates, their bottlenecks, and the number of GPUs they feed."""
     read, decode, wait = measured.shares
     first, later = measured.first_images_per_second, measured.images_per_second
     lines = [
@@ -47,7 +47,7 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
 
 
 def wait_table(waits: Mapping[str, tuple[float, float]], batches: int) -> str:
-    """Per loader: milliseconds the consumer takes per batch, and its wait as a share of the run."""
+    """One line per loader: the milliseconds that the consumer takes per batch, and its wait as a share of the run."""
     return "\n".join(
         f"{name}: a consumer of {milliseconds:g} ms per batch waits {share:.2%} of the run over {batches} batches"
         for name, (milliseconds, share) in waits.items()

@@ -1,4 +1,4 @@
-"""What packing is measured against: the same work on the same files with nothing around it, and nothing written."""
+"""Bare loops to compare packing with: the same work on the same files, without writing anything."""
 
 import io
 import multiprocessing
@@ -25,14 +25,14 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def _square(width: int, height: int) -> tuple[int, int, int, int]:
-    """The largest square in the middle."""
+    """The largest centred square."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
 def _crop(path: Path) -> Image.Image:
-    """Decoded by libjpeg-turbo to four bytes per pixel, the fastest that Pillow takes as it is. Resized in one call."""
+    """Decode with libjpeg-turbo to 4 bytes per pixel, the fastest form that Pillow uses without a copy, and resize."""
     pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
     height, width, _ = pixels.shape
     image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
@@ -40,32 +40,32 @@ def _crop(path: Path) -> Image.Image:
 
 
 def bare_raw(path: Path) -> bytes:
-    """A JPEG's centre crop as RGB bytes."""
+    """The centre crop of a JPEG as RGB bytes."""
     return _crop(path).tobytes("raw", "RGB")
 
 
 def bare_jpg(path: Path) -> bytes:
-    """A JPEG's centre crop as a JPEG."""
+    """The centre crop of a JPEG as a JPEG."""
     pixels = np.asarray(_crop(path))
     encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGBX", colorsubsampling="444")
     return encoded
 
 
 def bare_png(path: Path) -> bytes:
-    """A JPEG's centre crop as a PNG."""
+    """The centre crop of a JPEG as a PNG."""
     buffer = io.BytesIO()
     _crop(path).convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()
 
 
 def decode_alone(path: Path) -> Pixels:
-    """All pixels of a JPEG."""
+    """Decode all pixels of a JPEG."""
     result: Pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX")
     return result
 
 
 def decode_half(path: Path) -> Pixels:
-    """A JPEG at half its size, which is what `--decode fast` reads of COCO's images for crops of 224."""
+    """Decode a JPEG at half its size, as `--decode fast` does for COCO's images and crops of 224."""
     data = path.read_bytes()
     height, width, *_ = simplejpeg.decode_jpeg_header(data)
     pixels: Pixels = simplejpeg.decode_jpeg(
@@ -75,13 +75,13 @@ def decode_half(path: Path) -> Pixels:
 
 
 def decode_eighth(path: Path) -> Pixels:
-    """A JPEG at an eighth of its size: its Huffman codes are read and little else is done. No decoder skips those."""
+    """Decode a JPEG at an eighth of its size. This is mostly the reading of Huffman codes, which no decoder skips."""
     pixels: Pixels = simplejpeg.decode_jpeg(path.read_bytes(), colorspace="RGBX", min_height=1, min_width=1)
     return pixels
 
 
 def pillow_jpg(path: Path) -> bytes:
-    """A centre crop as a JPEG, as a script with Pillow alone makes it."""
+    """The centre crop as a JPEG, made with Pillow alone."""
     with Image.open(path) as source:
         image = source.convert("RGB")
     crop = image.crop(_square(*image.size)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -96,7 +96,7 @@ class _Span(NamedTuple):
 
 
 def images_per_second(step: Step, paths: Sequence[Path], processes: int) -> float:
-    """Rate of `processes` processes that start together, each doing `step` on its share of the files."""
+    """Images per second of `processes` processes that start together and run `step` on their share of the files."""
     context = multiprocessing.get_context("spawn")
     barrier: Barrier = context.Barrier(processes)
     spans: SimpleQueue[_Span] = context.SimpleQueue()
@@ -110,7 +110,9 @@ def images_per_second(step: Step, paths: Sequence[Path], processes: int) -> floa
         process.join()
     measured = [spans.get() for process in team if process.exitcode == 0]
     if len(measured) < processes:
-        raise InputError("--images: the bare loop cannot read all of these JPEGs (its error is above); leave them out")
+        raise InputError(
+            "--images: the bare loop cannot read all of these JPEGs (the error is above); remove the bad ones"
+        )
     return len(paths) / (max(span.ended for span in measured) - min(span.began for span in measured))
 
 

@@ -1,4 +1,4 @@
-"""Real runs of make_shards.py, timed from outside: how fast they pack, how soon they begin, how large they grow."""
+"""Time runs of make_shards.py from outside: images per second, time until the first shard, and memory."""
 
 import os
 import shutil
@@ -22,18 +22,18 @@ from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 from relic.shards.npy import HEADER_BYTES
 
-SHARDS_A_WORKER = 4
+SHARDS_PER_WORKER = 4
 _COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
-_LINKS_A_FILE = 50_000
+_LINKS_PER_FILE = 50_000
 _POLL_SECONDS = 0.005
 _WATCH_SECONDS = 0.2
-_SETTLE_SECONDS_A_BYTE = 2e-9
+_SETTLE_SECONDS_PER_BYTE = 2e-9
 _START_SECONDS = 120.0
 _PSNR_IMAGES = 200
 
 
 class Variant(NamedTuple):
-    """What is measured: how crops are stored, how JPEGs are decoded, by how many workers."""
+    """What is measured: the encoding of crops, the decoding of JPEGs, and the number of workers."""
 
     encoding: Encoding
     decode: str
@@ -41,7 +41,7 @@ class Variant(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of the command: images, wall seconds, and the resident memory of its largest process, in MB."""
+    """One run of the command: images, wall-clock seconds, and the resident memory of its largest process in MB."""
 
     images: int
     seconds: float
@@ -49,16 +49,16 @@ class Run(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """What a long and a short run say together."""
+    """The result of a long and a short run together."""
 
     images_per_second: float
     start_seconds: float
-    """What a run takes besides, whatever the number of images."""
+    """Seconds of a run that do not depend on the number of images."""
     peak_mb: float
 
 
 def link_images(images: Sequence[Path], folder: Path, count: int) -> Path:
-    """A folder of COCO's layout with `count` links to `images`, in turn; return it."""
+    """Make a folder of COCO's layout with `count` links to `images`, in turn. Returns the folder."""
     train = folder / "train2017"
     train.mkdir(parents=True)
     for number in range(count):
@@ -68,13 +68,15 @@ def link_images(images: Sequence[Path], folder: Path, count: int) -> Path:
 
 
 def measure_rate(images: Sequence[Path], work: Path, variant: Variant, images_per_worker: int) -> Rate:
-    """Images per second once under way: what a run of all the shards has more than one of a quarter of them.
+    """Images per second without the start of a run: the difference between a run and one with a quarter of the shards.
 
-    In the difference everything counts that is done for an image or a shard (listing, hashing, storing, publishing),
-    and what is done once does not. Runs too short to tell apart are counted whole.
+    The difference includes everything that is done per image or per shard (listing, hashing, storing, publishing), but
+    not what is done once per run. If the difference in time is not positive, the whole long run is used.
     """
-    per_shard = images_per_worker // SHARDS_A_WORKER
-    short, long = (_run(images, work, variant, per_shard, shards * variant.workers) for shards in (1, SHARDS_A_WORKER))
+    per_shard = images_per_worker // SHARDS_PER_WORKER
+    short, long = (
+        _run(images, work, variant, per_shard, shards * variant.workers) for shards in (1, SHARDS_PER_WORKER)
+    )
     more_seconds = long.seconds - short.seconds
     rate = (long.images - short.images) / more_seconds if more_seconds > 0 else long.images / long.seconds
     return Rate(rate, max(0.0, long.seconds - long.images / rate), max(short.peak_mb, long.peak_mb))
@@ -89,8 +91,8 @@ def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, s
     link_images(images, coco, count)
     flags = ("--encoding", variant.encoding, "--decode", variant.decode, "--workers", str(variant.workers))
     command = [*_COMMAND, *_folders(coco, out), *flags, "--samples_per_shard", str(per_shard)]
-    os.sync()  # this run must not pay for what the one before left to store,
-    time.sleep(removed * _SETTLE_SECONDS_A_BYTE)  # nor for the disk's clearing of what was removed
+    os.sync()  # the data of the run before must not be written during this run,
+    time.sleep(removed * _SETTLE_SECONDS_PER_BYTE)  # and the disk must have freed the removed files
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with _memory_watched(process.pid) as peaks_mb:
@@ -103,9 +105,9 @@ def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, s
 
 @contextmanager
 def _memory_watched(pid: int) -> Iterator[list[float]]:
-    """Yield a list that fills with the peak resident memory, in MB, of the process and its children, while they live.
+    """Yield a list that is filled with the peak resident memory, in MB, of the process and its children.
 
-    Not from wait4(): its figure begins with the memory of the process that started them.
+    wait4() is not used, because its peak includes the memory of the process that started them.
     """
     done = threading.Event()
     peaks_mb: list[float] = []
@@ -132,7 +134,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _peak_mb(pid: int) -> list[float]:
-    """The kernel's high-water mark; nothing when the process is gone."""
+    """The peak resident memory from the kernel; empty if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -145,20 +147,20 @@ def _folders(coco: Path, out: Path) -> list[str]:
 
 
 def median_rates(rates: Sequence[Rate]) -> Rate:
-    """The median of each, but the largest memory."""
+    """The median of the rates and start times, and the largest memory."""
     speeds, starts, peaks = zip(*rates, strict=True)
     return Rate(statistics.median(speeds), statistics.median(starts), max(peaks))
 
 
 def seconds_to_start(image: Path, work: Path, files: int) -> float:
-    """Seconds from the command to the first shard's file, with a folder of `files` images before it."""
+    """Seconds from the command to the first file of a shard, for a folder of `files` images."""
     coco, out = work / "many", work / "many_out"
     train = coco / "train2017"
     train.mkdir(parents=True)
     data = image.read_bytes()
     for number in range(files):
         path = train / f"{number:012d}{image.suffix}"
-        if number % _LINKS_A_FILE == 0:  # file systems limit the links to one file
+        if number % _LINKS_PER_FILE == 0:  # file systems limit the number of links to one file
             path.write_bytes(data)
             original = path
         else:
@@ -177,14 +179,14 @@ def seconds_to_start(image: Path, work: Path, files: int) -> float:
 
 
 class Likeness(NamedTuple):
-    """PSNR in dB of the fast decode's crops against the exact one's: over all pixels, and of the worst crop."""
+    """PSNR in dB between crops of the fast and the exact decode: over all pixels, and of the worst crop."""
 
     overall_db: float
     worst_db: float
 
 
 def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
-    """Compare the crops of some of the images."""
+    """Compare fast and exact crops of some of the images."""
     errors = []
     for path in images[:: max(1, len(images) // _PSNR_IMAGES)]:
         keyed = KeyedSource(Source(path.name, path.stat().st_size), "crop")
@@ -215,5 +217,5 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
 
 
 def _psnr_db(mean_squared_error: float) -> float:
-    """10 log10(255^2 / MSE); 99 dB stands for no difference that 8 bits can show."""
+    """10 log10(255^2 / MSE), at most 99 dB."""
     return min(99.0, float(10 * np.log10(255**2 / max(mean_squared_error, 1e-9))))

@@ -1,4 +1,4 @@
-"""Which runs and loops of packing are measured, their ratios, and both as text."""
+"""The runs and loops of the packing benchmark, their ratios, and the results as a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -32,11 +32,11 @@ RATIOS = (
 )
 _ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw", "png")
 _SHARE = {"jpg": 1.0, "raw": 1.0, "png": 0.2}
-"""Of the images: writing PNGs is several times slower, and fewer are enough."""
+"""Share of the images. Writing PNGs is several times slower, so fewer images are enough."""
 
 
 class NamedVariant(NamedTuple):
-    """A run of the command and the share of the images it gets."""
+    """A run of the command, and its share of the images."""
 
     name: str
     variant: Variant
@@ -44,7 +44,7 @@ class NamedVariant(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop, its processes, and the share of the images each of them gets."""
+    """A loop, its number of processes, and the share of the images per process."""
 
     name: str
     step: Step
@@ -53,7 +53,7 @@ class Loop(NamedTuple):
 
 
 def all_variants() -> Iterator[NamedVariant]:
-    """Every encoding, exact and fast, by a worker for each core and by one."""
+    """Every encoding, exact and fast, with one worker per core and with one worker."""
     for encoding in _ENCODINGS:
         for decode in ("exact", "fast"):
             for workers, suffix in ((available_cores(), ""), (1, "_1_worker")):
@@ -62,7 +62,7 @@ def all_variants() -> Iterator[NamedVariant]:
 
 
 def all_loops() -> list[Loop]:
-    """What the runs are measured against."""
+    """The loops that the runs are compared with."""
     cores = available_cores()
     return [
         Loop("bare_jpg", bare_jpg, cores, 1),
@@ -76,7 +76,7 @@ def all_loops() -> list[Loop]:
 
 
 def prep_ratios(figures: Mapping[str, float]) -> dict[str, float]:
-    """`jpg_exact/bare_jpg` and the others, from the figures by name."""
+    """Name, for example `jpg_exact/bare_jpg` -> ratio of two figures."""
     return {f"{ours}/{theirs}": figures[ours] / figures[theirs] for ours, theirs in RATIOS}
 
 
@@ -86,7 +86,7 @@ def prep_table(
     quotients: Mapping[str, float],
     others: Mapping[str, float],
 ) -> str:
-    """Images per second with each round's, the ratios, and what is no rate."""
+    """Images per second, in all and per round; the ratios; and the other figures."""
     rounds = max(map(len, by_round.values()))
     speeds = [("", "images/s", *(f"round {number}" for number in range(rounds)))]
     for name, figure in figures.items():
@@ -96,7 +96,7 @@ def prep_table(
         "",
         ratio_table(quotients),
         "",
-        f"a run's once-only work: {others['start_seconds']:.2f} s (not in the images/s above)",
+        f"start of a run: {others['start_seconds']:.2f} s (not in the images/s above)",
         f"{others['listed_files']:,} files: {others['seconds_to_first_shard']:.2f} s from command to first shard",
         f"largest process: {others['peak_mb']:.0f} MB",
         f"fast against exact: {others['fast_psnr_db']:.1f} dB PSNR, worst crop {others['fast_worst_psnr_db']:.1f} dB",

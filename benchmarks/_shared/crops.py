@@ -1,4 +1,4 @@
-"""The crops every loader is measured on: packed by prep in each encoding, and as loose JPEGs of the same bytes."""
+"""The crops for the benchmarks: packed by prep in each encoding, and as JPEG files with the same bytes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,30 +12,30 @@ from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet, open_shard_set
 
 _SAMPLE_IMAGES = 120
-_CROPS_A_SHARD = 500
-_MAX_CROPS_AN_IMAGE = 1000
+_CROPS_PER_SHARD = 500
+_MAX_CROPS_PER_IMAGE = 1000
 _ENCODINGS: tuple[Encoding, ...] = ("raw", "jpg", "png")
 
 
 class Crops(NamedTuple):
-    """The same crops four times."""
+    """The same crops in four forms."""
 
     raw: ShardSet
     jpg: ShardSet
     png: ShardSet
     loose: Path
-    """Folder of the JPEGs that stand in `jpg`."""
+    """Folder with the JPEGs of `jpg` as files."""
 
 
 def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Crops:
-    """Pack at least `crops` random crops of 224x224 into `folder`; what an earlier run left there is used again.
+    """Pack at least `crops` random crops of 224x224 into `folder`. Shards of an earlier run are used again.
 
-    `images`: a folder of images, or of COCO's layout; None builds photographs from installed packages. There is a shard
-    for each of the `cores` at least, so that loaders that share out whole shards can use them all.
+    `images`: a folder of images, or of COCO's layout; None builds photographs from installed packages. There is at
+    least one shard per core, so that loaders that divide whole shards among workers can use all cores.
     """
     folder.mkdir(parents=True, exist_ok=True)
     coco_dir, crops_per_image = _sources(folder, images, crops)
-    shards = -(-crops // (_CROPS_A_SHARD * cores)) * cores
+    shards = -(-crops // (_CROPS_PER_SHARD * cores)) * cores
     samples_per_shard = max(crops_per_image, crops // shards)
     packed = {
         encoding: _pack(coco_dir, folder / encoding, encoding, crops_per_image, samples_per_shard)
@@ -45,11 +45,11 @@ def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> 
 
 
 def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
-    """A folder of COCO's layout with links to at most `crops` images, and how many crops to cut from each."""
+    """Make a folder of COCO's layout with links to at most `crops` images. Returns it and the crops per image."""
     found = listed_images(folder, images, min(_SAMPLE_IMAGES, crops))
     count = min(len(found), crops)
-    if crops > count * _MAX_CROPS_AN_IMAGE:
-        raise InputError(f"--images {images}: {len(found)} images give at most {count * _MAX_CROPS_AN_IMAGE} crops")
+    if crops > count * _MAX_CROPS_PER_IMAGE:
+        raise InputError(f"--images {images}: {len(found)} images give at most {count * _MAX_CROPS_PER_IMAGE} crops")
     chosen = folder / "coco" / "train2017"
     chosen.mkdir(parents=True, exist_ok=True)
     for link in chosen.iterdir():
@@ -61,7 +61,7 @@ def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
 
 
 def listed_images(folder: Path, images: Path | None, sample_images: int = _SAMPLE_IMAGES) -> list[Path]:
-    """The images of the folder `images`, or of its train2017/; None builds `sample_images` photographs in `folder`."""
+    """The images in the folder `images`, or in its train2017/. None builds `sample_images` photographs in `folder`."""
     if images is None:
         images = folder / "photographs"
         if samples.build.main(["--out", str(images), "--train", str(sample_images), "--val", "1"]):
@@ -87,12 +87,12 @@ def _pack(coco_dir: Path, out: Path, encoding: Encoding, crops_per_image: int, s
         "samples_per_shard": samples_per_shard,
     }
     if prep.make_shards.main([text for flag, value in flags.items() for text in (f"--{flag}", str(value))]):
-        raise InputError(f"packing {out} failed; the line above says why (a new --work_dir begins afresh)")
+        raise InputError(f"packing {out} failed; the line above says why (use a new --work_dir to start again)")
     return open_shard_set(out, "train")
 
 
 def _write_loose(shards: ShardSet, folder: Path) -> Path:
-    """Each member of `shards` as a file of its own."""
+    """Write each sample of `shards` to its own file."""
     folder.mkdir(exist_ok=True)
     for tar in shards.tars:
         with tar.open("rb") as file:

@@ -1,20 +1,27 @@
-"""Checks that the flags of several benchmarks share. They name the flag and raise InputError."""
+"""Checks of flags for several benchmarks. They raise InputError naming the flag."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from relic.errors import InputError
+from relic.errors import InputError, RefusedError
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
-    """Each field of `config` that `least` names must have at least that value."""
+    """Raise InputError if a field of `config` is smaller than its value in `least`."""
     for name, smallest in least.items():
         if getattr(config, name) < smallest:
             raise InputError(f"--{name} {getattr(config, name)}: must be {smallest} or more")
 
 
 def check_files(**files: Path | None) -> None:
-    """Each file, by the name of its flag, must be in a folder that exists. None: the flag was not given."""
+    """Flag name -> file. Raise InputError if the folder of a file does not exist. None: the flag was not given."""
     for name, path in files.items():
         if path is not None and not path.parent.is_dir():
-            raise InputError(f"--{name} {path}: no folder {path.parent}")
+            raise RefusedError(f"--{name} {path}: no folder {path.parent}")
+
+
+def check_folders(**folders: Path | None) -> None:
+    """Each folder, by the name of its flag, must exist. None: the flag was not given."""
+    for name, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise RefusedError(f"--{name} {folder}: no such folder")

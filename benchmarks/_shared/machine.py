@@ -1,4 +1,4 @@
-"""The machine that figures were measured on."""
+"""Describe the machine of a measurement."""
 
 import platform
 from importlib.metadata import version
@@ -10,7 +10,7 @@ _PACKAGES = ("numpy", "torch", "webdataset", "simplejpeg")
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """Cores, CPU, operating system and library versions, for the JSON file of a benchmark."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {

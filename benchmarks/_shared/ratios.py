@@ -1,4 +1,4 @@
-"""Ratios of figures as text."""
+"""Ratios as a table."""
 
 from collections.abc import Mapping
 
@@ -6,5 +6,5 @@ from relic.columns import in_columns
 
 
 def ratio_table(quotients: Mapping[str, float], digits: int = 2) -> str:
-    """A line per ratio."""
+    """One line per ratio."""
     return in_columns([(name, f"{quotient:.{digits}f}") for name, quotient in quotients.items()])

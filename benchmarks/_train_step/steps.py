@@ -1,6 +1,6 @@
-"""A training step written four ways: ours, bare, synchronous, and one that only sleeps.
+"""Four kinds of training step: the trainer's, a bare one, a synchronous one, and one that only sleeps.
 
-The synchronous step is how the trainer that relic replaces wrote it: the device is waited for at each value.
+The synchronous step is that of the trainer that relic replaces: it waits for the device at each value.
 """
 
 import time
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from relic.codec.loss import Loss
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from relic.loader.loader import LoaderTimes
 from train.build import build_trainer
 from train.config import TrainConfig
@@ -26,7 +26,7 @@ Step = Callable[[DeviceBatch], None]
 
 
 def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
-    """The trainer's step with what the loop does with its values: a status line every `log_every` steps."""
+    """The trainer's step, and what the loop does with its values: a status line every `log_every` steps."""
     learner.model.train()
     progress = Progress()
     status = StatusLine(progress, 0, LoaderTimes(), world)
@@ -43,7 +43,7 @@ def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
 
 
 def bare_step(learner: Learner, config: TrainConfig) -> Step:
-    """Forward, backward, one loss, clip and step, and nothing that looks at any value."""
+    """Forward, backward, one loss, clip and step. Reads no value from the device."""
     model, optimizer = learner.model.train(), learner.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -58,7 +58,7 @@ def bare_step(learner: Learner, config: TrainConfig) -> Step:
 
 
 def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
-    """The loss is computed once to look at and once to train with. Each value is read where it is made."""
+    """Computes the loss twice, once to check it and once to train. Reads each value as soon as it is computed."""
     model, optimizer = learner.model.train(), learner.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -69,12 +69,12 @@ def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
         x_hat, likelihoods = output["x_hat"], output["likelihoods"]["y"]
         for tensor in (x_hat, likelihoods):
             assert torch.isfinite(tensor).all().item() and tensor.abs().max().item() < config.overflow_tol
-        looked_at = _loss(x, x_hat, likelihoods, config)
-        assert torch.isfinite(looked_at).item()
+        checked = _loss(x, x_hat, likelihoods, config)
+        assert torch.isfinite(checked).item()
         _loss(x, x_hat, likelihoods, config).backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
-        shown = [looked_at, norm, F.mse_loss(x_hat, x), -torch.log2(likelihoods).sum() / x[:, 0].numel()]
+        shown = [checked, norm, F.mse_loss(x_hat, x), -torch.log2(likelihoods).sum() / x[:, 0].numel()]
         for value in shown:
             value.item()
 
@@ -82,9 +82,9 @@ def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
 
 
 def loop_overhead_seconds(config: TrainConfig, world: World, sleep_seconds: float) -> tuple[float, int]:
-    """Mean seconds between two steps of a run whose steps only sleep, and of how many steps: loader, feed and records.
+    """Mean seconds between two steps (loader, feed and records), and the number of gaps between steps.
 
-    The run is the trainer's own, of one epoch.
+    Runs the trainer for one epoch with steps that only sleep.
     """
     sleeper = _Sleeper(sleep_seconds)
     with ExitStack() as stack:
@@ -96,7 +96,7 @@ def loop_overhead_seconds(config: TrainConfig, world: World, sleep_seconds: floa
 
 
 class _Sleeper:
-    """Stands for a step whose arithmetic happens elsewhere."""
+    """A step that only sleeps."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -112,7 +112,7 @@ class _Sleeper:
 
 
 def _loss(x: Tensor, x_hat: Tensor, likelihoods: Tensor, config: TrainConfig) -> Tensor:
-    """The RD loss from the libraries' own parts."""
+    """The RD loss, computed with functions of the libraries."""
     similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0)
     distortion = config.alpha_l1 * F.l1_loss(x_hat, x) + (1 - config.alpha_l1) * (1 - similarity)
     bpp = -torch.log2(likelihoods).sum() / (x.size(0) * x.size(2) * x.size(3))

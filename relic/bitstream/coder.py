@@ -1,7 +1,7 @@
-"""Symbols to bytes and back: by CompressAI's compiled coder where its wheel is installed, else in plain Python.
+"""Code symbols to bytes and back: with CompressAI's compiled coder if its wheel is installed, else in plain Python.
 
-Both write the same bytes. The compiled module is loaded by its file, so neither the `compressai` package nor torch,
-which the package imports, is needed or touched. Symbols are int32 (M, h, w) of one image, coded channel by channel.
+Both write the same bytes. The compiled module is loaded from its file, so neither the `compressai` package nor torch,
+which the package imports, is loaded. Symbols are int32 (M, h, w) of one image, coded channel by channel.
 """
 
 import functools
@@ -31,7 +31,7 @@ _MAX_PADDING_BYTES = 1 << 26
 
 
 class Coder(Protocol):
-    """Codes checked symbols (M, n); `decode` returns what `encode` was given or raises InputError."""
+    """Codes checked symbols (M, n). `decode` returns the symbols given to `encode`, or raises InputError."""
 
     name: str
 
@@ -41,7 +41,7 @@ class Coder(Protocol):
 
 
 class PythonCoder:
-    """`relic.bitstream.rans`: needs nothing, 4 to 5 times slower than the compiled coder."""
+    """`relic.bitstream.rans`: needs no compiled module, and is 4 to 5 times slower than the compiled coder."""
 
     name = "python"
 
@@ -53,10 +53,10 @@ class PythonCoder:
 
 
 class CompiledCoder:
-    """CompressAI's `ans`, fed so that no data makes it leave its memory.
+    """CompressAI's `ans`, called so that no data makes it access memory outside its buffers.
 
-    It holds the GIL from start to end (two threads take as long as one after the other): use processes, not threads,
-    to code on several cores.
+    It holds Python's lock (GIL) during the whole call, so threads do not run in parallel. To code on several cores, use
+    processes.
     """
 
     name = _MODULE
@@ -66,7 +66,7 @@ class CompiledCoder:
 
     def encode(self, symbols: npt.NDArray[np.int32], tables: Tables) -> bytes:
         if symbols.size < 4:
-            # It reserves one word a symbol, yet ends with two words more: one or two symbols overrun its memory.
+            # The coder reserves one word per symbol but writes two more at the end: 1 or 2 symbols overrun its memory.
             return rans.encode(symbols, tables.rows, tables.offsets)
         encoder = self._ans.BufferedRansEncoder()
         for part, indexes in _parts(*symbols.shape):
@@ -80,7 +80,7 @@ class CompiledCoder:
         symbols = self._decode_unescaped(data, count, tables)
         if symbols is None:
             symbols = self._decode_escaped(data, count, tables)
-        # The coder neither says how far it read nor checks its final state; equal bytes prove both.
+        # The coder does not report how far it read and does not check its final state. Equal bytes prove both.
         if not _within_limit(symbols) or self.encode(symbols, tables) != data:
             raise InputError(DAMAGED)
         return symbols
@@ -88,10 +88,11 @@ class CompiledCoder:
     def _decode_unescaped(self, data: bytes, count: int, tables: Tables) -> npt.NDArray[np.int32] | None:
         """The symbols, or None if an escape occurs.
 
-        The coder runs off the end of a cut stream, and an escape may ask it for any number of digits. Here each row
-        gets one interval more that no state can reach: the coder takes that for the escape and reads no digits.
-        A symbol then reads 2 bytes at most; and as the symbols' cost says how far it has read, it is stopped before
-        it leaves the padding. (A step's real cost is within 2^-15 of -log2 p: hence the thousandth.)
+        The coder does not stop at the end of a cut stream, and an escape can make it read any number of digits.
+        Therefore each row gets one more interval, which no state can reach. The coder takes this one for the escape, so
+        it never reads digits. Then a symbol reads at most 2 bytes. The cost of the symbols says how far the coder has
+        read, and decoding stops before it leaves the padding. (The real cost of a step is within 2^-15 of -log2 p; so
+        the padding includes len(data) // 1000.)
         """
         padding_bytes = 2 * max(_SYMBOLS_PER_CALL, count) + len(data) // 1000 + 64
         decoder = self._ans.RansDecoder()
@@ -110,11 +111,12 @@ class CompiledCoder:
         return values + tables.offset[:, None]
 
     def _decode_escaped(self, data: bytes, count: int, tables: Tables) -> npt.NDArray[np.int32]:
-        """The symbols of a stream with escapes, behind as much padding as the worst stream can read.
+        """The symbols of a stream with escapes, decoded with as much padding as the worst stream can read.
 
-        A count of digits is written in base 15, 4 bits a step. Begun inside the data it can ask for 15 digits for each
-        4 bits of data: 15 bytes a byte. Begun in the padding, whose words are 0, it finds at most 8 steps of 15 in
-        the state's 63 bits: 120 digits, which with the steps and the escape make 532 bits, under 68 bytes a symbol.
+        The coder reads a count of digits in base 15, with 4 bits per step. A count that starts inside the data can ask
+        for 15 digits per 4 bits of data: 15 bytes per byte. A count that starts in the padding, whose words are 0,
+        finds at most 8 steps of 15 in the state's 63 bits: 120 digits. With the steps and the escape these are 532
+        bits, less than 68 bytes per symbol.
         """
         padding_bytes = 15 * len(data) + 68 * tables.num_channels * count + 256
         if padding_bytes > _MAX_PADDING_BYTES:
@@ -130,7 +132,7 @@ class CompiledCoder:
 def encode_symbols(symbols: npt.NDArray[np.int32], tables: Tables, coder: Coder | None = None) -> bytes:
     """Code one image's symbols, int32 (M, h, w), to the bytes of CompressAI's `EntropyBottleneck.compress`.
 
-    Raises InputError for symbols beyond +-2^26 (`quantize` makes none).
+    Raises InputError for symbols beyond +-2^26, which `quantize` never returns, and for a shape that the tables lack.
     """
     if symbols.ndim != 3 or len(symbols) != tables.num_channels or not symbols.size:
         raise InputError(f"symbols {symbols.shape} do not belong to tables of {tables.num_channels} channels")
@@ -142,16 +144,16 @@ def encode_symbols(symbols: npt.NDArray[np.int32], tables: Tables, coder: Coder 
 def decode_symbols(
     data: bytes, shape: tuple[int, int, int], tables: Tables, coder: Coder | None = None
 ) -> npt.NDArray[np.int32]:
-    """Read back int32 symbols of `shape` (M, h, w); `decode_symbols(encode_symbols(s, t), s.shape, t)` is `s`.
+    """Decode int32 symbols of `shape` (M, h, w). The inverse of `encode_symbols`.
 
-    Any bytes that `encode_symbols` would not write for symbols of this shape raise InputError. Memory is bounded
-    before decoding: a stream too short for `shape` under these tables is refused at once.
+    Raises InputError for any bytes that `encode_symbols` would not write for symbols of this shape. A stream that is
+    too short for `shape` with these tables is refused before memory is allocated.
     """
     channels, height, width = shape
     if channels != tables.num_channels or height < 1 or width < 1:
         raise InputError(f"symbols {shape} do not belong to tables of {tables.num_channels} channels")
     rans.open_stream(data)
-    # A stream is at least 32 bits longer than its symbols' cost, to which each step adds at most 2^-15 of it.
+    # A stream is at least 32 bits longer than the cost of its symbols. The cost of a step is exact to 2^-15.
     if 8 * len(data) - 32 < height * width * tables.min_bits_per_position * (1 - 2**-14):
         raise InputError(DAMAGED)
     return (coder or load_coder()).decode(data, height * width, tables).reshape(shape)
@@ -159,19 +161,19 @@ def decode_symbols(
 
 @functools.lru_cache(maxsize=1)
 def load_coder() -> Coder:
-    """The compiled coder if its file is installed and loads, else the Python one (with a warning). Found once."""
+    """The compiled coder if it is installed and can be loaded, else the Python coder, with a warning. Cached."""
     try:
         ans = _load_ans()
     except ImportError as error:
         logger.warning(
-            "%s: coding in plain Python, which is slower; to mend it: pip install --no-deps compressai", error
+            "%s: coding in plain Python, which is slower; to install it: pip install --no-deps compressai", error
         )
         return PythonCoder()
     return CompiledCoder(ans)
 
 
 def _load_ans() -> ModuleType:
-    """CompressAI's extension module, without importing the package around it."""
+    """Load CompressAI's extension module without its package."""
     if _MODULE in sys.modules:
         return sys.modules[_MODULE]
     for folder in _package_folders():
@@ -185,15 +187,15 @@ def _load_ans() -> ModuleType:
 def _package_folders() -> list[str]:
     try:
         spec = importlib.util.find_spec("compressai")
-    except ValueError:  # a module without a spec stands in its place
+    except ValueError:  # sys.modules holds a module of this name without a spec
         return []
     return list(spec.submodule_search_locations or []) if spec else []
 
 
 def _load_extension(path: Path) -> ModuleType:
-    # pybind11 registers a module's classes once in a process: under any other name, a later `import compressai`
-    # would load the file again and abort. Under its own name, and listed, that import takes this module (only the
-    # package's attribute `ans` stays unset, which CompressAI does not use).
+    # pybind11 can register a module's classes only once per process. Under another name, a later `import compressai`
+    # would load the file again and abort. Under its own name in sys.modules, that import uses this module. (Only the
+    # package's attribute `ans` stays unset, and CompressAI does not use it.)
     loader = importlib.machinery.ExtensionFileLoader(_MODULE, str(path))
     spec = importlib.util.spec_from_file_location(_MODULE, path, loader=loader)
     assert spec is not None
@@ -207,9 +209,9 @@ def _within_limit(symbols: npt.NDArray[np.int32]) -> bool:
 
 
 def _parts(channels: int, count: int) -> Iterator[tuple[slice, list[int]]]:
-    """Groups of whole channels, about 16,000 symbols each, and for each symbol its channel within the group.
+    """Yield groups of whole channels, about 16,000 symbols each, and for each symbol its channel within the group.
 
-    Python lists of a whole large image would take gigabytes.
+    Groups limit the memory: Python lists of all symbols of a large image would take gigabytes.
     """
     size = max(1, _SYMBOLS_PER_CALL // count)
     indexes = np.repeat(np.arange(min(size, channels)), count).tolist()

@@ -1,6 +1,6 @@
-"""The `.relic` file: one image's symbols and what is needed to read them, in one piece.
+"""The `.relic` file: the symbols of one image and what is needed to read them.
 
-All numbers little-endian:
+All numbers are little-endian:
 
     offset  bytes
          0      4  magic "RELI"
@@ -34,18 +34,18 @@ from relic.files import atomic_write
 MAGIC = b"RELI"
 VERSION = 1
 MAX_PIXELS = 1 << 28
-"""Largest image, its sides rounded up to the stride: 16384 x 16384."""
+"""Largest number of pixels, with the sides rounded up to the stride: 16384 x 16384."""
 
 _HEADER = struct.Struct("<4sBBHIIII8sI")
 _CRC = struct.Struct("<I")
 OVERHEAD_BYTES = _HEADER.size + _CRC.size
-"""What a file takes beyond its payload."""
+"""Size of a file minus its payload."""
 
 _GET_AGAIN = "get the file again or encode again"
 
 
 class StreamHeader(NamedTuple):
-    """What a file says about itself, before any table is consulted."""
+    """The header of a file. Reading it needs no tables."""
 
     width: int
     height: int
@@ -65,7 +65,7 @@ class Stream(NamedTuple):
 
 
 def latent_shape(width: int, height: int, tables: Tables) -> tuple[int, int, int]:
-    """(M, h, w) of an image of width x height pixels; InputError for one that is empty or over MAX_PIXELS."""
+    """(M, h, w) for an image of width x height pixels. Raises InputError if it is empty or over MAX_PIXELS."""
     latent_height, latent_width = -(-height // tables.stride), -(-width // tables.stride)
     if width < 1 or height < 1 or latent_height * latent_width * tables.stride**2 > MAX_PIXELS:
         raise InputError(
@@ -76,9 +76,9 @@ def latent_shape(width: int, height: int, tables: Tables) -> tuple[int, int, int
 
 
 def pack(symbols: npt.NDArray[np.int32], width: int, height: int, tables: Tables, coder: Coder | None = None) -> bytes:
-    """The file of one image of width x height pixels whose symbols are int32 (M, h, w).
+    """The content of a file for one image of width x height pixels with symbols int32 (M, h, w).
 
-    Raises InputError for an image too large, symbols of another shape or beyond +-2^26.
+    Raises InputError for an image that is too large, and for symbols of another shape or beyond +-2^26.
     """
     expected = latent_shape(width, height, tables)
     if symbols.shape != expected:
@@ -96,8 +96,8 @@ def pack(symbols: npt.NDArray[np.int32], width: int, height: int, tables: Tables
 def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
     """Read what `pack` wrote with the same tables.
 
-    Everything is checked before symbols are decoded, and nothing is allocated that the payload cannot fill. Raises
-    InputError for other data: not this format, another version, cut or lengthened, damaged, other tables.
+    Everything is checked before symbols are decoded, and no memory is allocated that the payload cannot fill. Raises
+    InputError for data of another format, version or length, damaged data, and data of other tables.
     """
     header = read_header(data)
     if len(data) != header.payload_bytes + OVERHEAD_BYTES:
@@ -120,7 +120,7 @@ def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
 
 
 def read_header(data: bytes) -> StreamHeader:
-    """The header of a file, or of its first 36 bytes or more; nothing but magic and version has been checked."""
+    """Read the header from a file's first 36 bytes or more. Checks only the magic and the version."""
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise InputError("not a .relic file: encode the image with export/codec.py first")
     if len(data) < _HEADER.size:
@@ -128,7 +128,9 @@ def read_header(data: bytes) -> StreamHeader:
     fields = _HEADER.unpack_from(data)
     _, version, reserved, channels, width, height, latent_width, latent_height, prefix, payload_bytes = fields
     if version != VERSION or reserved:
-        raise InputError(f".relic version {version}.{reserved}, this relic reads {VERSION}.0: use the other's version")
+        raise InputError(
+            f".relic version {version}.{reserved}, this relic reads {VERSION}.0: use the version of relic that wrote it"
+        )
     return StreamHeader(width, height, (channels, latent_height, latent_width), prefix.hex(), payload_bytes)
 
 
@@ -139,7 +141,7 @@ def write_stream(path: Path, data: bytes) -> None:
 
 
 def read_stream(path: Path, tables: Tables, coder: Coder | None = None) -> Stream:
-    """`unpack` a file. A missing or bad one is an InputError that names it; a huge one of another kind is not read."""
+    """`unpack` a file, after comparing its size with its header. Raises InputError naming a missing or bad file."""
     try:
         with open(path, "rb") as file:
             start = file.read(_HEADER.size)
@@ -155,5 +157,5 @@ def read_stream(path: Path, tables: Tables, coder: Coder | None = None) -> Strea
 
 
 def _wrong_length(size: int, header: StreamHeader) -> str:
-    state = "cut" if size < header.payload_bytes + OVERHEAD_BYTES else "something follows the stream"
+    state = "cut" if size < header.payload_bytes + OVERHEAD_BYTES else "there are bytes after the stream"
     return f"{state}: {size} bytes, the header says {header.payload_bytes + OVERHEAD_BYTES}: {_GET_AGAIN}"

@@ -5,13 +5,14 @@ frequency `start` and frequency `width`, both in 1/65536, takes the state x to
 
     (x // width) * 65536 + x % width + start                    decoding: width * (x >> 16) + (x & 65535) - start
 
-The state stays in [2^31, 2^63): the encoder first moves its low 32 bits to the stream where they would not fit, the
-decoder takes a word back as soon as the state falls under 2^31. The encoder starts from 2^31 at the *last* symbol, so
-the stream reads forwards: final state (low word, high word), then the words, newest first, all little-endian.
+The state stays in [2^31, 2^63). If the next state would be too large, the encoder first moves the low 32 bits of the
+state to the stream. When the state falls below 2^31, the decoder takes one word back. The encoder starts with 2^31 at
+the *last* symbol, so the decoder reads forwards. The stream holds the final state (low word, high word) and then the
+words, newest first, all little-endian.
 
-Each channel has a row: its CDF in 1/65536, from 0 to 65536. The row's last interval is no value but an escape. A value
-v = symbol - offset outside [0, escape) is sent as the escape and then, in 4-bit digits of uniform probability (each
-simply the lowest 4 bits of the state), as the number of digits and the digits, lowest first, of
+Each channel has a row: its CDF in 1/65536, from 0 to 65536. The row's last interval is an escape, not a value. A value
+v = symbol - offset outside [0, escape) is coded as the escape, then the number of digits, then the digits, lowest
+first. Each of them is a 4-bit digit with uniform probability: the lowest 4 bits of the state. The digits are those of
 
     -2 v - 1                where v < 0                         2 (v - escape)          where v >= escape
 """
@@ -31,9 +32,9 @@ STATE_HIGH = 1 << 63
 WORD_BYTES = 4
 DIGIT_BITS = 4
 SYMBOL_LIMIT = 1 << 26
-"""Largest |symbol| that is coded. CompressAI's encoder never returns from an escape of 8 digits (values from 2^27)."""
+"""Largest |symbol|. CompressAI's encoder does not end for an escape of 8 digits, which values from 2^27 on need."""
 OFFSET_LIMIT = 1 << 24
-"""Largest |offset| of a table; with SYMBOL_LIMIT it keeps every escape within 7 digits."""
+"""Largest |offset| of a table. With SYMBOL_LIMIT, no escape needs more than 7 digits."""
 
 DAMAGED = "the coded symbols are damaged or were not written with these tables: get the file again or encode again"
 
@@ -41,16 +42,17 @@ _WORD_MASK = (1 << 32) - 1
 _STATE_MASK = CDF_END - 1
 _DIGIT_MASK = (1 << DIGIT_BITS) - 1
 _MAX_DIGITS = 7
-# A put that starts at or above `width << 47` (for a digit: 2^59) would leave [2^31, 2^63).
+# A state at or above `width << 47` (for a digit: 2^59) would leave [2^31, 2^63) in the next step.
 _WIDTH_SHIFT = 63 - PRECISION_BITS
 _DIGIT_FULL = 1 << (63 - DIGIT_BITS)
 
 
 def encode(symbols: npt.NDArray[np.int32], rows: Sequence[list[int]], offsets: Sequence[int]) -> bytes:
-    """Code `symbols` (M, n), channel after channel, to the bytes CompressAI's `RansEncoder` writes for them.
+    """Code `symbols` (M, n), channel after channel, to the bytes that CompressAI's `RansEncoder` writes.
 
-    `rows` and `offsets` are the M channels' CDFs (each rising strictly from 0 to 65536, 3 entries or more) and first
-    values. Symbols lie within +-SYMBOL_LIMIT, offsets within +-OFFSET_LIMIT: the caller has checked.
+    `rows` are the CDFs of the M channels, each strictly increasing from 0 to 65536 with 3 entries or more. `offsets`
+    are the channels' first values. The caller has checked that symbols are within +-SYMBOL_LIMIT and offsets within
+    +-OFFSET_LIMIT.
     """
     state = STATE_LOW
     words: list[int] = []
@@ -78,8 +80,9 @@ def encode(symbols: npt.NDArray[np.int32], rows: Sequence[list[int]], offsets: S
 def decode(data: bytes, rows: Sequence[list[int]], offsets: Sequence[int], count: int) -> npt.NDArray[np.int32]:
     """Read back what `encode` wrote: int32 (M, count), M = len(rows).
 
-    Accepts exactly the encoder's streams. Anything else (cut, too long, mutated, another escape than the encoder would
-    have chosen) is an InputError, after at most one step a symbol and a digit, in memory of the result's size.
+    Accepts exactly the streams that `encode` writes. Raises InputError for any other bytes: cut, too long, changed, or
+    with an escape that the encoder would not write. Takes at most one step per symbol and digit, and memory in
+    proportion to the result.
     """
     state, words = open_stream(data)
     words.reverse()
@@ -99,7 +102,7 @@ def decode(data: bytes, rows: Sequence[list[int]], offsets: Sequence[int], count
                     value, state = _read_escape(state, words, escape)
                 values.append(value + offset)
             symbols[channel] = values
-    except IndexError:  # `pop` from an empty list: the words have run out
+    except IndexError:  # `pop` from an empty list: there are no words left
         raise InputError(DAMAGED) from None
     if words or state != STATE_LOW or np.abs(symbols).max() > SYMBOL_LIMIT:
         raise InputError(DAMAGED)
@@ -107,7 +110,7 @@ def decode(data: bytes, rows: Sequence[list[int]], offsets: Sequence[int], count
 
 
 def open_stream(data: bytes) -> tuple[int, list[int]]:
-    """The state a stream starts with and the words that follow, in reading order. InputError where it is no stream."""
+    """The first state of a stream and the words after it, in reading order. Raises InputError if it is not a stream."""
     if len(data) < 2 * WORD_BYTES or len(data) % WORD_BYTES:
         raise InputError(DAMAGED)
     low, high, *words = np.frombuffer(data, dtype="<u4").tolist()
@@ -118,14 +121,14 @@ def open_stream(data: bytes) -> tuple[int, list[int]]:
 
 
 def _escape_digits(value: int, escape: int) -> list[int]:
-    """What follows the escape: the number of digits, then the digits, lowest first."""
+    """What follows an escape: the number of digits, then the digits, lowest first."""
     raw = -2 * value - 1 if value < 0 else 2 * (value - escape)
     count = -(-raw.bit_length() // DIGIT_BITS)
     return [count, *(raw >> (DIGIT_BITS * index) & _DIGIT_MASK for index in range(count))]
 
 
 def _read_escape(state: int, words: list[int], escape: int) -> tuple[int, int]:
-    """The value behind an escape and the state after it; InputError where the encoder would write other digits."""
+    """The value after an escape, and the next state. Raises InputError if the encoder would write other digits."""
     digits: list[int] = []
     count = 0
     while len(digits) <= count:

@@ -1,6 +1,6 @@
-"""The entropy model as numbers: CDF tables and medians, and what symbols cost under them.
+"""The entropy model as numbers: CDF tables, medians, and the cost of symbols in bits.
 
-Shapes: y (..., M, h, w) latents, symbols (..., M, h, w) int32, M channels, each with a table of its own.
+Shapes: y (..., M, h, w) latents, symbols (..., M, h, w) int32. Each of the M channels has its own table.
 """
 
 import hashlib
@@ -24,22 +24,23 @@ _EXPORT_AGAIN = "export the model again"
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A factorized entropy model's coding tables, checked, immutable, equal when every number in use is equal.
+    """The coding tables of a factorized entropy model. Immutable. Equal if every used number is equal.
 
-    The arrays are copied to their types; what lies behind a row's length carries nothing and is set to 0. Raises
-    InputError where the tables could not code (CompressAI's coder would divide by zero or read past its memory).
+    The arrays are copied and converted. Entries after a row's length are unused and set to 0. Raises InputError for
+    tables that cannot code: with these, CompressAI's coder would divide by zero or read outside its memory.
     """
 
     cdf: npt.NDArray[np.int32]
-    """(M, L): each row rises strictly from 0 to 65536 over its `cdf_length` entries; the last is the escape."""
+    """(M, L): each row increases strictly from 0 to 65536 over its `cdf_length` entries. Its last interval is the
+    escape."""
     cdf_length: npt.NDArray[np.int32]
-    """(M,): entries used in each row, 3 to L: one value or more and the escape."""
+    """(M,): number of used entries per row, 3 to L, for one or more values and the escape."""
     offset: npt.NDArray[np.int32]
-    """(M,): the symbol a row's first interval stands for."""
+    """(M,): the symbol of the first interval of each row."""
     medians: npt.NDArray[np.float32]
-    """(M,): y is rounded to symbols about these."""
+    """(M,): symbols are round(y - median)."""
     stride: int
-    """Image pixels to one latent position, along each side."""
+    """Image pixels per latent position, in each direction."""
 
     def __post_init__(self) -> None:
         cdf, length, offset = (_integers(getattr(self, name), name) for name in ("cdf", "cdf_length", "offset"))
@@ -80,7 +81,7 @@ class Tables:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over every number: name, shape and little-endian values of each array, then the stride."""
+        """SHA-256 (hex) of every number: name, shape and little-endian values of each array, then the stride."""
         sha = hashlib.sha256()
         for name, array, dtype in (
             ("cdf", self.cdf, "<i4"),
@@ -95,7 +96,7 @@ class Tables:
 
     @cached_property
     def rows(self) -> list[list[int]]:
-        """Each channel's CDF as the coders take it, without padding. Made once: it costs as much as coding a crop."""
+        """The CDF of each channel without unused entries. Cached, because making it costs as much as coding a crop."""
         return [row[:length] for row, length in zip(self.cdf.tolist(), self.cdf_length.tolist(), strict=True)]
 
     @cached_property
@@ -105,18 +106,18 @@ class Tables:
 
     @cached_property
     def cost_bits(self) -> npt.NDArray[np.float64]:
-        """(M, L - 1): -log2 of each interval's probability; 0 behind a row's length."""
+        """(M, L - 1): -log2 of each interval's probability; 0 for unused entries."""
         widths = np.maximum(np.diff(self.cdf.astype(np.int64), axis=1), 0)
         return np.where(widths > 0, PRECISION_BITS - np.log2(np.maximum(widths, 1)), 0.0)
 
     @cached_property
     def min_bits_per_position(self) -> float:
-        """The fewest bits one latent position (all M channels) can cost: bounds what a stream can hold."""
+        """The smallest cost in bits of one latent position (all M channels). It limits what a stream can hold."""
         in_use = np.diff(self.cdf.astype(np.int64), axis=1) > 0
         return float(np.where(in_use, self.cost_bits, np.inf).min(axis=1).sum())
 
     def save(self, path: Path) -> None:
-        """Write an .npz of the arrays, `stride` and `format_version`, atomically; equal tables give equal bytes."""
+        """Write an .npz of the arrays, `stride` and `format_version`, atomically. Equal tables give equal bytes."""
         with atomic_write(path) as file:
             np.savez(
                 file,
@@ -130,7 +131,7 @@ class Tables:
 
     @classmethod
     def load(cls, path: Path) -> "Tables":
-        """Read what `save` wrote. A file that is missing, damaged or of another version is an InputError."""
+        """Read what `save` wrote. Raises InputError for a file that is missing, damaged or of another version."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 version = int(arrays["format_version"])
@@ -138,7 +139,7 @@ class Tables:
                 stride = int(arrays["stride"])
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; give the folder that export wrote") from None
-        except Exception as error:  # numpy and zipfile raise a dozen types for a broken file, and document none
+        except Exception as error:  # for a broken file, numpy and zipfile raise many types, none documented
             raise InputError(f"{path}: not a readable table file ({error}): {_EXPORT_AGAIN}") from error
         if version != FORMAT_VERSION:
             raise InputError(f"{path}: table format {version}, this relic reads {FORMAT_VERSION}: {_EXPORT_AGAIN}")
@@ -149,29 +150,29 @@ class Tables:
 
 
 def quantize(y: npt.NDArray[np.float32], tables: Tables) -> npt.NDArray[np.int32]:
-    """Round y - median half to even, in float32 as torch and CompressAI's `EntropyBottleneck.quantize` do.
+    """Round y - median half to even, in float32, as CompressAI's `EntropyBottleneck.quantize` does.
 
-    Raises InputError where y is not finite or beyond +-2^26: CompressAI would store another number without a word.
+    Raises InputError if y is not finite or beyond +-2^26: CompressAI would silently store another number.
     """
     rounded = np.rint(y.astype(np.float32, copy=False) - tables.medians[:, None, None])
     if not (np.abs(rounded) <= SYMBOL_LIMIT).all():
         raise InputError(
             f"the encoder's output is not finite or beyond {SYMBOL_LIMIT}, which cannot be coded: "
-            "take a checkpoint from before the training diverged"
+            "use a checkpoint from before the training diverged"
         )
     return rounded.astype(np.int32)
 
 
 def dequantize(symbols: npt.NDArray[np.int32], tables: Tables) -> npt.NDArray[np.float32]:
-    """Symbols + medians: y_hat, float32, the decoder's input."""
+    """y_hat = symbols + medians, float32: the decoder's input."""
     return symbols.astype(np.float32) + tables.medians[:, None, None]
 
 
 def code_length_bits(symbols: npt.NDArray[np.int32], tables: Tables) -> float:
-    """Bits that coding one image's symbols (M, h, w) takes under the tables, escapes and their digits included.
+    """The cost in bits of one image's symbols (M, h, w) with these tables, escapes and their digits included.
 
-    The sum of -log2(width / 65536), and 4 bits for each digit (see `rans`). A stream is 4 to 8 bytes longer: it ends
-    on a 32-bit word and carries the coder's 31-bit starting state. Symbols lie within +-SYMBOL_LIMIT.
+    It is the sum of -log2(width / 65536), plus 4 bits per digit (see `rans`). A stream is 4 to 8 bytes longer: it ends
+    on a 32-bit word and holds the coder's 31-bit start state. Symbols must be within +-SYMBOL_LIMIT.
     """
     values = symbols.reshape(tables.num_channels, -1) - tables.offset[:, None]
     escape = tables.cdf_length[:, None] - 2
@@ -179,7 +180,7 @@ def code_length_bits(symbols: npt.NDArray[np.int32], tables: Tables) -> float:
     bits = np.take_along_axis(tables.cost_bits, np.where(escaped, escape, values), axis=1).sum()
     below, above = values[values < 0], (values - escape)[values >= escape]
     raw = np.concatenate([-2 * below - 1, 2 * above])
-    # frexp's exponent is the bit length, exactly: raw is an integer far under 2^53.
+    # frexp's exponent is exactly the bit length, because raw is an integer far below 2^53.
     digits = -(-np.frexp(raw.astype(np.float64))[1] // DIGIT_BITS)
     return float(bits) + DIGIT_BITS * int((1 + digits).sum())
 

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values. A file describes itself, runs no code when read, and is loaded strictly."""
+"""Checkpoints: files of tensors and plain values. Reading one runs no code from it; its tensors must all fit."""
 
 import dataclasses
 import pickle
@@ -21,32 +21,32 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run cannot recompute. Its file is a dict of these fields with the model's state dict as `model`."""
+    """Everything that a run cannot recompute. A file is a dict of these fields."""
 
     architecture: Architecture
     model: dict[str, torch.Tensor]
-    """State dict in CompressAI's names, CDF tables included."""
+    """State dict with CompressAI's names, CDF tables included."""
     swap_init: str = "naive"
-    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown. A file that was
-    written before there was a choice says nothing: its swap is naive."""
+    """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown. Files without this
+    field are older than the calibrated swap, so theirs is naive."""
     train_scope: str = "all"
     loss_type: str = "recon"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
-    """Of the training shards."""
+    """Fingerprint of the training shards."""
     training: dict[str, Any] | None = None
-    """Optimizer, schedule, scaler, random state, bests and progress. None where no run can resume from this file."""
+    """Optimizer, schedule, scaler, random state, best values and progress. None: no run can resume from this file."""
 
     @property
     def entropy_trained(self) -> bool:
-        """Whether the run trained the entropy bottleneck: its quantiles are then solved from the learnt density."""
+        """Whether the run trained the entropy bottleneck. Then its quantiles must be solved from the learnt density."""
         return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
 
     def build(self, source: str = "the checkpoint") -> FactorizedPrior:
         """The model with these weights, on the CPU, in eval mode.
 
-        Raises InputError naming `source` where the tensors do not fit the architecture.
+        Raises InputError naming `source` if the tensors do not fit the architecture.
         """
         model = build_model(self.architecture)
         load_strictly(model, self.model, source)
@@ -54,36 +54,36 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: after a full disk or a kill, the file that was there is still whole."""
+    """Write the file atomically: if the disk is full or the process is killed, the old file stays complete."""
     content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     content["architecture"] = checkpoint.architecture._asdict()
     try:
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, "version": VERSION, "relic_version": __version__, **content}, file)
     except RuntimeError as error:
-        # torch's archive writer raises an error of its own when a write fails.
+        # If a write fails, torch's archive writer raises a RuntimeError whose context is the OSError.
         if isinstance(error.__context__, OSError):
             raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
         raise
 
 
 def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
-    """Read one of relic's checkpoints. Raises InputError naming `flag` and the path for anything else."""
+    """Read a checkpoint of relic. Raises InputError naming `flag` and the path for any other file."""
     content = read_tensors(path, flag=flag)
     if not is_checkpoint(content):
         raise InputError(
-            f"{flag} {path}: not a checkpoint of relic's (no `format` in it); --pretrained takes CompressAI's"
+            f"{flag} {path}: not a checkpoint of relic (it has no `format`); --pretrained reads files of CompressAI"
         )
     return checkpoint_of(content, f"{flag} {path}")
 
 
 def is_checkpoint(content: dict[str, Any]) -> bool:
-    """Whether a file with this content was written by `save_checkpoint`, in any version."""
+    """Whether `save_checkpoint`, of any version, wrote a file with this content."""
     return content.get("format") == FORMAT
 
 
 def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
-    """Check the content of a checkpoint's file. Raises InputError naming `source`."""
+    """Check the content of a checkpoint file. Raises InputError naming `source`."""
     if content.get("version") != VERSION:
         raise InputError(f"{source}: checkpoint version {content.get('version')}, this relic reads {VERSION}")
     names = {field.name for field in dataclasses.fields(Checkpoint)}
@@ -106,9 +106,9 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
 
 
 def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
-    """The content of a file, without running code from it.
+    """Read a file without running code from it.
 
-    Raises InputError where the file is not a dict of tensors and plain values.
+    Raises InputError if the file is not a dict of tensors and plain values.
     """
     if not path.is_file():
         raise InputError(f"{flag} {path}: no such file")
@@ -132,7 +132,10 @@ def check_state(state: object) -> None:
 
 
 def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load every tensor of `state` into a bare `model`, none missing and none left over, or raise InputError."""
+    """Load `state` into `model`. Raises InputError naming `source` if a tensor is missing, unknown or of another shape.
+
+    `model` must not be wrapped.
+    """
     try:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError) as error:
@@ -146,9 +149,9 @@ def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source
 
 
 def random_state() -> dict[str, Any]:
-    """The state of torch's generators, which draw the quantisation noise; nothing else in a run is random.
+    """The state of torch's random generators. They draw the quantisation noise; nothing else in a run is random.
 
-    Of CUDA devices only the current one's, which is this rank's: a run may resume on other devices, or on fewer.
+    Includes only the current CUDA device, which is this rank's, because a run may resume on other or fewer devices.
     """
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}

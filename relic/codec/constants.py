@@ -1,13 +1,13 @@
-"""What command lines check before torch is imported. Imports nothing."""
+"""Constants that command lines need before torch is imported. Imports nothing."""
 
 STRIDE = 16
-"""Pixels a latent spans in each direction: images are padded to a multiple of it, and crops must be one."""
+"""Pixels per latent in each direction. Images are padded to a multiple of it; the sides of crops must be one."""
 
 MIN_MS_SSIM_SIDE = 161
-"""MS-SSIM halves the image four times and its window is 11 wide: both sides must be over 160 pixels."""
+"""Smallest side in pixels for MS-SSIM: it halves the image four times and its window is 11 pixels wide."""
 
 MIN_CALIB_IMAGES = 4
-"""Crops that a calibrated swap needs: one in four is held back."""
+"""Smallest number of crops for a calibrated swap: one in four is held out."""
 
 EMBEDDED = "embedded"
-"""Names the codec that ships with relic wherever a checkpoint file may be named."""
+"""The name of the codec in this package, accepted wherever a checkpoint file is."""

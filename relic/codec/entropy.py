@@ -1,6 +1,6 @@
-"""The entropy bottleneck: rounding, rate, and what follows from its density.
+"""The entropy bottleneck: rounding, rate, quantiles and CDF tables.
 
-Quantiles and CDF tables are functions of the learnt density: never trained, and computed before each use.
+The quantiles and CDF tables are functions of the learnt density. They are never trained, but computed before each use.
 """
 
 import functools
@@ -14,18 +14,18 @@ from relic.errors import InputError
 
 
 def medians_of(model: FactorizedPrior) -> Tensor:
-    """Each latent channel's median, (1, M, 1, 1)."""
+    """The median of each latent channel, (1, M, 1, 1)."""
     output: Tensor = model.entropy_bottleneck._get_medians().view(1, -1, 1, 1)
     return output
 
 
 def round_about_medians(y_BMhw: Tensor, medians: Tensor) -> Tensor:
-    """The latent y_hat that a decoder gets: each value a whole number of steps from its channel's median."""
+    """y_hat, the decoder's input: each value of y moved to the nearest integer distance from its channel's median."""
     return torch.round(y_BMhw - medians) + medians
 
 
 def bits_per_pixel(likelihoods: Tensor, num_pixels: int) -> Tensor:
-    """Estimated rate per image, (B,): -log2 of the likelihoods (B, M, h, w) summed, over `num_pixels`."""
+    """Estimated rate per image, (B,): the sum of -log2 of the likelihoods (B, M, h, w), divided by `num_pixels`."""
     return -torch.log2(likelihoods.float()).flatten(1).sum(1) / num_pixels
 
 
@@ -33,8 +33,8 @@ def bits_per_pixel(likelihoods: Tensor, num_pixels: int) -> Tensor:
 def solve_quantiles(bottleneck: EntropyBottleneck) -> None:
     """Set each channel's quantiles (lower tail, median, upper tail; tail mass 1e-9) by bisection on its density.
 
-    Replaces the auxiliary loss and its optimizer of Balle et al. 2018 (arXiv 1802.01436). Deterministic. Raises
-    InputError when a parameter is not finite: the bisection would not end.
+    Replaces the auxiliary loss and its optimizer of Ballé et al. 2018 (arXiv 1802.01436). Deterministic. Raises
+    InputError if a parameter is not finite, since the bisection would not end.
     """
     for name, parameter in bottleneck.named_parameters():
         if name != "quantiles" and not torch.isfinite(parameter).all():
@@ -45,25 +45,25 @@ def solve_quantiles(bottleneck: EntropyBottleneck) -> None:
 def refresh_tables(model: FactorizedPrior, *, solve: bool) -> None:
     """Compute the CDF tables from the density; with `solve`, the quantiles before them.
 
-    `solve` is for an entropy bottleneck that was trained. A frozen one keeps its own quantiles.
+    Use `solve` if the entropy bottleneck was trained. A frozen one keeps its quantiles.
     """
     if solve:
         solve_quantiles(model.entropy_bottleneck)
-    # Without force CompressAI keeps tables that exist, even stale ones.
+    # Without force, CompressAI keeps existing tables, even if they are out of date.
     model.update(force=True)
 
 
 def avoid_device_reads(bottleneck: EntropyBottleneck) -> None:
-    """Replace `forward` by one that computes the same, bit for bit, without reading from the device.
+    """Replace `forward` by one with the same results, bit for bit, that does not read from the device.
 
-    CompressAI 1.2.8 keeps the order of its dimensions in a tensor on the model's device. It reads that number by
-    number, and a CUDA device waits twelve times per step. No parameter or module is wrapped or renamed.
+    CompressAI 1.2.8 keeps the order of its dimensions in a tensor on the model's device and reads it number by number,
+    so the host waits for a CUDA device twelve times per step. No parameter or module is wrapped or renamed.
     """
     bottleneck.forward = functools.partial(_forward, bottleneck)
 
 
 def _forward(bottleneck: EntropyBottleneck, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
-    """(B, M, h, w) -> the same, noisy (training) or rounded about the medians, and its likelihoods in (0, 1]."""
+    """y (B, M, h, w) -> y_hat, noisy (training) or rounded about the medians, and its likelihoods in (0, 1]."""
     noisy = bottleneck.training if training is None else training
     channels_first = x.transpose(0, 1).contiguous()
     values = channels_first.flatten(1).unsqueeze(1)

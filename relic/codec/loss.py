@@ -1,4 +1,4 @@
-"""What a run minimises, always in fp32.
+"""The training loss, always computed in fp32.
 
 recon = alpha L1 + (1 - alpha) (1 - MS-SSIM)        or, with distortion "mse", the mean squared error
 rd    = recon + lambda_bpp bpp
@@ -17,11 +17,11 @@ from relic.codec.precision import without_tf32
 from relic.options import Distortion, LossType
 
 _FLOOR = 1e-6
-"""The least value of a term of MS-SSIM: at 0 the gradient is not a number."""
+"""Smallest value of a term of MS-SSIM. At 0 the gradient is NaN."""
 
 
 class LossConfig(NamedTuple):
-    """What is minimised and how its parts weigh."""
+    """The kind of loss and the weights of its terms."""
 
     loss_type: LossType
     distortion: Distortion
@@ -40,18 +40,18 @@ class Loss(NamedTuple):
     distortion: Tensor
     bpp: Tensor
     psnr_db: Tensor
-    """Of the batch's mean squared error, before rounding: to watch a run, not to quote."""
+    """From the batch's mean squared error before rounding. For the status line; published figures use `metrics`."""
     ms_ssim: Tensor
-    """Not a number where the loss does not need it."""
+    """NaN if the loss does not need it."""
 
 
 def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
     """Mean loss over the batch. `x` in [0, 1]; `x_hat` unbounded, any float dtype; likelihoods in (0, 1].
 
-    Only MS-SSIM sees `x_hat` clamped to [0, 1]: a clamped L1 would leave out-of-range pixels without a gradient.
+    `x_hat` is clamped to [0, 1] for MS-SSIM only. With a clamped L1, pixels out of range would have no gradient.
     """
     with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
-        # Cast to fp32 first: in fp16 small gradients would become 0 before a scaler multiplies them.
+        # Cast to fp32 first: in fp16 small gradients would become 0 before the scaler multiplies them.
         outputs = x_hat_BCHW.float(), likelihoods.float()
         inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
         loss = _loss_of(x_BCHW, inputs[0], inputs[1], config)
@@ -86,11 +86,11 @@ def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: Lo
 
 
 class _WithGradients(torch.autograd.Function):
-    """A value whose gradients are known already.
+    """A value whose gradients were computed before.
 
-    The loss's backward pass has convolutions too, and must not use TF32. TF32 is a switch of the whole process that is
-    read when a kernel starts. So the gradients are computed with the loss, where the switch is off, and `backward` only
-    multiplies them.
+    The backward pass of the loss contains convolutions too and must not use TF32. TF32 is a setting of the whole
+    process, and a kernel reads it when it starts. So the gradients are computed together with the loss, while TF32 is
+    off, and `backward` only multiplies them.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Quality of a reconstruction, one value per image, as published tables have it: on 8-bit pixels, in fp32."""
+"""Quality of a reconstruction, one value per image. Measured on 8-bit pixels, as in published tables, in fp32."""
 
 import math
 from typing import NamedTuple
@@ -15,23 +15,23 @@ from relic.codec.scores import Score
 
 
 class ImageScores(NamedTuple):
-    """(B,) float64 tensors on the CPU."""
+    """One value per image, (B,) float64 tensors on the CPU."""
 
     psnr_db: Tensor
     ms_ssim: Tensor
-    """Not a number where a side is 160 pixels or less: MS-SSIM is not defined there."""
+    """NaN if a side is 160 pixels or less: MS-SSIM is not defined there."""
     bpp: Tensor
-    """Estimated from the likelihoods."""
+    """Rate estimated from the likelihoods, bits per pixel."""
 
 
 def psnr_db(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
-    """10 log10(1 / MSE) of images in [0, 1], (B,); `x_hat` is rounded to 8 bits first. Infinite when equal."""
+    """10 log10(1 / MSE) of images in [0, 1], (B,). `x_hat` is rounded to 8 bits first. Infinite if they are equal."""
     squared = (x_BCHW.double() - round_to_8bit(x_hat_BCHW).double()).square()
     return -10 * torch.log10(squared.flatten(1).mean(1))
 
 
 def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
-    """MS-SSIM (Wang, Simoncelli, Bovik 2003) in [0, 1], (B,); `x_hat` is rounded to 8 bits first."""
+    """MS-SSIM (Wang, Simoncelli, Bovik 2003) in [0, 1], (B,). `x_hat` is rounded to 8 bits first."""
     if min(x_BCHW.shape[2:]) < MIN_MS_SSIM_SIDE:
         return torch.full((x_BCHW.size(0),), float("nan"), device=x_BCHW.device)
     with without_tf32():
@@ -40,7 +40,7 @@ def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_images(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor) -> ImageScores:
-    """Score a batch of reconstructions; rates count the pixels of `x`."""
+    """Score a batch of reconstructions. The rate is per pixel of `x`."""
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3))
     psnr, similarity = psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW)
     return ImageScores(psnr_db=psnr.double().cpu(), ms_ssim=similarity.double().cpu(), bpp=bpp.double().cpu())

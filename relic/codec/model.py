@@ -1,4 +1,4 @@
-"""Build CompressAI's `bmshj2018_factorized` with GDN or ReLU in encoder and decoder; no parameter is renamed.
+"""Build CompressAI's `bmshj2018_factorized` with GDN or ReLU in encoder and decoder. No parameter is renamed.
 
 x -> g_a (analysis transform, encoder) -> y -> entropy bottleneck -> y_hat -> g_s (synthesis, decoder) -> x_hat
 """
@@ -17,16 +17,16 @@ NAME = "bmshj2018_factorized"
 
 
 class Architecture(NamedTuple):
-    """What is needed to build the model that a checkpoint's tensors fit."""
+    """What is needed to build the model for a checkpoint's tensors."""
 
     channels: tuple[int, int]
     """N (inner channels) and M (latent channels)."""
     replaced: Parts
-    """Where ReLU stands in GDN's place."""
+    """Transforms in which ReLU replaces GDN."""
     name: str = NAME
 
     def with_relu_in(self, parts: Parts) -> "Architecture":
-        """What the model is once GDN has been replaced in `parts` too."""
+        """The architecture after GDN is also replaced in `parts`."""
         if "none" in (parts, self.replaced):
             return self._replace(replaced=parts if self.replaced == "none" else self.replaced)
         return self._replace(replaced=parts if parts == self.replaced else "all")
@@ -38,23 +38,23 @@ def zoo_channels(quality: int) -> tuple[int, int]:
 
 
 def build_model(architecture: Architecture) -> FactorizedPrior:
-    """A model of that architecture with random weights and empty tables."""
+    """A model with this architecture, random weights and empty tables."""
     model = FactorizedPrior(*architecture.channels)
     replace_gdn_with_relu(model, architecture.replaced)
     return model
 
 
 def transforms_of(model: FactorizedPrior, parts: Parts) -> dict[str, nn.Sequential]:
-    """The transforms that `parts` names: `g_a` for encoder, `g_s` for decoder, both for all, none for none."""
+    """Name -> transform of `parts`: `g_a` for encoder, `g_s` for decoder, both for all, empty for none."""
     names = {"encoder": ["g_a"], "decoder": ["g_s"], "all": ["g_a", "g_s"], "none": []}[parts]
     return {name: getattr(model, name) for name in names}
 
 
 def replace_gdn_with_relu(model: FactorizedPrior, mode: Parts) -> int:
-    """Replace every GDN (encoder) and IGDN (decoder) of the parts named by `nn.ReLU`; return how many.
+    """Replace every GDN (encoder) and inverse GDN (decoder) of `mode` by `nn.ReLU`. Returns the number replaced.
 
     The layers keep their indices, so the state dict of a fully swapped model loads strictly into CompressAI's
-    `FactorizedPriorReLU`. ReLU does not work in place: hooks may read its input.
+    `FactorizedPriorReLU`. ReLU does not work in place, because hooks may read its input.
     """
     replaced = 0
     for transform in transforms_of(model, mode).values():
@@ -66,7 +66,7 @@ def replace_gdn_with_relu(model: FactorizedPrior, mode: Parts) -> int:
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
-    """Read the architecture off a state dict's names and shapes. Raises InputError when it is not this model's."""
+    """The architecture, from the names and shapes of a state dict. Raises InputError if they are of another model."""
     try:
         channels = (state["g_a.0.weight"].size(0), state["g_a.6.weight"].size(0))
     except (KeyError, AttributeError, IndexError):

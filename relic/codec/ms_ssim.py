@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the five scales, finest first."""
+"""Weights of the five scales, finest first."""
 _C1, _C2 = 0.01**2, 0.03**2
-"""Keep SSIM's two quotients from dividing by zero, for a range of 1."""
+"""The constants in SSIM's two quotients that prevent division by zero, for pixels in [0, 1]."""
 
 
 class _Statistics(NamedTuple):
-    """Of x and y under the window, at each of its places."""
+    """Statistics of x and y under the window, at each position of the window."""
 
     product: Tensor
     """Mean of x times mean of y."""
@@ -34,10 +34,10 @@ def ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor, *, floor: float = 0.0, stacked: bool
 
     Equal to `pytorch_msssim.ms_ssim` with `data_range=1` up to rounding.
 
-    floor: the least value of a scale's term. At 0, as in the paper, a term that is not positive (images with inverted
-        contrast, constant images) has a gradient that is not a number: a loss needs a floor above it.
-    stacked: filter all that a scale needs in one call. That is faster without gradients on a CPU, where three channels
-        are too few to fill its vectors. The results differ by rounding.
+    floor: the smallest value of a scale's term. At 0, as in the paper, the gradient of a term that is not positive
+        (images with inverted contrast, constant images) is NaN. So a loss needs a floor above 0.
+    stacked: filter everything that a scale needs in one call. This is faster on a CPU without gradients, because three
+        channels do not fill its vectors. The results differ by rounding.
     """
     channels = x_BCHW.size(1)
     statistics, copies = (_stacked_statistics, 5) if stacked else (_statistics, 1)
@@ -77,8 +77,8 @@ def _stacked_statistics(x_BCHW: Tensor, y_BCHW: Tensor, window: Tensor) -> _Stat
 
 @functools.cache
 def _constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Window (C, 1, 1, 11) and weights (5, 1, 1). They are copied to a device once: each copy makes it wait."""
-    with torch.inference_mode(False):  # else they could not be used in a backward pass
+    """Window (C, 1, 1, 11) and weights (5, 1, 1). Cached, because a copy to a device waits for the device."""
+    with torch.inference_mode(False):  # otherwise they could not be used in a backward pass
         window = _fspecial_gauss_1d(11, 1.5).repeat(channels, 1, 1, 1)
         weights = torch.tensor(WEIGHTS).view(-1, 1, 1)
         return window.to(device, dtype), weights.to(device)

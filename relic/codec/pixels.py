@@ -1,4 +1,4 @@
-"""8-bit pixels to floats and back. No other file converts them.
+"""Convert 8-bit pixels to floats and back. No other file does this.
 
 Shapes: images_BHWC uint8 0..255; x_BCHW float32 in [0, 1], channels_last.
 """
@@ -14,7 +14,7 @@ def to_float(images_BHWC: Tensor) -> Tensor:
 
 
 def round_to_8bit(x_BCHW: Tensor) -> Tensor:
-    """float (B, 3, H, W) -> the same shape and range, on the 256 levels a stored image has (clamped to [0, 1])."""
+    """float (B, 3, H, W) -> float32 of the same shape, clamped to [0, 1] and rounded to the 256 levels of 8 bits."""
     return x_BCHW.float().clamp(0, 1).mul(255).round().div(255)
 
 

@@ -1,4 +1,4 @@
-"""What is computed in full fp32: modules that must not run in bf16 or fp16 under autocast, and code without TF32.
+"""Modules that stay in fp32 under autocast, and code that must not use TF32.
 
 The policies are nested supersets: none < entropy < entropy+decoder < all_normexp.
 """
@@ -18,10 +18,10 @@ from relic.options import Policy
 
 
 def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Name -> module of all that a policy keeps in fp32.
+    """Name -> module of all modules that `policy` keeps in fp32.
 
-    Entropy models are always covered: their likelihoods are differences of sigmoids with a floor of 1e-9, which fp16
-    cannot represent. `custom` holds parts of class names; one that matches nothing is an InputError.
+    Entropy models are always included: their likelihoods are differences of sigmoids with a floor of 1e-9, which fp16
+    cannot represent. `custom` holds parts of class names. Raises InputError for a part that matches no module.
     """
     modules = dict(model.named_modules())
     covered = {name: module for name, module in modules.items() if isinstance(module, EntropyModel)}
@@ -39,12 +39,12 @@ def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -
                 raise InputError(f"--local_fp32_custom {part}: matches no module; classes here: {', '.join(classes)}")
             covered |= matches
         if not parts:
-            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, as GDN,Conv2d")
+            raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
     return {name: covered[name] for name in modules if name in covered}
 
 
-def install_fp32_islands(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> list[str]:
-    """Make the covered modules run in fp32 under autocast, inputs cast up; return their names.
+def keep_in_fp32(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> list[str]:
+    """Make the modules of `policy` run in fp32 under autocast, with inputs cast to fp32. Returns their names.
 
     Only the bound `forward` changes: no parameter or module is wrapped or renamed.
     """
@@ -55,7 +55,7 @@ def install_fp32_islands(model: nn.Module, policy: Policy, custom: Iterable[str]
 
 
 def in_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, run without autocast and with floating-point tensors cast up."""
+    """The same function without autocast and with floating-point tensors cast to fp32."""
 
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -73,10 +73,10 @@ def _widen(value: Any) -> Any:
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Let CUDA convolutions and matrix products keep all 24 bits of fp32's significand.
+    """Let CUDA convolutions and matrix products use all 24 bits of fp32's significand.
 
-    PyTorch's default rounds a convolution's factors to TF32, which has 11. The model's convolutions may be so rounded
-    in training; what is measured, fitted or is a loss may not.
+    By default, PyTorch rounds the factors of a convolution to TF32, which has 11 bits. The model's convolutions may use
+    TF32 in training. Losses, metrics and fits may not.
     """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,6 +1,6 @@
-"""Where a codec comes from: a file of relic's or CompressAI's, the codec in the package, CompressAI's zoo, or nothing.
+"""Load a codec: from a file of relic or CompressAI, the codec in this package, CompressAI's zoo, or random weights.
 
-All of them become a `Checkpoint`, and each file is read once.
+Each becomes a `Checkpoint`, and each file is read once.
 """
 
 import urllib.error
@@ -22,20 +22,20 @@ EMBEDDED_FILE = Path(__file__).parent / "embedded" / "codec.pt"
 
 
 def codec_path(name: str) -> Path:
-    """The file that a command line names: `embedded` is the codec in the package, anything else a path."""
+    """The file that a command line names: `embedded` is the codec in this package, anything else is a path."""
     return EMBEDDED_FILE if name == EMBEDDED else Path(name)
 
 
 def read_codec(path: Path, *, flag: str) -> Checkpoint:
-    """Read a checkpoint of relic's, or a state dict of CompressAI's under its old or new key names.
+    """Read a checkpoint of relic, or a state dict of CompressAI with its old or new key names.
 
-    CompressAI's says nothing of its training: `swap_init` (where layers are swapped), `train_scope` and `loss_type` are
-    then "unknown". Raises InputError naming `flag` and the path.
+    A file of CompressAI does not describe its training: `train_scope`, `loss_type` and (if layers are swapped)
+    `swap_init` are then "unknown". Raises InputError naming `flag` and the path.
     """
     content = read_tensors(path, flag=flag)
     if is_checkpoint(content):
         return checkpoint_of(content, f"{flag} {path}")
-    # CompressAI's renaming takes DataParallel's prefix away and knows the released files' names.
+    # CompressAI's function removes DataParallel's prefix and renames the keys of released files.
     state = content.get("state_dict", content)
     try:
         check_state(state)
@@ -43,21 +43,21 @@ def read_codec(path: Path, *, flag: str) -> Checkpoint:
         architecture = architecture_of(state)
     except ValueError as error:
         raise InputError(f"{flag} {path}: {error}") from None
-    # Tables that a file lacks stay empty: they are computed whenever they are needed.
+    # Tables that are not in the file stay empty; they are computed before each use.
     tables = {f"entropy_bottleneck.{name}": torch.empty(0, dtype=torch.int32) for name in _TABLES}
     return _of_compressai(architecture, tables | state)
 
 
 def finished_model(checkpoint: Checkpoint, source: str) -> FactorizedPrior:
-    """The model to evaluate or export: on the CPU, fp32, in eval mode, its CDF tables computed from its density.
+    """The model to evaluate or export: on the CPU, fp32, in eval mode, with CDF tables computed from its density.
 
-    The quantiles are solved where the run trained the entropy model: a checkpoint from inside an epoch holds those of
-    the epoch before. Any other keeps its own. Raises InputError naming `source`.
+    If the run trained the entropy model, the quantiles are solved again: a checkpoint from inside an epoch holds those
+    of the epoch before. Otherwise they are kept. Raises InputError naming `source` if a tensor is not finite.
     """
     model = checkpoint.build(source).float()
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: {name} is not finite: its training diverged; take an earlier one")
+            raise InputError(f"{source}: {name} is not finite: its training diverged; use an earlier checkpoint")
     refresh_tables(model, solve=checkpoint.entropy_trained)
     return model
 
@@ -65,8 +65,8 @@ def finished_model(checkpoint: Checkpoint, source: str) -> FactorizedPrior:
 def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -> Checkpoint:
     """The codec that a training run starts from.
 
-    `source`: `zoo` (CompressAI's MSE model of `quality`, downloaded once), `embedded`, `none` (random weights,
-    `channels` or those of `quality`), or a file of relic's or CompressAI's. Raises InputError with the way out.
+    `source`: `zoo` (CompressAI's MSE model of `quality`, downloaded once), `embedded`, `none` (random weights, with
+    `channels` or those of `quality`), or a file of relic or CompressAI. Raises InputError that says what to do.
     """
     if source == "none":
         architecture = Architecture(channels or zoo_channels(quality), "none")

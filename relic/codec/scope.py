@@ -1,4 +1,4 @@
-"""Which parameters a run changes."""
+"""Select the parameters that a run trains."""
 
 from compressai.models import FactorizedPrior
 
@@ -8,11 +8,11 @@ from relic.options import Parts, Scope
 
 
 def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> list[str]:
-    """Set `requires_grad` on every parameter and return the trainable ones' names.
+    """Set `requires_grad` on every parameter and return the names of the trainable ones.
 
     `replaced`: all parameters of the transforms that `parts` names; `replaced+hyper`: also the entropy bottleneck;
-    `all`: everything. The entropy bottleneck's quantiles are never trained: they are a function of the learnt density
-    (`relic.codec.entropy`). Raises InputError when nothing would be trained.
+    `all`: everything. The quantiles of the entropy bottleneck are never trained: they are a function of the learnt
+    density (`relic.codec.entropy`). Raises InputError if nothing would be trained.
     """
     if parts == "none" and scope != "all":
         raise InputError(
@@ -32,9 +32,10 @@ def set_trainable_parts(model: FactorizedPrior, parts: Parts, scope: Scope) -> l
 
 
 def freeze_unreachable(model: FactorizedPrior, loss_type: str) -> list[str]:
-    """Freeze what the loss cannot reach and return the names: the entropy bottleneck under `recon`, which has no rate.
+    """Freeze the parameters that get no gradient from the loss, and return their names.
 
-    Otherwise DistributedDataParallel would wait for gradients that are never computed.
+    These are the entropy bottleneck's under `recon`, which has no rate term. If they were not frozen,
+    DistributedDataParallel would wait for gradients that are never computed.
     """
     frozen = []
     if loss_type == "recon":

@@ -15,9 +15,9 @@ from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.options import Verify
 from relic.pictures.turbo import decode_jpeg
-from relic.shards.foreign import PACK
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.npy import HEADER_BYTES, npy_header, read_picture
+from relic.shards.plain_webdataset import PACK
 from relic.shards.shard_set import ShardSet
 
 Rows = npt.NDArray[np.uint8]

@@ -22,9 +22,9 @@ from relic.errors import InputError
 from relic.files import lock_file
 from relic.loader.download import ATTEMPTS, PermanentError, download, shown
 from relic.shards.cache import cache_folder, short_hash
-from relic.shards.foreign import CutTarError, index_tar
 from relic.shards.index import index_path, read_header, read_records, write_index
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
+from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.shard_set import ShardSet, open_shard_set, open_tars, select_split
 
 _URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")

@@ -1,6 +1,6 @@
-"""What a JPEG's header says: size, components, EXIF block, ICC profile (ITU-T T.81 annex B, ICC.1 annex B.4).
+"""Read a JPEG's header: size, components, EXIF block, ICC profile (ITU-T T.81 annex B, ICC.1 annex B.4).
 
-Standard library only.
+Uses only the standard library.
 """
 
 import struct
@@ -21,7 +21,7 @@ class Frame(NamedTuple):
 
 
 class JpegHeader(NamedTuple):
-    """All that stands before the first scan. `exif` and `icc_profile` are empty where the file has none."""
+    """What the segments before the first scan hold. `exif` and `icc_profile` are empty if the file has none."""
 
     frame: Frame
     exif: bytes
@@ -29,7 +29,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Walk the segments up to the first scan. Raises ValueError when there is no complete header."""
+    """Read the segments before the first scan. Raises ValueError if the header is not complete."""
     frame: Frame | None = None
     exif = b""
     profile: dict[int, bytes] = {}
@@ -46,7 +46,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
 
 
 def find_frame(data: bytes) -> Frame | None:
-    """The first frame header, which may be all that is whole; None where there is none."""
+    """The first frame header; None if there is none. The rest of the header may be damaged."""
     try:
         return next((_frame(body) for marker, body in _segments(data) if marker in _FRAME and len(body) >= 6), None)
     except ValueError:
@@ -59,7 +59,7 @@ def _frame(body: bytes) -> Frame:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and body of each segment before the first scan. Raises ValueError where the data ends before that."""
+    """Yield marker and body of each segment before the first scan. Raises ValueError if the data ends before it."""
     place = 2
     while True:
         marker, start, end = _segment(data, place)
@@ -70,7 +70,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _segment(data: bytes, place: int) -> tuple[int, int, int]:
-    """Marker at or after `place`, first and last + 1 byte of its body."""
+    """The marker at or after `place`, and the start and end (exclusive) of its body."""
     place = data.find(b"\xff", place)
     while place >= 0 and data[place + 1 : place + 2] in (b"\xff", b"\0"):
         place += 1 if data[place + 1] == 0xFF else 2

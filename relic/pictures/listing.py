@@ -12,17 +12,18 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 class Source(NamedTuple):
-    """One listed file: path relative to the listed folder (`/` between parts), size in bytes."""
+    """One listed file: its path relative to the listed folder (`/` between parts), and its size in bytes."""
 
     path: str
     size: int
 
 
 def list_sources(folder: Path) -> list[Source]:
-    """All files under `folder` with one of `ENDINGS` (any case), sorted by path; symlinked folders are not entered.
+    """All files under `folder` with one of `ENDINGS` (upper or lower case), sorted by path.
 
-    A dangling link, or something that is no regular file, is listed with size 0: reading it gives its rejection. Raises
-    InputError for a folder that cannot be read, since leaving its images out in silence would lose data.
+    Folders behind symbolic links are not entered. A broken link, or something that is not a regular file, is listed
+    with size 0 and rejected when it is read. Raises InputError for a folder that cannot be read, since skipping its
+    images silently would lose data.
     """
     return sorted(_scan(os.fspath(folder), ""))
 
@@ -40,7 +41,7 @@ def _scan(folder: str, prefix: str) -> Iterator[Source]:
 
 
 def _ending(name: str) -> str:
-    """`.jpg` of `A.JPG`; empty for a name that is nothing but an ending."""
+    """The ending in lower case, `.jpg` for `A.JPG`; empty for a name such as `.jpg`."""
     stem, dot, ending = name.rpartition(".")
     return dot + ending.lower() if stem else ""
 

@@ -1,8 +1,8 @@
-"""An image file to upright 8-bit sRGB pixels, by Pillow.
+"""Decode an image file to upright 8-bit sRGB pixels with Pillow.
 
-EXIF orientation and colour profile are applied. Transparency is laid on white. 16-bit samples are scaled to 8. Of an
-animation the first frame counts. A CMYK JPEG is taken as stored inverted, with or without Adobe's marker, as browsers
-do.
+EXIF orientation and colour profile are applied. Transparent pixels are blended with white. 16-bit values are scaled to
+8 bits. The first frame of an animation is used. A CMYK JPEG is read as inverted, with or without Adobe's marker, as
+browsers do.
 """
 
 import io
@@ -18,7 +18,7 @@ from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_spac
 
 _ORIENTATION_TAG = 0x0112
 SWAPS_SIDES = (5, 6, 7, 8)
-"""Orientations that exchange width and height."""
+"""EXIF orientations that exchange width and height."""
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,25 +29,25 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Of an object in memory, in some of Pillow's messages: it differs from run to run."""
+"""Memory addresses in some of Pillow's messages. They differ from run to run, so they are removed."""
 
 
 class Unreadable(Exception):
-    """This file gives no pixels; the message is the reason, in one line."""
+    """The file cannot be decoded. The message is the reason, in one line."""
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """The pixels of an image file, (H, W, 3). Raises Unreadable."""
+    """Read an image file: uint8 (H, W, 3). Raises Unreadable."""
     try:
         return np.array(decode_image(path.read_bytes()))
     except Unreadable:
         raise
-    except Exception as error:  # decoders fail on hostile bytes in every way there is
+    except Exception as error:  # decoders raise many types for damaged bytes
         raise unreadable(error) from error
 
 
 def decode_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
-    """A file's bytes as an image in mode RGB. Raises Unreadable, and whatever Pillow raises for damaged data."""
+    """Decode a file's bytes to an image in mode RGB. Raises Unreadable, and any error of Pillow for damaged data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -62,7 +62,7 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
 
 
 def unreadable(error: Exception) -> Unreadable:
-    """A decoder's error as the reason, in one line that is the same in every run."""
+    """Turn a decoder's error into one line that is the same in every run."""
     if isinstance(error, ProfileError):
         return Unreadable(str(error))
     text = _ADDRESS.sub("", " ".join(str(error).split()))
@@ -70,7 +70,7 @@ def unreadable(error: Exception) -> Unreadable:
 
 
 def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    """Raise Unreadable for an image of no pixels, or of more than `max_pixels`."""
+    """Raise Unreadable for an image without pixels or with more than `max_pixels`."""
     if width < 1 or height < 1:
         raise Unreadable("no pixels")
     if max_pixels is not None and width * height > max_pixels:
@@ -78,25 +78,25 @@ def check_size(width: int, height: int, max_pixels: int | None) -> None:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Orientation 1-8 of an EXIF block; 1 where it has none or cannot be understood."""
+    """Orientation (1 to 8) from an EXIF block; 1 if it has none or is damaged."""
     table = Image.Exif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table.load(exif)
             value = table.get(_ORIENTATION_TAG, 1)
-    except Exception:  # a broken EXIF block, in any way that Pillow's parser stumbles on, says nothing of the pixels
+    except Exception:  # a damaged EXIF block, for which Pillow raises many types, does not affect the pixels
         return 1
     return value if value in range(1, 9) else 1
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as it is to be seen; the same object where nothing turns."""
+    """The image turned as EXIF asks; the same object if `orientation` is 1 or unknown."""
     return image.transpose(_TURN[orientation]) if orientation in _TURN else image
 
 
 def apply_profile(image: Image.Image, profile: bytes, space: str) -> Image.Image:
-    """`image` (RGB or RGBX; grey ones hold three equal channels) in sRGB. A profile for other pixels is ignored."""
+    """Convert `image` (RGB or RGBX; a grey one has three equal channels) to sRGB. Ignores profiles of other spaces."""
     wanted = profile_space(profile)
     if wanted not in (space, "RGB"):
         return image
@@ -107,7 +107,7 @@ def apply_profile(image: Image.Image, profile: bytes, space: str) -> Image.Image
 
 
 def _what_is_missing(data: bytes) -> str:
-    """Names the library this Pillow was built without, where that is why a file is not identified."""
+    """If Pillow cannot identify the file because it was built without a library, the message that names the library."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and not features.check("webp"):
         return "WebP image: this Pillow was built without WebP (libwebp-dev)"
     return ""
@@ -116,12 +116,12 @@ def _what_is_missing(data: bytes) -> str:
 def _orientation(source: Image.Image) -> int:
     try:
         return int(source.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a broken EXIF block says nothing of the pixels
+    except Exception:  # a damaged EXIF block does not affect the pixels
         return 1
 
 
 def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
-    """Any mode of Pillow's to RGB in sRGB, without alpha."""
+    """Convert any mode of Pillow to RGB in sRGB, without alpha."""
     if image.mode.startswith("I") or image.mode == "F":
         return apply_profile(_scale_deep(image).convert("RGB"), profile, "GRAY")
     if image.mode == "CMYK":
@@ -138,7 +138,7 @@ def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _scale_deep(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits to 8, by scale."""
+    """Scale grey values of more than 8 bits to 8 bits."""
     bits = image.tag_v2.get(258, (16,))[0] if hasattr(image, "tag_v2") else 16  # TIFF's BitsPerSample
     if image.mode == "F" or bits > 16:
         raise Unreadable(f"{bits}-bit samples have no fixed white level")

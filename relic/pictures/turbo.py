@@ -1,4 +1,4 @@
-"""JPEG pixels by libjpeg-turbo. A file of its own, since devices that code images may lack simplejpeg."""
+"""Decode JPEGs with libjpeg-turbo. A separate file, because a device with export/codec.py may not have simplejpeg."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +9,9 @@ _HARMLESS = ("extraneous bytes before marker 0xd9", "Invalid SOS parameters", "J
 
 
 def decode_jpeg(data: bytes | memoryview, colorspace: str, memory: Pixels | None = None, **reduce: int) -> Pixels:
-    """The pixels (H, W, channels), in `memory` where it is given; `reduce` is simplejpeg's least size.
+    """Decode to uint8 (H, W, channels), in `memory` if it is given. `reduce`: simplejpeg's `min_*` arguments.
 
-    Raises ValueError for corrupt or missing data. Oddities that touch no pixel are no error.
+    Raises ValueError for corrupt or missing data. Warnings that affect no pixel are ignored.
     """
     try:
         result: Pixels = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True, buffer=memory, **reduce)

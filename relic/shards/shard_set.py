@@ -11,10 +11,10 @@ import xxhash
 from relic.errors import InputError
 from relic.options import Encoding
 from relic.shards.cache import cache_folder
-from relic.shards.foreign import PACK, TarIndex, ensure_indexes
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_header, read_records
 from relic.shards.manifest import Manifest, manifest_path, read_manifest
+from relic.shards.plain_webdataset import PACK, TarIndex, ensure_indexes
 
 
 class ShardSet(NamedTuple):

@@ -1,15 +1,15 @@
 """The calibrated swap: replace GDN by ReLU and refit the weights around it, without training.
 
-The teacher is the codec with GDN, the student the same codec with ReLU. Layer by layer:
+The teacher is the codec with GDN. The student is the same codec with ReLU. Layer by layer:
 
-1. The bias of the convolution before a ReLU is shifted, so that every channel's mean becomes k standard deviations:
-   most of the signal then lies above zero and passes the ReLU.
-2. The convolution after the ReLU is refitted, weights and bias, by ridge regression. Its inputs are the student's own
-   activations, its targets the teacher's outputs at that place. Each layer thus corrects the errors of those before it.
+1. The bias of the convolution before a ReLU is shifted so that the mean of every channel becomes k standard deviations.
+   Then most values are above zero and pass the ReLU unchanged.
+2. The convolution after the ReLU, weights and bias, is refitted by ridge regression. Its inputs are the student's
+   activations. Its targets are the teacher's outputs at the same layer. So each layer corrects the errors before it.
 
-The encoder's last layer is fitted to the teacher's latents, the decoder's last to the source pixels. Where both sides
-are swapped, the decoder is fitted on the student's own rounded latents. k and the ridge are chosen per layer on
-held-back crops, by the error at the refitted convolution's output.
+The encoder's last layer is fitted to the teacher's latents, the decoder's last layer to the source pixels. If both
+sides are swapped, the decoder is fitted on the student's rounded latents. k and the ridge are chosen per layer, by the
+error at the output of the refitted convolution on held-out crops.
 """
 
 import copy
@@ -28,24 +28,24 @@ from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
 from relic.options import Parts
 from relic.swap.least_squares import Layer, num_features, phases_of
-from relic.swap.refit import HELD_BACK, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
+from relic.swap.refit import HELD_OUT, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
 _CHUNK_VALUES = 1 << 23
-"""Float32 values of the widest activation that are computed in one call."""
+"""Largest number of float32 values of an activation that are computed in one call."""
 
 OnProgress = Callable[[float], object]
-"""Called with the share of the work that is done, 0 to 1."""
+"""Called with the finished share of the work, 0 to 1."""
 
 
 def swap_calibrated(
     model: FactorizedPrior, parts: Parts, images_BHWC: Tensor, *, on_progress: OnProgress = lambda share: None
 ) -> list[FittedLayer]:
-    """Replace GDN by ReLU in `parts` as `replace_gdn_with_relu` does, then refit; return what was chosen.
+    """Replace GDN by ReLU in `parts` and refit the layers around each ReLU. Returns what was chosen per layer.
 
-    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them; the first quarter is held
-    back while k and the ridge are chosen. Works on the model's device, in fp32 and for the regressions in float64. It
-    draws no random numbers: the same crops, machine and number of threads give the same weights. A transform without
-    GDN is left as it is. Memory at N = 192: two activations, 20 MB per crop of 224x224, and 0.6 GB of normal equations.
+    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first quarter is held
+    out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
+    random numbers: the same crops, machine and number of threads give the same weights. A transform without GDN is not
+    changed. Memory at N = 192: two activations of 20 MB per 224x224 crop, and 0.6 GB of normal equations.
     """
     teacher = copy.deepcopy(model).eval()
     swapped = {name: transform for name, transform in transforms_of(model, parts).items() if _has_gdn(transform)}
@@ -74,15 +74,15 @@ def _has_gdn(transform: nn.Sequential) -> bool:
 
 
 def _chunked(images_BHWC: Tensor, channels: int) -> Chunks:
-    """Crops in [0, 1], as many per chunk as the first layer's output allows. A chunk is held back as a whole or not."""
+    """Crops in [0, 1], in chunks whose size is limited by the first layer's output. No chunk mixes held-out crops."""
     count, height, width, _ = images_BHWC.shape
     size = max(1, _CHUNK_VALUES // (channels * height * width // 4))
-    parts = images_BHWC[: count // HELD_BACK], images_BHWC[count // HELD_BACK :]
+    parts = images_BHWC[: count // HELD_OUT], images_BHWC[count // HELD_OUT :]
     return [to_float(chunk) for part in parts for chunk in part.split(size)]
 
 
 class _Work:
-    """The share of the multiplications that is done. An estimate: their number depends on how many k are tried."""
+    """The finished share of the multiplications: an estimate, since it is not known how many k will be tried."""
 
     def __init__(self, transforms: list[nn.Sequential], on_progress: OnProgress) -> None:
         layers = [layer for transform in transforms for layer in transform if isinstance(layer, Layer)]
@@ -91,7 +91,7 @@ class _Work:
         self._finished = 0.0
 
     def advance(self, layer: Layer, share: float) -> None:
-        """`layer` is done to `share`; at 1 it is finished."""
+        """Report that `share` (0 to 1) of `layer` is done."""
         done = self._finished + share * self._costs[layer]
         if share == 1:
             self._finished = done
@@ -105,14 +105,14 @@ def _multiplications(layer: Layer) -> float:
 
 @dataclasses.dataclass(kw_only=True)
 class _Fitter:
-    """Refits the convolutions of transforms, in their order."""
+    """Refits the convolutions of transforms, in order."""
 
     device: torch.device
     work: _Work
     fitted: list[FittedLayer] = dataclasses.field(default_factory=list)
 
     def apply(self, function: Callable[[Tensor], Tensor], chunks: Chunks) -> Chunks:
-        """`function` of every chunk, computed on the device."""
+        """Apply `function` to every chunk on the device; the results are on the CPU."""
         return [function(chunk.to(self.device)).cpu() for chunk in chunks]
 
     def refit(
@@ -128,8 +128,8 @@ class _Fitter:
     ) -> tuple[Chunks, Chunks]:
         """Fit `student` to `teacher` layer by layer and return the outputs of both.
 
-        `same_input`: both get the same input, so the first convolution stays as it is. `last`: what the last
-        convolution is fitted to, by default the teacher's output.
+        `same_input`: both have the same input, so the first convolution is not changed. `last`: the target of the last
+        convolution, by default the teacher's output.
         """
         layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, Layer)}
         wanted = self.apply(teacher[0], teacher_input)

@@ -1,11 +1,11 @@
 """Refit a convolution, plain or transposed, by ridge regression: normal equations in float64, exact at the borders.
 
-A transposed convolution of stride s is s x s plain ones, each of which makes the outputs of one phase (row and column
-modulo s) from a few of the kernel's taps: 9, 6, 6 and 4 for a 5x5 kernel of stride 2, where a zero-inserted input would
-take 25 for every output. The phases share nothing but the bias.
+A transposed convolution of stride s is equal to s x s plain convolutions. Each computes the outputs of one phase (row
+and column modulo s) from some of the kernel's taps: 9, 6, 6 and 4 taps for a 5x5 kernel of stride 2. An input with
+inserted zeros would need 25 taps for every output. The phases share only the bias.
 
-Shapes: a_BCHW the layer's input, z_BOhw its output; a phase sees windows (B, C, h, w, rows, columns) of `a`.
-F: unknowns of one output channel in one phase, C x rows x columns.
+Shapes: a_BCHW the layer's input, z_BOhw its output; a phase uses windows (B, C, h, w, rows, columns) of `a`.
+F: unknowns per output channel in one phase, C x rows x columns.
 """
 
 import math
@@ -21,10 +21,10 @@ _GOLDEN = 0.6180339887
 
 
 class Axis(NamedTuple):
-    """One direction of a phase: output `first` + j x `step` is made from inputs j x `stride` + `start` and the next."""
+    """One direction of a phase: output `first` + j x `step` uses len(taps) inputs from j x `stride` + `start` on."""
 
     taps: tuple[int, ...]
-    """Places in the kernel, in the order of the inputs they multiply."""
+    """Positions in the kernel, in the order of the inputs they multiply."""
     start: int
     stride: int
     first: int
@@ -35,7 +35,7 @@ Phase = tuple[Axis, Axis]
 
 
 def phases_of(layer: Layer) -> list[Phase]:
-    """The plain convolutions a layer consists of: one, or one per phase of a transposed convolution's outputs."""
+    """The plain convolutions that a layer consists of: one, or one per phase of a transposed convolution."""
     assert not isinstance(layer.padding, str)
     axes: list[list[Axis]] = []
     for kernel, stride, padding in zip(layer.kernel_size, layer.stride, layer.padding, strict=True):
@@ -44,25 +44,25 @@ def phases_of(layer: Layer) -> list[Phase]:
             continue
         axes.append([])
         for phase in range(stride):
-            # Output o takes input i through tap o + padding - stride i: the further the input, the earlier the tap.
+            # Output o uses input i with tap o + padding - stride i, so a later input has an earlier tap.
             taps = tuple(tap for tap in reversed(range(kernel)) if (phase + padding - tap) % stride == 0)
             axes[-1].append(Axis(taps, (phase + padding - taps[0]) // stride, 1, phase, stride))
     return [(row, column) for row in axes[0] for column in axes[1]]
 
 
 def num_features(layer: Layer, phase: Phase) -> int:
-    """F: inputs that one output of a phase is made from."""
+    """F: the number of inputs per output of a phase."""
     return layer.in_channels * len(phase[0].taps) * len(phase[1].taps)
 
 
 def outputs_of(phase: Phase, z_BOhw: Tensor) -> Tensor:
-    """The outputs that a phase makes."""
+    """The outputs of a phase."""
     rows, columns = phase
     return z_BOhw[:, :, rows.first :: rows.step, columns.first :: columns.step]
 
 
 def windows_of(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
-    """The inputs of a phase's `height` x `width` outputs, zeros outside: a view (B, C, h, w, rows, columns)."""
+    """The inputs of `height` x `width` outputs of a phase, zero outside: a view (B, C, h, w, rows, columns)."""
     padding: list[int] = []
     for axis, side, count in zip(phase, a_BCHW.shape[2:], (height, width), strict=True):
         end = axis.start + (count - 1) * axis.stride + len(axis.taps)
@@ -73,10 +73,10 @@ def windows_of(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def sample_rows(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int) -> Tensor:
-    """Rows (inputs, wanted outputs, 1) at places spread evenly over each crop: (rows, F + O + 1) float64.
+    """Rows (inputs, targets, 1) at positions spread evenly over each crop: (rows, F + O + 1) float64.
 
-    `first_crop` is the number of the first crop. The places follow the golden ratio and start elsewhere in each crop,
-    so the rows of a few crops cover borders and inside in the right proportion.
+    `first_crop` is the number of the first crop. The positions follow the golden ratio and start at a different place
+    in each crop. So the rows of a few crops contain border and inner positions in the right proportion.
     """
     targets = outputs_of(phase, z_BOhw)
     crops, _, height, width = targets.shape
@@ -88,20 +88,20 @@ def sample_rows(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int
     features = windows_of(phase, a_BCHW, height, width)[crop, :, row, column].flatten(0, 1).flatten(1)
     wanted = targets[crop, :, row, column].flatten(0, 1)
     num_features, num_targets = features.size(1), wanted.size(1)
-    # Converted while they are copied into place: this saves one copy of data that is mostly not in a cache.
+    # The assignment converts and copies in one pass, which saves a copy of data that is mostly not in the cache.
     rows = features.new_empty(len(features), num_features + num_targets + 1, dtype=torch.float64)
     rows[:, :num_features], rows[:, num_features:-1], rows[:, -1] = features, wanted, 1
     return rows
 
 
 def _coprime_step(places: int) -> int:
-    """A step near the golden ratio of `places` that shares no divisor with it: it visits each place exactly once."""
+    """A step near `places` times the golden ratio with no common divisor, so that it visits each place exactly once."""
     step = max(1, round(places * _GOLDEN))
     return next(s for s in range(step, step + places + 1) if math.gcd(s, places) == 1)
 
 
 class NormalEquations:
-    """The sums of products of rows that a regression with an intercept needs, float64."""
+    """The sums of products that a linear regression with an intercept needs, float64."""
 
     def __init__(self, num_features: int, num_targets: int, device: torch.device) -> None:
         side = num_features + num_targets + 1
@@ -118,29 +118,29 @@ class NormalEquations:
 
     @property
     def gram(self) -> Tensor:
-        """Features with features, (F, F)."""
+        """Products of features with features, (F, F)."""
         return self._sums[: self._num_features, : self._num_features]
 
     @property
     def wanted(self) -> Tensor:
-        """Features with targets and, in the last column, their sums, (F, O + 1)."""
+        """Products of features with targets and, in the last column, the sums of the features, (F, O + 1)."""
         return self._sums[: self._num_features, self._num_features :]
 
     @property
     def target_sums(self) -> Tensor:
-        """(O,)"""
+        """Sums of the targets, (O,)."""
         return self._sums[-1, self._num_features : -1]
 
     @property
     def mean_variance(self) -> float:
-        """Of the features, each about its mean."""
+        """Mean over the features of their variance."""
         return float((self.gram.diagonal() / self.rows - (self.wanted[:, -1] / self.rows) ** 2).mean())
 
 
 def _products(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return rows.T @ rows
-    # numpy sees that both factors are one matrix and computes half the products; torch computes all.
+    # numpy notices that both factors are the same matrix and computes half of the products; torch computes all.
     array = rows.numpy()
     return torch.from_numpy(array.T @ array)
 
@@ -149,7 +149,7 @@ class Affine(NamedTuple):
     """targets ~ features @ weights[phase] + bias, float64."""
 
     weights: list[Tensor]
-    """(F, O) for each phase."""
+    """(F, O) per phase."""
     bias: Tensor
     """(O,), shared by the phases."""
 
@@ -157,10 +157,10 @@ class Affine(NamedTuple):
 def solve_ridge(equations: Sequence[NormalEquations], ridge: float) -> Affine:
     """Minimise squared error + penalty x squared weights over all phases together; the bias is not penalised.
 
-    The penalty of a phase is `ridge` x its rows x the mean variance of all features, so that it does not depend on the
-    number of rows, nor on how far the features lie from zero. With the bias eliminated every phase is one Cholesky
-    factorisation; the bias then follows from all of them (a Schur complement). Raises torch.linalg.LinAlgError where
-    the equations are singular.
+    The penalty of a phase is `ridge` x its number of rows x the largest mean variance of a phase's features. So its
+    effect depends neither on the number of rows nor on the mean of the features. With the bias eliminated, each phase
+    needs one Cholesky factorisation. The bias then follows from all phases (a Schur complement). Raises
+    torch.linalg.LinAlgError if the equations are singular.
     """
     variance = max(equation.mean_variance for equation in equations)
     partial = []
@@ -179,7 +179,7 @@ def solve_ridge(equations: Sequence[NormalEquations], ridge: float) -> Affine:
 
 
 def write_layer(layer: Layer, fitted: Affine) -> None:
-    """Put the regression's weights in their places in the kernel, rounded to the layer's own type."""
+    """Write the regression's weights into the layer's kernel and bias, rounded to the layer's dtype."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     weight = layer.weight.data.transpose(0, 1) if transposed else layer.weight.data  # (O, C, rows, columns)
     for (rows, columns), weights in zip(phases_of(layer), fitted.weights, strict=True):
@@ -191,7 +191,7 @@ def write_layer(layer: Layer, fitted: Affine) -> None:
 
 
 class PredictionError:
-    """The error of a regression on rows that are added piece by piece."""
+    """The error of a regression on rows that are added in parts."""
 
     def __init__(self, fitted: Affine) -> None:
         self._fitted = fitted
@@ -200,7 +200,7 @@ class PredictionError:
         self._sum, self._square_sum = torch.zeros_like(fitted.bias), torch.zeros_like(fitted.bias)
 
     def add(self, rows: Sequence[Tensor]) -> None:
-        """Add rows (features, targets, 1) of each phase."""
+        """Add rows (features, targets, 1), one tensor per phase."""
         for weights, of_phase in zip(self._fitted.weights, rows, strict=True):
             features, targets = of_phase[:, : len(weights)], of_phase[:, len(weights) : -1]
             self._rows += len(targets)
@@ -210,6 +210,6 @@ class PredictionError:
 
     @property
     def relative(self) -> float:
-        """Squared error over the targets' squared deviation from their mean, channel by channel: 0 is exact."""
+        """Squared error divided by the squared deviation of the targets from their channel's mean; 0 is exact."""
         deviation = float((self._square_sum - self._sum.square() / self._rows).sum())
         return float(self._squared.sum()) / max(deviation, torch.finfo(torch.float64).tiny)

@@ -19,36 +19,36 @@ from relic.swap.least_squares import (
     write_layer,
 )
 
-HELD_BACK = 4
-"""One crop in 4 is held back."""
+HELD_OUT = 4
+"""One crop in 4 is held out."""
 _SHIFTS = range(7)
 _FIRST_SHIFT = 3
 _RIDGES = (1e-4, 1e-3, 1e-2)
 _MULTIPLICATIONS = 5e9
-"""For the normal equations of one phase: it sets the number of rows of small layers."""
+"""Multiplications for the normal equations of one phase. It decides the number of rows of small layers."""
 _ROWS_PER_WEIGHT = 20
-"""Rows per unknown, where the crops have as many: it sets the number of rows of large layers."""
+"""Rows per unknown, if the crops have that many. It decides the number of rows of large layers."""
 _LEAST_GAIN = 1e-4
-"""Relative error that another k must save. Smaller gains do not justify a larger or smaller shift."""
+"""Another k must reduce the relative error by this much. A smaller gain does not justify a different shift."""
 _SEARCH_FRACTION = 8
 """k is chosen on one row in 8."""
 
 Chunks = list[Tensor]
-"""One activation of all crops, in pieces (b, C, h, w) on the CPU. The held-back crops come first."""
+"""One activation of all crops, in parts (b, C, h, w) on the CPU. The held-out crops come first."""
 
 
 class FittedLayer(NamedTuple):
     """What was chosen for a convolution and the ReLU before it."""
 
     name: str
-    """Of the convolution, as `g_a.2`."""
+    """Name of the convolution, for example `g_a.2`."""
     shift: int | None
-    """k, the ReLU's mean input in standard deviations; None where no ReLU stands before the convolution."""
+    """k, the mean input of the ReLU in standard deviations; None if there is no ReLU before the convolution."""
     clipped: float
     """Share of the ReLU's inputs that are below zero."""
     ridge: float
     error: float
-    """Relative, at the convolution's output, on held-back crops: 0 is exact, 1 is no better than the mean."""
+    """Relative error at the convolution's output, on held-out crops: 0 is exact, 1 is no better than the mean."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,7 +60,7 @@ class Regression:
     goal: Chunks
     device: torch.device
     advance: Callable[[float], None]
-    """Told the share of this layer's work that is done, 0 to 1."""
+    """Called with the finished share of this layer's work, 0 to 1."""
 
     def __post_init__(self) -> None:
         self._phases = phases_of(self.layer)
@@ -68,24 +68,24 @@ class Regression:
         self._errors_by_shift: dict[int, float] = {}
 
     def fit(self, name: str) -> FittedLayer:
-        """Refit the layer on `before` as it is."""
+        """Refit the layer on `before`, without a ReLU."""
         return self._fit(name, None, None)
 
     def fit_behind_relu(self, name: str) -> tuple[FittedLayer, Tensor]:
-        """Choose a lift and refit the layer; returns the lift, (C,) float64, for the bias of the layer before."""
+        """Choose a lift and refit the layer. Returns the lift, (C,) float64, to add to the bias of the layer before."""
         mean, deviation = moments(self.before)
         shift = self._best_shift(lambda k: k * deviation - mean)
         lift = shift * deviation - mean
         return self._fit(name, shift, lift), lift
 
     def _best_shift(self, lift_of: Callable[[int], Tensor]) -> int:
-        """Walk from the middle to a k whose neighbours have no much lower error on the held-back crops."""
+        """Search from k = 3 towards lower error on the held-out crops, until no neighbour is better by _LEAST_GAIN."""
 
         def error(k: int) -> float:
             if k not in self._errors_by_shift:
                 lift = lift_of(k)
                 found = PredictionError(solve_ridge(self._sums(lift, _SEARCH_FRACTION), _RIDGES[1]))
-                for rows in self._rows(lift, _SEARCH_FRACTION, held_back=True):
+                for rows in self._rows(lift, _SEARCH_FRACTION, held_out=True):
                     found.add(rows)
                 self._errors_by_shift[k] = found.relative
                 self.advance(min(len(self._errors_by_shift) * 0.1, 0.5))
@@ -100,10 +100,10 @@ class Regression:
             best = better
 
     def _fit(self, name: str, shift: int | None, lift: Tensor | None) -> FittedLayer:
-        """Choose the ridge on the held-back crops, then solve on all crops."""
+        """Choose the ridge on the held-out crops, then solve on all crops."""
         equations = self._sums(lift, 1)
         errors = [PredictionError(solve_ridge(equations, ridge)) for ridge in _RIDGES]
-        for rows in self._rows(lift, 1, held_back=True):
+        for rows in self._rows(lift, 1, held_out=True):
             for error in errors:
                 error.add(rows)
             _add(equations, rows)
@@ -114,18 +114,18 @@ class Regression:
         return FittedLayer(name=name, shift=shift, clipped=clipped, ridge=_RIDGES[best], error=errors[best].relative)
 
     def _sums(self, lift: Tensor | None, fraction: int) -> list[NormalEquations]:
-        """The normal equations of each phase, from the crops that are not held back."""
+        """The normal equations of each phase, from the crops that are not held out."""
         targets = self.layer.out_channels
         equations = [NormalEquations(num_features(self.layer, phase), targets, self.device) for phase in self._phases]
-        for rows in self._rows(lift, fraction, held_back=False):
+        for rows in self._rows(lift, fraction, held_out=False):
             _add(equations, rows)
         return equations
 
-    def _rows(self, lift: Tensor | None, fraction: int, *, held_back: bool) -> Iterator[list[Tensor]]:
-        """Rows of each phase, chunk by chunk: one in `fraction` of those that the final fit takes."""
+    def _rows(self, lift: Tensor | None, fraction: int, *, held_out: bool) -> Iterator[list[Tensor]]:
+        """Yield the rows of each phase, chunk by chunk: one in `fraction` of the rows that the final fit uses."""
         first = 0
         for a, z in zip(self.before, self.goal, strict=True):
-            if (first < self._num_crops // HELD_BACK) == held_back:
+            if (first < self._num_crops // HELD_OUT) == held_out:
                 a_device, z_device = a.to(self.device), z.to(self.device)
                 if lift is not None:
                     a_device = relu_of_lifted(a_device, lift)
@@ -140,7 +140,7 @@ class Regression:
 
 
 def wanted_rows(features: int) -> int:
-    """Rows that a regression with `features` unknowns takes, where the crops have as many."""
+    """Number of rows for a regression with `features` unknowns, if the crops have that many."""
     return max(int(_MULTIPLICATIONS / features**2), _ROWS_PER_WEIGHT * features)
 
 
@@ -150,7 +150,7 @@ def _add(equations: list[NormalEquations], rows: list[Tensor]) -> None:
 
 
 def relu_of_lifted(z_BCHW: Tensor, lift: Tensor) -> Tensor:
-    """ReLU(z + lift), as the layers compute it after the swap."""
+    """ReLU(z + lift), which the layers compute after the swap."""
     return torch.relu(z_BCHW + lift.to(z_BCHW)[:, None, None])
 
 

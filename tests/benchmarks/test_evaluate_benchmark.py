@@ -8,6 +8,7 @@ from PIL import Image
 from benchmarks.evaluate import main
 
 
+@pytest.mark.torch
 def test_both_evaluators_judge_the_same_crops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -19,13 +20,13 @@ def test_both_evaluators_judge_the_same_crops(tmp_path: Path, capsys: pytest.Cap
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["num_images"], figures["workers"], figures["codec"]) == (6, 2, "8,12")
     assert figures["relic/compressai"] == pytest.approx(figures["relic"] / figures["compressai"])
-    # CompressAI's tool frames a crop in black up to 256x256: of an untrained codec that changes little.
+    # CompressAI's tool pads a crop with black to 256x256. For an untrained codec this changes little.
     assert figures["relic_psnr_db"] == pytest.approx(figures["compressai_psnr_db"], abs=1)
     assert figures["coder"]["processes"] > 0
     assert "relic/compressai" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--crops", "0"], ["--rounds", "1"], ["--json", "nowhere/x.json"]])
+@pytest.mark.parametrize("flags", [["--crops", "0"], ["--rounds", "1"]])
 def test_wrong_flags_are_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(flags)

@@ -1,4 +1,4 @@
-"""The step's benchmark compares steps that do the same, and names its figures."""
+"""The step benchmark compares steps with equal results, and names its figures."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
 from benchmarks.train_step import main
 from relic.cli import parse
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
-from tests.train.conftest import tiny
+from relic.loader.device_feed import DeviceBatch
+from tests.train.runs import tiny
 from train.build import build_learner
 from train.config import TrainConfig
 from train.plan import make_plan

@@ -1,4 +1,4 @@
-"""Random coding tables and symbols for them."""
+"""Random coding tables, and symbols for them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ def make_tables(rows: list[list[int]], offsets: list[int], stride: int = 16) -> 
 
 
 def photo_like(channels: int = 6, values: int = 21, seed: int = 0) -> Tables:
-    """Two-sided exponential densities of several widths, as trained channels have."""
+    """Two-sided exponential densities of several widths, similar to trained channels."""
     rng = np.random.default_rng(seed)
     rows = []
     for scale in rng.uniform(0.3, 5.0, channels):
@@ -31,7 +31,7 @@ def photo_like(channels: int = 6, values: int = 21, seed: int = 0) -> Tables:
 
 
 def typical_symbols(tables: Tables, height: int, width: int, seed: int = 0) -> Symbols:
-    """Drawn from the tables' own densities, without escapes."""
+    """Symbols drawn from the densities of the tables, without escapes."""
     rng = np.random.default_rng(seed)
     channels = [
         np.searchsorted(row, rng.integers(0, row[-2], (height, width)), side="right") - 1 + offset
@@ -43,7 +43,7 @@ def typical_symbols(tables: Tables, height: int, width: int, seed: int = 0) -> S
 
 @st.composite
 def tables_of_any_kind(draw: st.DrawFn) -> Tables:
-    """1 to 4 channels; from a single value of almost no cost to dozens, the rarest of width 1."""
+    """1 to 4 channels, each with one to dozens of values. The rarest value has width 1."""
     cuts = draw(st.lists(st.sets(st.integers(1, 65535), min_size=1, max_size=40), min_size=1, max_size=4))
     offset = st.one_of(st.integers(-30, 30), st.integers(-OFFSET_LIMIT, OFFSET_LIMIT))
     return make_tables([[0, *sorted(cut), 65536] for cut in cuts], [draw(offset) for _ in cuts])
@@ -51,7 +51,7 @@ def tables_of_any_kind(draw: st.DrawFn) -> Tables:
 
 @st.composite
 def tables_and_symbols(draw: st.DrawFn) -> tuple[Tables, Symbols]:
-    """Symbols inside the tables, just outside, and anywhere within the limit, on both sides."""
+    """Symbols inside the tables, just outside, and anywhere within the limit, positive and negative."""
     tables = draw(tables_of_any_kind())
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))

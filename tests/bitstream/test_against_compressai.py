@@ -1,4 +1,4 @@
-"""The whole of CompressAI's EntropyBottleneck as the oracle: symbols, bytes, reconstructions."""
+"""CompressAI's EntropyBottleneck as the oracle for symbols, bytes and reconstructions."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ CODERS = [load_coder(), PythonCoder()]
 
 @pytest.fixture(scope="module")
 def bottleneck() -> Any:
-    """Its densities are random and narrower than the latents of these tests, so escapes occur."""
+    """The densities are random and narrower than the latents of these tests, so that escapes occur."""
     torch = pytest.importorskip("torch")
     entropy_models = pytest.importorskip("compressai.entropy_models")
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def tables(bottleneck: Any) -> Tables:
 
 @pytest.fixture(scope="module")
 def y(tables: Tables) -> NDArray[Any]:
-    """(2, 12, 7, 9) float32, a quarter of it exactly half-way between two symbols where float32 allows."""
+    """(2, 12, 7, 9) float32. A quarter is exactly half-way between two symbols, if float32 allows it."""
     y = np.random.default_rng(0).normal(0, 3, (2, 12, 7, 9)).astype(np.float32)
     halves = np.floor(y) + np.float32(0.5) + tables.medians[:, None, None]
     return np.where(np.random.default_rng(1).random(y.shape) < 0.25, halves, y).astype(np.float32)
@@ -72,7 +72,7 @@ def test_bytes_are_compressais(bottleneck: Any, tables: Tables, y: NDArray[Any],
 
 
 def test_the_package_takes_the_coder_loaded_by_file(bottleneck: Any) -> None:
-    """pybind11 aborts the process when the file is loaded again under another name."""
+    """pybind11 aborts the process if the file is loaded again under another name."""
     from compressai.models.google import RansDecoder
 
     coder = load_coder()

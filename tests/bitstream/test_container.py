@@ -1,4 +1,4 @@
-"""`.relic` files: every size comes back, every damage is named."""
+"""`.relic` files: every image size can be read back, and every kind of damage is named."""
 
 import struct
 import tracemalloc
@@ -36,7 +36,7 @@ def stream_of(width: int, height: int, tables: Tables = TABLES) -> tuple[bytes, 
 
 
 def with_header(data: bytes, offset: int, field: str, value: int) -> bytes:
-    """`data` with one header field replaced and the CRC made right again."""
+    """`data` with one header field replaced and the CRC corrected."""
     changed = bytearray(data[:-4])
     struct.pack_into(field, changed, offset, value)
     return bytes(changed) + struct.pack("<I", zlib.crc32(changed))
@@ -60,7 +60,7 @@ def test_the_bytes_stand_as_documented() -> None:
     assert struct.unpack("<4I", data[8:24]) == (33, 17, 3, 2)
     assert data[24:32].hex() == TABLES.digest[:16]
     assert struct.unpack("<I", data[32:36]) == (len(data) - 40,)
-    assert zlib.crc32(data) == 0x2144DF1C  # the residue of any message followed by its own CRC-32
+    assert zlib.crc32(data) == 0x2144DF1C  # the CRC-32 of any message with its CRC-32 appended
     header = read_header(data[:36])
     assert (header.width, header.height, header.latent_shape) == (33, 17, symbols.shape)
 
@@ -83,7 +83,7 @@ def test_every_flipped_byte_cut_and_addition_is_refused() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
 def test_mutations_with_a_right_crc(edits: list[tuple[int, int]]) -> None:
-    """Refused, unless the mutant is what `pack` writes for other symbols or an image size of the same latents."""
+    """The mutant is refused, or is what `pack` writes for other symbols or another image size with these latents."""
     changed = bytearray(stream_of(40, 20)[0][:-4])
     for place, change in edits:
         changed[place % len(changed)] ^= change
@@ -155,7 +155,7 @@ def test_files(tmp_path: Path) -> None:
         ("gone.relic", "No such file"),
         (".", "Is a directory"),
         ("cut.relic", "cut"),
-        ("long.relic", "something follows"),
+        ("long.relic", "bytes after the stream"),
         ("image.png", "not a .relic file"),
         ("empty.relic", "not a .relic file"),
     ):

@@ -1,4 +1,4 @@
-"""2,000 hostile files: each is refused in one clear line, or is read as exactly what it says. Nothing dies of one."""
+"""2,000 mutated files: each is refused with one line, or is read correctly. None ends the process."""
 
 import random
 import resource
@@ -16,7 +16,7 @@ from tests.bitstream.strategies import photo_like, typical_symbols
 
 NUM_FILES = 2000
 MEMORY_BYTES = 1 << 30
-"""Of address space beside what imports take."""
+"""Limit of the address space, in addition to what imports need."""
 SIZES = ((1, 1), (33, 17), (64, 48), (300, 200))
 TABLES = photo_like(channels=5)
 FOREIGN = photo_like(channels=5, seed=1)
@@ -25,7 +25,7 @@ FOREIGN = photo_like(channels=5, seed=1)
 def stream_of(size: tuple[int, int], tables: Tables, seed: int) -> bytes:
     symbols = typical_symbols(tables, *latent_shape(*size, tables)[1:], seed=seed)
     if seed % 3 == 0:
-        symbols.flat[seed % symbols.size] = 5000  # an escape, whose digits a mutation may lengthen
+        symbols.flat[seed % symbols.size] = 5000  # an escape; a mutation may change the number of its digits
     return pack(symbols, *size, tables)
 
 
@@ -46,7 +46,7 @@ def cut(rng: random.Random, data: bytes) -> bytes:
 
 
 def foreign(rng: random.Random, data: bytes) -> bytes:
-    """Another's symbols under our tables' name, or ours under another's."""
+    """Symbols of other tables with the digest of these tables, or the reverse."""
     other = stream_of(rng.choice(SIZES), FOREIGN, rng.randrange(100))
     return rng.choice([other, with_crc(other[:24] + data[24:32] + other[32:])])
 
@@ -72,7 +72,7 @@ MUTATIONS = (flip, flip_with_crc, cut, foreign, swap_headers, huge)
 
 
 def read_all(folder: Path, coder: Coder, count: int) -> list[int]:
-    """How many were refused and how many read; fails on anything between."""
+    """The number of files refused and read. Fails for any other result."""
     rng = random.Random(0)
     path = folder / "x.relic"
     tally = [0, 0]
@@ -93,7 +93,7 @@ def read_all(folder: Path, coder: Coder, count: int) -> list[int]:
 
 
 def test_two_thousand_hostile_files(tmp_path: Path) -> None:
-    """In a process of its own: a crash of the compiled coder is then a failed test, and memory is limited for real."""
+    """In a separate process, so that a crash of the compiled coder fails this test, and memory can be limited."""
     command = [sys.executable, "-m", "tests.bitstream.test_mutations", str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=110, check=False)

@@ -1,4 +1,4 @@
-"""CompressAI's decoder checks no bounds: here its algorithm, with bounds checked, is given hostile streams."""
+"""CompressAI's decoder checks no bounds. Here its algorithm with bounds checks reads mutated streams."""
 
 import random
 import struct
@@ -17,7 +17,7 @@ from tests.bitstream.strategies import make_tables, photo_like, typical_symbols
 
 
 class BoundedDecoder:
-    """`RansDecoder` as its source reads (`rans_interface.cpp`), but an AssertionError where that leaves its memory."""
+    """`RansDecoder` after its source (`rans_interface.cpp`), with an AssertionError for access outside its memory."""
 
     def set_stream(self, data: bytes) -> None:
         low, high, *self.words = np.frombuffer(data[: len(data) // 4 * 4], "<u4").tolist()
@@ -66,7 +66,7 @@ class BoundedDecoder:
 
 @pytest.fixture
 def bounded(monkeypatch: pytest.MonkeyPatch) -> CompiledCoder:
-    """The coder with small parts, so that a short stream has several."""
+    """The coder with small groups of channels, so that a short stream has several."""
     installed = load_coder()
     if not isinstance(installed, CompiledCoder):
         pytest.skip("compressai's compiled coder is not installed")
@@ -76,7 +76,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> CompiledCoder:
 
 
 def hostile(rng: random.Random, tables: Tables) -> bytes:
-    """Junk, cut streams, and a start of the state's choosing before runs of ones, zeros and noise."""
+    """Random bytes, cut streams, and a chosen state followed by ones, zeros or noise."""
     if rng.random() < 0.3:
         data = encode_symbols(typical_symbols(tables, 6, 6, seed=rng.randrange(1000)), tables)
         return data[: rng.randrange(8, len(data) + 1) // 4 * 4]

@@ -1,4 +1,4 @@
-"""The Python coder against CompressAI's compiled one, and both against streams made to break them."""
+"""The Python coder against CompressAI's compiled coder, and both with bad streams."""
 
 import math
 import struct
@@ -29,7 +29,7 @@ any_coder = pytest.mark.parametrize(
 
 
 def compressai_call(symbols: Symbols, tables: Tables) -> tuple[list[Any], ...]:
-    """What CompressAI's `EntropyModel.compress` hands to its coder; all but the first is for the decoder too."""
+    """The arguments that CompressAI's `EntropyModel.compress` gives to its coder; all but the first also decode."""
     indexes = np.broadcast_to(np.arange(len(symbols))[:, None, None], symbols.shape)
     lists = (symbols.ravel(), indexes.ravel(), tables.cdf, tables.cdf_length, tables.offset)
     return tuple(values.tolist() for values in lists)
@@ -45,7 +45,7 @@ def shape_of(symbols: Symbols) -> tuple[int, int, int]:
 @given(case=tables_and_symbols())
 def test_bytes_are_compressais(case: tuple[Tables, Symbols]) -> None:
     tables, symbols = case
-    assume(symbols.size >= 4)  # below, CompressAI's own encoder overruns its memory
+    assume(symbols.size >= 4)  # with fewer, CompressAI's encoder overruns its memory
     ans = sys.modules["compressai.ans"]
     expected = ans.RansEncoder().encode_with_indexes(*compressai_call(symbols, tables))
     for coder in (PYTHON, COMPILED):
@@ -120,7 +120,7 @@ def test_every_cut_and_every_addition_is_refused(coder: Any) -> None:
     outlier=st.sampled_from([0, 300]),
 )
 def test_mutations_without_any_checksum(seed: int, edits: list[tuple[int, int]], outlier: int) -> None:
-    """Refused, unless the mutant is itself what the encoder writes for other symbols (a changed digit is)."""
+    """The mutant is refused, or is what the encoder writes for other symbols (as for a changed digit)."""
     tables = photo_like(seed=seed)
     symbols = typical_symbols(tables, 4, 4, seed=seed)
     symbols[0, 0, 0] += outlier
@@ -150,7 +150,7 @@ def test_junk_is_refused(coder: Any, junk: bytes, fill: bytes) -> None:
 
 
 def forge(entries: list[tuple[int, int] | int]) -> bytes:
-    """A stream of (start, width) intervals and 4-bit digits, whether or not the encoder would write them."""
+    """A stream of (start, width) intervals and 4-bit digits, also of those that the encoder would not write."""
     state, words = 2**31, b""
     for entry in reversed(entries):
         start, width, total = (entry, 1, 16) if isinstance(entry, int) else (*entry, 65536)

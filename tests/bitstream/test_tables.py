@@ -1,4 +1,4 @@
-"""Coding tables: what is refused, what makes them equal, and rounding."""
+"""Coding tables: what is refused, when they are equal, and rounding."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The bitstream needs numpy alone, and starts at once."""
+"""The bitstream needs only numpy and starts quickly."""
 
 import os
 import subprocess

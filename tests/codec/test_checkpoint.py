@@ -1,4 +1,4 @@
-"""Checkpoints and pretrained files: strict, safe, and in CompressAI's names."""
+"""Checkpoints and pretrained files: loaded strictly and safely, with CompressAI's names."""
 
 import os
 import pickle
@@ -150,7 +150,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
 
 
 def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The key names of CompressAI's released files, DataParallel's prefix included."""
+    """The key names of CompressAI's released files, with DataParallel's prefix."""
     renamed = {}
     for name, tensor in state.items():
         for new, old in (("matrices.", "_matrices."), ("biases.", "_biases."), ("factors.", "_factors.")):
@@ -207,7 +207,7 @@ def test_the_embedded_codec_is_small_and_loads() -> None:
 
 @pytest.mark.parametrize("bytes_left", [0, 1000, 5000, 20000])
 def test_a_disk_that_fills_anywhere_in_a_checkpoint_is_an_error_of_the_disk(tmp_path: Path, bytes_left: int) -> None:
-    """torch's own error speaks of an unexpected position. A limit on file sizes stands for the disk."""
+    """torch's own error is about an unexpected position. A limit on file sizes simulates a full disk."""
     path = tmp_path / "a.pt"
     checkpoint, before = saved(path), path.read_bytes()
     assert len(before) > 20000
@@ -222,7 +222,7 @@ def test_a_disk_that_fills_anywhere_in_a_checkpoint_is_an_error_of_the_disk(tmp_
 
 
 def test_the_random_state_is_that_of_the_rank_s_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever number it has: on a machine with fewer devices, or as another local rank, it is the current one."""
+    """The state is that of the current device. Its number may differ: fewer devices, or another local rank."""
     restored: list[torch.Tensor] = []
     with monkeypatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: True)

@@ -1,4 +1,4 @@
-"""Quantiles, tables and fp32 islands."""
+"""Quantiles, tables, and modules kept in fp32."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse, pad_to_stride, tables_of
 from relic.codec.entropy import avoid_device_reads, refresh_tables, solve_quantiles
 from relic.codec.model import Architecture, build_model
-from relic.codec.precision import fp32_modules, install_fp32_islands
+from relic.codec.precision import fp32_modules, keep_in_fp32
 from relic.errors import InputError
 
 
@@ -47,7 +47,7 @@ def test_tables_follow_the_density_and_a_frozen_one_keeps_its_quantiles() -> Non
     before, quantiles = model.entropy_bottleneck._quantized_cdf.clone(), model.entropy_bottleneck.quantiles.clone()
     with torch.no_grad():
         model.entropy_bottleneck.matrices[0] += 0.5
-    assert not model.update()  # CompressAI's own call leaves them stale
+    assert not model.update()  # CompressAI's own call does not update them
     refresh_tables(model, solve=False)
     assert torch.equal(model.entropy_bottleneck.quantiles, quantiles)
     kept = model.entropy_bottleneck._quantized_cdf
@@ -92,7 +92,7 @@ def test_policies_are_nested_supersets() -> None:
 def test_likelihoods_are_fp32_under_autocast_and_no_key_changes(policy: str) -> None:
     model = build_model(Architecture((4, 6), "encoder"))
     names = list(model.state_dict())
-    install_fp32_islands(model, policy)  # type: ignore[arg-type]
+    keep_in_fp32(model, policy)  # type: ignore[arg-type]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(torch.rand(1, 3, 32, 32))
     assert output["likelihoods"]["y"].dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Pictures of every size through a codec, a file on disk, and back."""
+"""Images of every size are coded to a file and decoded again."""
 
 from pathlib import Path
 

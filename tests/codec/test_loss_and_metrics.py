@@ -1,4 +1,4 @@
-"""Losses and metrics against closed forms, numpy, pytorch_msssim and finite differences of hard inputs."""
+"""Losses and metrics against closed forms, numpy, pytorch_msssim and finite differences, also for hard inputs."""
 
 import math
 from typing import Any, Literal
@@ -35,7 +35,7 @@ def test_pixels_survive_the_way_there_and_back() -> None:
 
 def test_loss_is_the_formula() -> None:
     x, likelihoods = pictures(), torch.rand(2, 5, 11, 11).clamp(min=1e-3)
-    x_hat = x + 0.05 * torch.randn_like(x)  # leaves [0, 1]: L1 sees that, MS-SSIM does not
+    x_hat = x + 0.05 * torch.randn_like(x)  # outside [0, 1] in part: L1 uses that, MS-SSIM does not
     bits = sum(-math.log2(p) for p in likelihoods.flatten().tolist())
     bpp = bits / (2 * SIDE * SIDE)
     similarity = their_ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0).item()
@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_finite_and_something_is_left_to_learn_from(name: 
 
 def test_tf32_is_off_in_the_loss_and_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     class Switches(TorchDispatchMode):
-        """The switch at each convolution, and whether one belonged to a backward pass."""
+        """The TF32 setting at each convolution, and whether a convolution belonged to a backward pass."""
 
         def __init__(self) -> None:
             super().__init__()

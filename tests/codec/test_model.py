@@ -1,4 +1,4 @@
-"""Swapping and scopes, against CompressAI's own classes and against what three steps really change."""
+"""Swaps and train scopes, against CompressAI's classes and against what three steps change."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def belongs(name: str, parts: Parts, scope: Scope) -> bool:
 def test_three_steps_change_exactly_the_scope(parts: Parts, scope: Scope, loss_type: str) -> None:
     torch.manual_seed(0)
     model = build_model(Architecture((4, 6), parts)).train()
-    # ReLU layers that a small random model leaves dead would hide what is trained.
+    # In a small random model some ReLUs are always zero, and would hide what is trained.
     for layer in itertools.chain(model.g_a, model.g_s):
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             layer.bias.data.fill_(0.5)  # type: ignore[union-attr]

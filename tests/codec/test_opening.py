@@ -1,4 +1,4 @@
-"""A codec's file is read once, whoever opens it, and says in one way how its swap began."""
+"""A codec's file is read once, and its `swap_init` is the same for every reader."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_how_a_swap_began_has_one_encoding(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["swap_init"]
     torch.save(content, path)
-    assert read_codec(path, flag="").swap_init == "naive"  # written before calibration was there
+    assert read_codec(path, flag="").swap_init == "naive"  # written before the calibrated swap existed
     assert load_checkpoint(by_relic(path, "none", swap_init="naive")).swap_init == "none"
     assert read_codec(by_compressai(path), flag="").swap_init == "unknown"
     torch.save(FactorizedPrior(4, 6).state_dict(), path)

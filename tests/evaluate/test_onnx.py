@@ -11,6 +11,8 @@ from PIL import Image
 from evaluate.run import main
 from export.onnx_parts import main as export_main
 
+pytestmark = pytest.mark.torch
+
 ExportSet = Callable[..., Path]
 
 

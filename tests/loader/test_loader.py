@@ -13,7 +13,7 @@ import torch
 
 from relic.errors import InputError
 from relic.loader.decode import Rows, SampleDecoder, Seconds
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
 from relic.shards.index import index_path, read_records

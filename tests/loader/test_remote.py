@@ -179,7 +179,7 @@ def test_shards_packed_anew_are_fetched_anew_when_one_is_missing(packed: Path) -
     assert_cache_holds(packed)
 
 
-def test_a_foreign_shard_with_a_fault_is_fetched_once_and_named(packed: Path) -> None:
+def test_a_plain_webdataset_with_a_fault_is_fetched_once_and_named(packed: Path) -> None:
     with tarfile.open(packed / "x.tar", "w") as archive:
         info = tarfile.TarInfo("a.txt")
         info.size = 1

@@ -139,7 +139,7 @@ def test_a_jpeg_with_a_profile_is_converted() -> None:
     assert np.abs(expected - flat).max() > 10
 
 
-def test_grey_profiles() -> None:
+def test_grey_profiles_against_their_formula() -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     icc = profile(b"GRAY", {b"wtpt": b"XYZ \0\0\0\0" + s15(*D50), b"kTRC": curv()})
     for kind in ("PNG", "TIFF"):
@@ -148,6 +148,18 @@ def test_grey_profiles() -> None:
         expected = srgb_encode(grey / 255)
         found = np.asarray(decode(read_header(buffer.getvalue())).image)
         assert np.abs(found - expected[..., None]).max() < 1.5
+
+
+def test_a_grey_profile_whose_curve_gives_lightness() -> None:
+    """Under the connection space Lab a grey curve leads to L*, not to Y (ICC.1:2010 F.2)."""
+    linear = bytearray(profile(b"GRAY", {b"wtpt": b"XYZ \0\0\0\0" + s15(*D50), b"kTRC": curv()}))
+    linear[20:24] = b"Lab "
+    convert = conversion_to_srgb(bytes(linear))
+    assert convert is not None
+    lightness = np.arange(256) / 2.55
+    luminance = np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness * 27 / 24389)
+    found = np.asarray(convert(Image.fromarray(np.arange(256, dtype=np.uint8).reshape(1, -1))))[0]
+    assert np.abs(found - srgb_encode(luminance)[:, None]).max() < 1.5
 
 
 @pytest.mark.parametrize(
@@ -175,13 +187,14 @@ def table_profile() -> bytes:
     return profile(b"CMYK", {b"wtpt": b"XYZ \0\0\0\0" + s15(*D50), b"A2B0": b"mft1" + bytes(100)})
 
 
-def test_without_littlecms_a_profile_of_tables_is_a_rejection_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_littlecms_a_profile_is_a_rejection_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(colour, "ImageCms", None)
     conversion_to_srgb.cache_clear()
-    buffer = io.BytesIO()
-    Image.new("CMYK", (8, 8)).save(buffer, "JPEG", icc_profile=table_profile())
-    with pytest.raises(Unreadable, match="liblcms2"):
-        decode(read_header(buffer.getvalue()))
+    for space, icc in (("CMYK", table_profile()), ("RGB", WIDE["p3"][0])):
+        buffer = io.BytesIO()
+        Image.new(space, (8, 8)).save(buffer, "JPEG", icc_profile=icc)
+        with pytest.raises(Unreadable, match=f"{space} colour profile.*liblcms2"):
+            decode(read_header(buffer.getvalue()))
     conversion_to_srgb.cache_clear()
 
 

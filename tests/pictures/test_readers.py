@@ -1,4 +1,4 @@
-"""prep, evaluate and export read one set of odd files alike, and as arithmetic says."""
+"""prep, evaluate and export read a set of unusual files equally, and as computed here."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ def by_prep(path: Path) -> Pixels:
 
 def turned() -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # must be turned clockwise
     return exif
 
 
 def write_files(folder: Path) -> dict[str, tuple[npt.NDArray[np.int_], int]]:
-    """Each file's name, the pixels that arithmetic expects of it, and by how many levels a reader may miss them."""
+    """The name of each file, its expected pixels, and the largest error allowed, in levels."""
     opaque = Image.fromarray(COLOURS)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     grey = np.round(GREY / 257).astype(int)[..., None].repeat(3, axis=2)
@@ -87,7 +87,7 @@ def test_a_photograph_s_jpeg_is_read_alike(tmp_path: Path, subsampling: int, pro
 
 
 def test_a_wide_profile_is_converted_by_all(tmp_path: Path) -> None:
-    """A profile that swaps red and blue: its pixels in sRGB are the stored ones swapped."""
+    """A profile that swaps red and blue: the sRGB pixels are the stored pixels with these two swapped."""
     icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = icc.index(b"rXYZ", 128), icc.index(b"bXYZ", 128)
     icc[red : red + 4], icc[blue : blue + 4] = b"bXYZ", b"rXYZ"

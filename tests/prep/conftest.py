@@ -1,4 +1,4 @@
-"""Small COCO-like folders and what the tests of prep share."""
+"""Small COCO-like folders, and helpers for the tests of prep."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def photograph(width: int, height: int, seed: int) -> Pixels:
-    """Smooth colours with some texture: what a JPEG coder expects, and different for each seed."""
+    """Smooth colours with some texture, suitable for JPEG, and different for each seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -28,7 +28,7 @@ def make_photograph() -> Callable[[int, int, int], Pixels]:
 
 @pytest.fixture
 def make_coco(tmp_path: Path) -> Callable[..., Path]:
-    """A function that builds a folder in COCO's layout of `train` and `val` JPEGs of `width` x `height`."""
+    """A function that builds a folder in COCO's layout with `train` and `val` JPEGs of `width` x `height`."""
 
     def build(train: int = 9, val: int = 3, width: int = 120, height: int = 90, name: str = "coco") -> Path:
         for split, count in (("train2017", train), ("val2017", val)):
@@ -44,7 +44,7 @@ def make_coco(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def digests() -> Callable[[Path], dict[str, str]]:
-    """A function from a folder to the sha256 of every file in it."""
+    """A function that gives the sha256 of every file in a folder."""
 
     def read(folder: Path) -> dict[str, str]:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

@@ -1,4 +1,4 @@
-"""Killed, cut off and starved runs of the real command, from another working directory."""
+"""Runs of the real command that are killed, stopped or out of disk space, from another working directory."""
 
 import contextlib
 import hashlib
@@ -18,8 +18,6 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-
-pytestmark = pytest.mark.commands
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, str(ROOT / "prep" / "make_shards.py"))
@@ -62,7 +60,7 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 def big_coco(
     make_photograph: Callable[[int, int, int], NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Enough work for a second or two, even with pillow-simd, and one bad image."""
+    """Images for a second or two of work, even with pillow-simd, and one bad image."""
     coco: Path = tmp_path_factory.mktemp("coco")
     for split, count, distinct in (("train2017", 300, 30), ("val2017", 4, 4)):
         (coco / split).mkdir()
@@ -78,7 +76,7 @@ def big_coco(
 
 @pytest.fixture(scope="module")
 def whole(big_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The sha256 of every file of an uninterrupted run of one worker."""
+    """The sha256 of every file of a run with one worker that was not interrupted."""
     out: Path = tmp_path_factory.mktemp("whole")
     finish(big_coco, out, workers=1)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
@@ -93,6 +91,7 @@ def kill_and_rerun(coco: Path, out: Path, seconds: float, workers: int) -> None:
     finish(coco, out, workers)
 
 
+@pytest.mark.commands
 def test_killed_at_random_moments_and_run_again_gives_the_same_bytes(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
@@ -115,6 +114,7 @@ def test_killed_at_twenty_moments(
         assert digests(tmp_path / str(attempt)) == whole, f"killed after {seconds} s"
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     big_coco: Path,
@@ -129,7 +129,7 @@ def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     process = start(big_coco, out, start_new_session=True)
     wait_for(lambda: list(out.glob("train-*.tar")))
     workers = workers_of(process)
-    os.killpg(process.pid, number)  # as a terminal or a scheduler does: the workers get it too
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: the workers also receive it
     _, error = process.communicate(timeout=10)
     assert process.returncode == code
     assert "Traceback" not in error
@@ -140,6 +140,7 @@ def test_a_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     assert digests(out) == whole
 
 
+@pytest.mark.commands
 def test_a_killed_worker_is_replaced(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
@@ -170,11 +171,12 @@ def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco: Path,
     assert "Traceback" not in error
 
 
+@pytest.mark.commands
 def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(
     big_coco: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]], whole: dict[str, str]
 ) -> None:
     out = tmp_path / "out"
-    limit = 3 * 96 * 96 * 2  # bytes a file: two of three crops
+    limit = 3 * 96 * 96 * 2  # bytes per file: two of three crops
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

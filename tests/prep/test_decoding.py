@@ -1,4 +1,4 @@
-"""Every kind of source against pixels made by another route: numpy arithmetic, hand-written files, or flips by hand."""
+"""Every kind of source against pixels made in another way: numpy, files written by hand, or flips by hand."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def save(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def patches(colours: int = 3) -> NDArray[Any]:
-    """48 x 32 pixels in 8 x 8 blocks of one colour each: a JPEG keeps them, and no two orientations look alike."""
+    """48 x 32 pixels in 8 x 8 blocks of one colour each: a JPEG keeps them, and all orientations differ."""
     blocks = np.random.default_rng(5).integers(0, 256, (4, 6, colours), dtype=np.uint8)
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 
@@ -144,7 +144,7 @@ TURNS = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, -1),
 }
-"""From the upright image to the one stored (EXIF 2.32, tag 274: where row 0 and column 0 are seen)."""
+"""From the upright image to the stored one (EXIF 2.32, tag 274: the sides of row 0 and column 0)."""
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -304,12 +304,12 @@ def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytes
     for name, reason in (("empty.jpg", "empty"), ("dangling.jpg", "dangling"), ("pipe.jpg", "not a regular file")):
         with pytest.raises(Unreadable, match=reason):
             read_source(tmp_path / name, 0)
-    for name, message in (("gone.jpg", "vanished"), ("whole.jpg", "changed")):
+    for name, message in (("gone.jpg", "deleted"), ("whole.jpg", "changed")):
         with pytest.raises(InputError, match=message):
             read_source(tmp_path / name, 4)
 
     read = os.read
-    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, 1))  # as some network folders do
+    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, 1))  # as on some network file systems
     assert read_source(tmp_path / "whole.jpg", 3) == b"123"
 
     def refuse(path: Path, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""One folder with every kind of source that collections hold, through the command and out again by three readers."""
+"""A folder with every kind of source, packed by the command and read back by three readers."""
 
 import io
 import json
@@ -21,8 +21,6 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.shards.manifest import read_manifest
 from relic.shards.shard_set import open_shard_set
-
-pytestmark = pytest.mark.commands
 
 SIDE = 32
 COLOUR = (180, 90, 40)
@@ -112,7 +110,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shards of these files."""
+    """Pack these files into shards."""
     coco, out = tmp_path_factory.mktemp("coco"), tmp_path_factory.mktemp("out")
     for name, data in {**{name: data for name, (data, _) in GOOD.items()}, **BAD}.items():
         path = coco / "train2017" / name

@@ -1,4 +1,4 @@
-"""The whole of make_shards.py, in process; each run spawns real workers."""
+"""make_shards.py as a whole, called in this process. Each run starts real workers."""
 
 import dataclasses
 import json
@@ -18,8 +18,6 @@ from prep.make_shards import main
 from relic.shards.manifest import read_manifest
 from relic.shards.shard_set import open_shard_set, plan_path
 
-pytestmark = pytest.mark.commands
-
 SMALL = ("--samples_per_shard", "4", "--workers", "1")
 
 
@@ -33,7 +31,7 @@ def run(coco: Path, out: Path, *flags: str) -> int:
 
 
 def plain_centre_crop(path: Path, side: int) -> NDArray[Any]:
-    """What the shards must hold, by Pillow alone."""
+    """The expected content of the shards, made with Pillow alone."""
     image = Image.open(path).convert("RGB")
     square = min(image.size)
     left, top = (image.width - square) // 2, (image.height - square) // 2
@@ -83,6 +81,7 @@ def test_tar_webdataset_and_pillow_agree(make_coco: Callable[..., Path], tmp_pat
     np.testing.assert_array_equal(np.asarray(sheet)[:32, 32:64], found["000000000001"])
 
 
+@pytest.mark.commands
 def test_any_number_of_workers_gives_the_same_bytes(
     make_coco: Callable[..., Path], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
@@ -147,6 +146,7 @@ def test_bad_images_are_listed_and_the_rest_is_packed(
     assert "rejected 4 of 7" in capsys.readouterr().out
 
 
+@pytest.mark.commands
 def test_a_shard_of_bad_images_only_is_left_out(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     coco, out = make_coco(train=9, val=1), tmp_path / "out"
     for number in range(4, 8):

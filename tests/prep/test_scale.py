@@ -1,4 +1,4 @@
-"""What must not grow with the data set: a worker's memory, and what is done to each file before the work begins."""
+"""What must not grow with the data set: a worker's memory, and the work per file before packing begins."""
 
 import builtins
 import contextlib
@@ -19,13 +19,11 @@ from PIL import Image
 from prep.config import PrepConfig
 from prep.planning import plan_splits
 
-pytestmark = pytest.mark.commands
-
 COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
 
 
 def peak_megabytes(coco: Path, out: Path) -> float:
-    """Peak resident memory of a run's only worker (the kernel's high-water mark, read while it lives)."""
+    """Peak resident memory of the only worker of a run, read from the kernel while it runs."""
     flags = ("--include_val", "false", "--workers", "1", "--samples_per_shard", "10000")
     process = subprocess.Popen([*COMMAND, "--coco_dir", str(coco), "--out_dir", str(out), *flags])
     peaks = []
@@ -39,6 +37,7 @@ def peak_megabytes(coco: Path, out: Path) -> float:
     return max(peaks)
 
 
+@pytest.mark.commands
 def test_a_worker_stays_small_whatever_the_number_of_images(
     make_photograph: Callable[[int, int, int], NDArray[Any]], tmp_path: Path
 ) -> None:
@@ -51,17 +50,17 @@ def test_a_worker_stays_small_whatever_the_number_of_images(
             os.link(tmp_path / "one.jpg", folder / f"{number:012d}.jpg")
         peaks.append(peak_megabytes(folder.parent, tmp_path / f"out{count}"))
     assert peaks[1] < 250
-    assert peaks[1] - peaks[0] < 25, peaks  # 900 crops more are 135 MB
+    assert peaks[1] - peaks[0] < 25, peaks  # 900 more crops are 135 MB
 
 
 class CountingEntry:
-    """A directory entry that counts the system calls asked of it."""
+    """A directory entry that counts its system calls."""
 
     def __init__(self, entry: "os.DirEntry[str]", calls: "Counter[str]") -> None:
         self.name, self.path, self._entry, self._calls = entry.name, entry.path, entry, calls
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        return self._entry.is_dir(follow_symlinks=follow_symlinks)  # known from the listing itself
+        return self._entry.is_dir(follow_symlinks=follow_symlinks)  # known from the listing, without a system call
 
     def stat(self) -> os.stat_result:
         self._calls["stat"] += 1

@@ -1,4 +1,4 @@
-"""verify_shards.py names each fault."""
+"""verify_shards.py reports each fault."""
 
 import json
 from collections.abc import Callable
@@ -115,13 +115,11 @@ def test_two_shards_with_one_key(shards: Path, capsys: pytest.CaptureFixture[str
     edit_json(shards / "train.json", twice)
     code, said = verify(shards, capsys)
     assert code == 1
-    assert "train-000002.tar: 0: the key is in train-000000.tar too" in said
+    assert "train-000002.tar: 0: the key is also in train-000000.tar" in said
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refused:
-        main(["--shards", str(tmp_path / "none")])
-    assert refused.value.code == 2
+    assert main(["--shards", str(tmp_path / "none")]) == 2
     assert main(["--shards", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 2

@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 from samples.build import main
-from samples.photographs import TRAIN, VAL, find_picture
-
-pytestmark = pytest.mark.commands
+from samples.photographs import TRAIN, VAL, find_photograph
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +48,7 @@ def test_images_are_of_coco_s_kind(tmp_path: Path) -> None:
 
 def test_no_picture_is_in_both_splits() -> None:
     contents = [
-        {hashlib.sha256(find_picture(name).read_bytes()).hexdigest() for name in names} for names in (TRAIN, VAL)
+        {hashlib.sha256(find_photograph(name).read_bytes()).hexdigest() for name in names} for names in (TRAIN, VAL)
     ]
     assert not contents[0] & contents[1]
 

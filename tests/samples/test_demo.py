@@ -1,4 +1,4 @@
-"""The demo from end to end, as small as it goes, in a folder whose name has a space."""
+"""The whole demo, as small as possible, in a folder whose name has a space."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_the_demo_runs_every_stage_and_recovers_quality(tmp_path: Path, capfd: p
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 1
-    assert "holds something other than a demo" in capfd.readouterr().err
+    assert "holds files that are not of a demo" in capfd.readouterr().err
     (out / "mine.txt").unlink()
     assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 0
     said = capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""The calibration study: its plan, and the tables and figures from whichever results there are."""
+"""The calibration study: its plan, and the tables and figures from the results that exist."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,13 @@ from studies.runs import Study
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
-pytestmark = pytest.mark.commands
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
 PLAN = read_plan(2, 2000)
 
 
 def result(name: str) -> dict[str, Any]:
-    """What a finished run leaves, with figures that follow from its settings."""
+    """The result of a finished run, with figures computed from its settings."""
     run = next(planned.run for planned in PLAN if planned.run.name == name)
     settings = run.settings
     bpp = {"0.0046": 0.2, "0.0092": 0.13, "0.0012": 0.4, "0.0023": 0.3}[settings["rate"]]
@@ -97,12 +95,13 @@ def test_the_results_kept_are_those_of_the_plan_and_the_page_is_theirs() -> None
     assert fill(PAGE, kept) == PAGE
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("keep", [0, 1, 3, 9, 14, len(PLAN)])
 def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
     some = dict(list(RESULTS.items())[:keep])
     figures = draw(some, tmp_path)
     page = fill(PAGE, some)
-    assert page.startswith("# What a calibrated swap is worth")
+    assert page.startswith("# Calibrated and naive swaps compared")
     assert len(figures) == (0 if keep < 8 else 1 if keep < 11 else 2)
     assert all(path.stat().st_size > 5000 for path in figures)
     rows = [line for line in page.splitlines() if line.startswith(("| all |", "| encoder |", "| decoder |"))]
@@ -113,7 +112,7 @@ def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
 def test_the_tables_say_what_the_results_say() -> None:
     page = fill(PAGE, RESULTS)
     assert "| GDN |  | 33.00 | 0.9500 | 0.300 |" in page
-    assert "better than naive at 4 of 4 points; at the last by 4.70 dB" in page
+    assert "better than naive at 4 of 4 points; at the last point by 4.70 dB" in page
     assert "never as good as the calibrated start" in page and "1.2%" in page
     worse = json.loads(json.dumps(RESULTS))
     for point in worse["all-calibrated"]["validations"][1:]:
@@ -144,7 +143,7 @@ def test_bd_rate_is_bjontegaards_of_the_four_rates() -> None:
 def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         "studies.calibration_figures.draw", lambda results, folder: []
-    )  # a second per run, tested above
+    )  # takes a second per run, and is tested above
     for split in ("train", "val"):
         write_shards(tmp_path / "shards", split, (16,), side=176)
     (tmp_path / "pictures").mkdir()
@@ -153,10 +152,11 @@ def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [word for flag, folder in flags.items() for word in (f"--{flag}", str(tmp_path / folder))]
 
 
+@pytest.mark.commands
 def test_a_teacher_that_is_gone_is_made_again(
     study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a fresh machine the results are there and the checkpoints are not."""
+    """On a new machine, the results exist but the checkpoints do not."""
     trained: list[str] = []
     monkeypatch.setattr("studies.runs.Study.train", lambda self, run: trained.append(run.name))
     missing = "all-calibrated-0.0046"
@@ -171,6 +171,7 @@ def test_a_teacher_that_is_gone_is_made_again(
     )
 
 
+@pytest.mark.commands
 def test_a_study_goes_on_where_it_failed_and_keeps_the_text_of_its_page(
     study_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

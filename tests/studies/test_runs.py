@@ -1,4 +1,4 @@
-"""Runs of a study that are finished, skipped, stopped and refused; stand-ins replace the processes."""
+"""Runs of a study that are finished, skipped, stopped or refused. Fakes replace the processes."""
 
 import json
 import re
@@ -16,7 +16,7 @@ Calls = list[list[str]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stand-ins for the stages: each call is noted; training leaves last.pt, an evaluation its metrics.json."""
+    """Fakes of the stages. They record each call; training writes last.pt, an evaluation writes metrics.json."""
     made: Calls = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def test_a_process_that_fails_leaves_no_result_and_is_named(study: Study, monkey
 
 
 def test_a_training_that_was_stopped_is_not_a_result(study: Study, calls: Calls, tmp_path: Path) -> None:
-    """A stop asked for by a signal ends a training cleanly, with exit code 0."""
+    """A training that is stopped by a signal ends with exit code 0."""
     run = ONE._replace(settings={"images": 4000}, validations=True)
     records = tmp_path / "work" / "one" / "metrics.jsonl"
     records.parent.mkdir(parents=True)

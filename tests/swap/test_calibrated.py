@@ -1,4 +1,4 @@
-"""The calibrated swap: exact where the teacher is linear, repeatable, and close to the embedded codec."""
+"""The calibrated swap: exact if the teacher is linear, repeatable, and close to the embedded codec."""
 
 import copy
 
@@ -16,11 +16,11 @@ from relic.codec.pixels import to_float
 from relic.codec.pretrained import load_codec
 from relic.options import Parts
 from relic.swap.calibrated import swap_calibrated
-from samples.photographs import find_picture
+from samples.photographs import find_photograph
 
 
 class Linear(GDN):
-    """A GDN that changes nothing: what lies around it is then one linear map, which ReLU can be lifted out of."""
+    """A GDN that changes nothing. Then the layers around it are linear, and a shifted ReLU can be exact."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -39,7 +39,7 @@ def random_crops(count: int, side: int = 64, seed: int = 0) -> Tensor:
 def photograph_crops(count: int, side: int = 128) -> Tensor:
     rng = np.random.default_rng(0)
     names = ("astronaut.png", "coffee.png", "motorcycle_left.png", "chelsea.png")
-    pictures = [np.asarray(Image.open(find_picture(f"skimage/data/{name}")).convert("RGB")) for name in names]
+    pictures = [np.asarray(Image.open(find_photograph(f"skimage/data/{name}")).convert("RGB")) for name in names]
     crops = []
     for number in range(count):
         picture = pictures[number % len(pictures)]
@@ -59,7 +59,7 @@ def made_linear(channels: tuple[int, int]) -> FactorizedPrior:
 
 
 def test_a_linear_encoder_is_recovered() -> None:
-    """But for the borders, where a lifted signal meets zeros: what the weights do about that costs 1 % inside."""
+    """Except at the borders, where shifted values are next to zeros: the fit to these costs 1 % inside."""
     teacher = made_linear((6, 8))
     student, naive = copy.deepcopy(teacher), copy.deepcopy(teacher)
     fitted = swap_calibrated(student, "encoder", random_crops(16, side=160))
@@ -80,7 +80,7 @@ def test_it_repeats_itself_and_touches_only_what_was_swapped(parts: Parts) -> No
     crops = random_crops(8)
     one, other = copy.deepcopy(teacher), copy.deepcopy(teacher)
     swap_calibrated(one, parts, crops)
-    torch.rand(7)  # draws of others do not matter
+    torch.rand(7)  # random numbers drawn elsewhere do not matter
     swap_calibrated(other, parts, crops)
     before, states = teacher.state_dict(), (one.state_dict(), other.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -88,13 +88,13 @@ def test_it_repeats_itself_and_touches_only_what_was_swapped(parts: Parts) -> No
     for name, tensor in states[0].items():
         if not name.startswith(refitted):
             assert torch.equal(tensor, before[name]), name
-    # A first convolution that sees what the teacher's sees keeps its weights; only its bias is lifted.
+    # A first convolution with the teacher's input keeps its weights. Only its bias is shifted.
     if parts != "decoder":
         assert torch.equal(states[0]["g_a.0.weight"], before["g_a.0.weight"])
 
 
 def test_crops_held_back_at_the_end_change_nothing_but_the_choice() -> None:
-    """Every crop counts: leaving one out changes the weights."""
+    """Every crop is used: without one of them, the weights differ."""
     torch.manual_seed(0)
     teacher = build_model(Architecture((4, 6), "none")).eval()
     crops = random_crops(8)

@@ -33,21 +33,21 @@ def fit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 
     equations = []
     for phase in phases_of(layer):
         equations.append(NormalEquations(num_features(layer, phase), layer.out_channels, torch.device("cpu")))
-        for first in range(0, len(inputs), 2):  # in pieces
+        for first in range(0, len(inputs), 2):  # in parts
             equations[-1].add(sample_rows(phase, inputs[first : first + 2], wanted[first : first + 2], rows, first))
     write_layer(layer, solve_ridge(equations, ridge))
     return layer
 
 
 def fresh(layer: Layer) -> Layer:
-    """A layer of the same shape with other weights."""
+    """A layer with the same shape and other weights."""
     other = copy.deepcopy(layer)
     other.reset_parameters()
     return other
 
 
 def dense_features(layer: Layer, inputs: Tensor) -> Tensor:
-    """(outputs, C x taps): one row an output, made by pushing unit kernels through torch's own convolution."""
+    """(outputs, C x taps): one row per output, from torch's convolution with unit kernels."""
     probe = fresh(layer).double()
     columns = []
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_layer_is_recovered_exactly_borders_included(number: int) -> None:
 @pytest.mark.parametrize("number", [0, 2])
 @pytest.mark.parametrize("ridge", [0.0, 0.03])
 def test_the_solution_is_that_of_dense_least_squares(number: int, ridge: float) -> None:
-    """With the ridge as further rows: sqrt(penalty) x identity, wanted zero, and none for the bias."""
+    """Least squares with the ridge as more rows: sqrt(penalty) x identity, target zero, no penalty for the bias."""
     torch.manual_seed(3)
     layer = fresh(LAYERS[number])
     inputs = torch.randn(4, layer.in_channels, 9, 8) + 2
@@ -142,7 +142,7 @@ def test_relative_error_is_one_for_the_mean_and_none_for_the_truth() -> None:
         equations = [NormalEquations(num_features(layer, phase), 2, torch.device("cpu")) for phase in phases]
         for equation, of_phase in zip(equations, rows, strict=True):
             equation.add(of_phase)
-        # A ridge without measure leaves the bias alone, which is the mean.
+        # With a huge ridge only the bias remains, which is the mean.
         error = PredictionError(solve_ridge(equations, 1e-9 if expected == 0 else 1e12))
         error.add(rows)
         assert error.relative == pytest.approx(expected, abs=1e-6)

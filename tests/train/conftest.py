@@ -1,76 +1,21 @@
-"""Runs of the trainer on a tiny codec, in this process."""
+"""One run of the trainer. What imports torch is imported by the fixture: tests beside it may need no torch."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from relic.codec.checkpoint import load_checkpoint
-from train.learner import Learner
-from train.main import main
-
-Run = Callable[..., int]
-
-
-def tiny(shards: Path, folder: Path, *flags: str) -> list[str]:
-    """Arguments of a run of seconds: 12 train and 4 val crops, a codec of channels 4,6, steps of 4 images."""
-    given = {flag.split("=")[0] for flag in flags if flag.startswith("--")}
-    defaults = {
-        "--pretrained": "none",
-        "--channels": "4,6",
-        "--replace_parts": "all",
-        "--epochs": "2",
-        "--batch_size": "4",
-        "--recon_every": "0",
-        "--device": "cpu",
-        "--loss_type": "rd",
-        "--lr": "1e-3",
-    }
-    kept = [part for flag, value in defaults.items() if flag not in given for part in (flag, value)]
-    return [
-        *("--shards", str(shards), "--save_dir", str(folder / "checkpoints"), "--recon_dir", str(folder / "recon")),
-        *kept,
-        *flags,
-    ]
+if TYPE_CHECKING:
+    from tests.train.runs import Run
 
 
 @pytest.fixture
-def run(crops: Path, tmp_path: Path) -> Run:
+def run(crops: Path, tmp_path: Path) -> "Run":
     """`run("--epochs", "1", folder=...)`: train and return the exit code."""
+    from tests.train.runs import tiny
+    from train.main import main
 
     def call(*flags: str, folder: Path = tmp_path) -> int:
         return main(tiny(crops, folder, *flags))
 
     return call
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / "checkpoints" / "last.pt").model
-
-
-def lines(folder: Path, event: str) -> list[dict[str, Any]]:
-    text = (folder / "checkpoints" / "metrics.jsonl").read_text()
-    return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing in the trainer catches it."""
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    step = Learner.step
-
-    def counted(self: Learner, batch: Any, number: int, epoch: int) -> Any:
-        if number == steps:
-            raise Killed
-        return step(self, batch, number, epoch)
-
-    monkeypatch.setattr(Learner, "step", counted)

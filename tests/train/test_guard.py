@@ -1,4 +1,4 @@
-"""The guard: values that are not finite, weights out of bounds, and signals that ask for a stop."""
+"""The guard: values that are not finite, weights over the limit, and signals to stop."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from relic.codec.checkpoint import load_checkpoint
-from tests.train.conftest import Run, assert_equal, weights
+from tests.train.runs import Run, assert_equal, weights
 from train.learner import Learner
 
 
@@ -39,7 +39,7 @@ def test_weights_that_left_all_bounds_are_never_saved(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--lr", "1e30", "--save_every_steps", "1") == 1
-    assert "step 0: it left weights" in capsys.readouterr().err
+    assert "step 0: the weights after it" in capsys.readouterr().err
     assert not (tmp_path / "checkpoints" / "last.pt").exists()
 
 

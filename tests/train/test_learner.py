@@ -1,4 +1,4 @@
-"""Steps do not wait for the device: between logging intervals nothing reads a value that is not on the host already."""
+"""Steps do not wait for the device: between logging intervals, no value is read that is not on the host."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train.guard
 from relic.cli import parse
 from relic.distributed import World
-from relic.loader.feed import DeviceBatch
+from relic.loader.device_feed import DeviceBatch
 from relic.loader.loader import LoaderTimes
-from tests.train.conftest import tiny
+from tests.train.runs import tiny
 from train.build import build_learner
 from train.config import TrainConfig
 from train.plan import make_plan
@@ -67,7 +67,7 @@ class Reads(TorchDispatchMode):
 
 
 class _DirectReads(TorchFunctionMode):
-    """`tolist` and `numpy` read a CPU tensor's memory without any operator that a dispatch mode would see."""
+    """`tolist` and `numpy` read a CPU tensor's memory without an operator, so a dispatch mode cannot see them."""
 
     def __init__(self, reads: Reads) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _DirectReads(TorchFunctionMode):
 
 
 def steps_watched(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
-    """What `steps` steps read on the way, and what the logging at their end reads."""
+    """What `steps` steps read, and what the logging after them reads."""
     world = World(0, 1, torch.device("cpu"))
     torch.manual_seed(0)
     plan = make_plan(config)
@@ -93,14 +93,14 @@ def steps_watched(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPat
     copy = train.guard._copy_to_host
 
     def copied(flags: Tensor) -> Any:
-        # What is read of a step is the copy made while the one after was computed.
+        # What is read of a step is the copy that was made during the next step.
         result = copy(flags)
         reads.on_host.append(result[0])
         return result
 
     monkeypatch.setattr(train.guard, "_copy_to_host", copied)
     learner.step(batch, 0, 0)
-    reads.on_host += [state["step"] for state in learner.optimizer.state.values()]  # Adam counts on the host
+    reads.on_host += [state["step"] for state in learner.optimizer.state.values()]  # Adam's step count is on the host
     with reads:
         for step in range(1, steps + 1):
             progress.step += 1
@@ -128,7 +128,7 @@ def test_the_scaler_s_own_read_is_the_one_exception(
     flags = ("--amp", "true", "--amp_dtype", "fp16")
     config = parse(TrainConfig, tiny(crops, tmp_path, *flags), prog="train")
     between, logging = steps_watched(config, 3, monkeypatch)
-    # It looks for infinities before each optimizer step.
+    # The scaler checks for infinities before each optimizer step.
     assert set(between) <= {"aten::_local_scalar_dense"} and len(between) == 3
     assert logging == ["tolist"]
 

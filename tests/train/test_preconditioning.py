@@ -1,4 +1,4 @@
-"""The coordinates of `--precondition`: what they are, that gradients and steps belong together, and whole runs."""
+"""The coordinates of `--precondition`: their values, that gradients and steps fit together, and whole runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from relic.codec.checkpoint import load_checkpoint
 from relic.codec.model import Architecture, build_model
 from relic.codec.scope import set_trainable_parts
 from relic.swap.least_squares import Layer
-from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
+from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT, ROUNDING, finish, losses_and_gradients
 from tests.train.test_processes import start as begin
 from train.preconditioning import Preconditioning, measure_coordinates
@@ -20,7 +20,7 @@ PRECONDITIONED = ("--swap_init", "calibrated", "--calib_images", "8", "--precond
 
 
 def lifted_and_mixed(channels: int, crops: int = 8, side: int = 48) -> Tensor:
-    """Activations far from zero whose channels and neighbours hang together, each in its own way."""
+    """Activations far from zero, with correlated channels and neighbours."""
     torch.manual_seed(3)
     blur = torch.tensor([0.3, 1.0, 0.3])
     blurred = F.conv2d(torch.randn(crops * channels, 1, side + 2, side + 2), torch.outer(blur, blur)[None, None])
@@ -37,9 +37,9 @@ def convolution(*, transposed: bool, inputs: int = 4, outputs: int = 3) -> Layer
 
 
 def test_inputs_are_of_one_size_and_hang_together_no_more() -> None:
-    """The oracle: the covariance of whole windows, which `unfold` cuts out, in the coordinates found."""
+    """The oracle: the covariance of whole windows from `unfold`, in the measured coordinates."""
     layer, a = convolution(transposed=False), lifted_and_mixed(4)
-    a = a - a.mean((0, 2, 3))[:, None, None]  # else the zeros around it are far away, and most of the covariance
+    a = a - a.mean((0, 2, 3))[:, None, None]  # otherwise the zeros of the padding would dominate the covariance
     found = measure_coordinates(layer, a, layer(a).detach())
     assert torch.allclose(found.mean, a.mean((0, 2, 3)), atol=1e-4)
     windows = F.unfold(a, 5, stride=2, padding=2).transpose(1, 2).flatten(0, 1).double()
@@ -65,7 +65,7 @@ def test_taps_of_a_transposed_convolution_meet_within_their_phase_alone() -> Non
 
 @pytest.fixture
 def preconditioned() -> tuple[nn.Module, Preconditioning, Tensor]:
-    """A small codec with ReLU, its coordinates measured, and images."""
+    """A small codec with ReLU, its measured coordinates, and images."""
     torch.manual_seed(0)
     model = build_model(Architecture((4, 6), "all"))
     set_trainable_parts(model, "all", "replaced+hyper")
@@ -74,8 +74,8 @@ def preconditioned() -> tuple[nn.Module, Preconditioning, Tensor]:
     return model, preconditioning, torch.rand(2, 3, 64, 64)
 
 
-def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, Preconditioning, Tensor]) -> None:
-    """The oracle: autograd through a codec that is written as a function of the stand-ins."""
+def test_gradients_are_those_of_the_proxies(preconditioned: tuple[nn.Module, Preconditioning, Tensor]) -> None:
+    """The oracle: autograd through a codec written as a function of the proxies."""
     model, preconditioning, x = preconditioned
     plain = {name: each.detach().clone() for name, each in model.named_parameters()}
 
@@ -84,8 +84,8 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
         for name, coordinates in preconditioning._coordinates.items():
             transposed, phases = name.startswith("g_s"), 4 if name.startswith("g_s") else 1
             equation = "o,cd,odt,tu->ocu" if not transposed else "o,cd,dot,tu->cou"
-            stand_in = values[name].flatten(2)
-            change = torch.einsum(equation, coordinates.scale, coordinates.channels, stand_in, coordinates.taps)
+            proxy = values[name].flatten(2)
+            change = torch.einsum(equation, coordinates.scale, coordinates.channels, proxy, coordinates.taps)
             shift = torch.einsum("cot,c->o" if transposed else "oct,c->o", change, coordinates.mean) / phases
             parameters[f"{name}.weight"] = plain[f"{name}.weight"] + change.reshape(plain[f"{name}.weight"].shape)
             parameters[f"{name}.bias"] = plain[f"{name}.bias"] - shift
@@ -100,22 +100,22 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
     torch.manual_seed(1)
     (model(x)["x_hat"] - x).square().mean().backward()
     preconditioning.take_gradients()
-    stand_ins = dict(zip(names, [p for p in preconditioning.parameters if p.dim() == 4], strict=True))
+    proxies = dict(zip(names, [p for p in preconditioning.parameters if p.dim() == 4], strict=True))
     assert len(names) == 8 and all(each.grad is None for each in model.parameters() if each.dim() == 4)
-    for name, stand_in in stand_ins.items():
-        assert stand_in.grad is not None
-        assert torch.allclose(stand_in.grad, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max())), name
+    for name, proxy in proxies.items():
+        assert proxy.grad is not None
+        assert torch.allclose(proxy.grad, wanted[name], rtol=1e-3, atol=1e-6 * float(wanted[name].abs().max())), name
 
-    # And a step does to the codec what it does to that function.
+    # A step changes the codec in the same way as that function.
     torch.manual_seed(2)
     steps = {name: 0.01 * torch.randn_like(zero) for name, zero in zeros.items()}
     torch.manual_seed(1)
     stepped = loss_of(steps)
     with torch.no_grad():
-        for name, stand_in in stand_ins.items():
-            stand_in.copy_(steps[name])
+        for name, proxy in proxies.items():
+            proxy.copy_(steps[name])
     preconditioning.move_kernels()
-    assert all(not stand_in.any() for stand_in in stand_ins.values())
+    assert all(not proxy.any() for proxy in proxies.values())
     torch.manual_seed(1)
     moved = (model(x)["x_hat"] - x).square().mean()
     assert float(moved) == pytest.approx(float(stepped), rel=1e-4)
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_the_stand_ins(preconditioned: tuple[nn.Module, P
 def test_a_kernel_that_moves_leaves_the_mean_of_its_outputs(transposed: bool) -> None:
     layer, a = convolution(transposed=transposed), lifted_and_mixed(4)
     holder = nn.Sequential(layer)
-    preconditioning = Preconditioning(holder)  # of a codec it needs parameters alone here
+    preconditioning = Preconditioning(holder)  # here it needs only the parameters of a codec
     preconditioning._coordinates["0"] = measure_coordinates(layer, a, layer(a).detach())
     inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
     before, kernel = layer(a)[inside].detach(), layer.weight.detach().clone()
@@ -148,7 +148,7 @@ def test_a_preconditioned_run_resumes_bit_for_bit(run: Run, tmp_path: Path, monk
         stop_after(patch, 4)
         with pytest.raises(Killed):
             run(*flags, folder=tmp_path / "cut")
-    # The coordinates are where the run started, not where it was cut: they are kept, not measured again.
+    # The coordinates are those of the start of the run: they are kept, not measured again.
     monkeypatch.setattr(Preconditioning, "measure", None)
     assert run(*flags, "--resume", "auto", folder=tmp_path / "cut") == 0
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
@@ -194,7 +194,7 @@ def test_flags_that_contradict_it(run: Run, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit) as refused:
         run(*PRECONDITIONED, "--weight_decay", "0.1")
     assert refused.value.code == 2
-    assert "--weight_decay 0.1: has no meaning under --precondition" in capsys.readouterr().err
+    assert "--weight_decay 0.1: has no meaning with --precondition" in capsys.readouterr().err
     assert run(*PRECONDITIONED, "--epochs", "1") == 0
     capsys.readouterr()
     without = [flag for flag in PRECONDITIONED if flag != "--precondition"]

@@ -1,4 +1,4 @@
-"""Runs in processes of their own: torchrun, SIGKILL, preemption."""
+"""Runs in separate processes: torchrun, SIGKILL, preemption."""
 
 import json
 import os
@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from relic.codec.checkpoint import load_checkpoint
-from tests.train.conftest import tiny
+from tests.train.runs import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Quantisation noise differs from rank to rank; rounding with a straight-through gradient makes ranks comparable.
+# Quantisation noise differs between ranks. Rounding with a straight-through gradient makes them comparable.
 ROUNDING = """
 import sys
 sys.path.insert(0, {root!r})
@@ -60,7 +60,7 @@ def lines(folder: Path, event: str) -> list[dict[str, float]]:
 
 
 def losses_and_gradients(folder: Path) -> list[float]:
-    """Loss and gradient norm of each step, then the losses of the validations."""
+    """Loss and gradient norm of each step, then the loss of each validation."""
     steps = lines(folder, "train")
     return [line[name] for name in ("loss", "grad_norm") for line in steps] + [
         line["loss"] for line in lines(folder, "validate")
@@ -107,7 +107,7 @@ def test_sigkill_at_random_steps_and_resume_equals_the_uninterrupted_run(
         _, error = process.communicate(timeout=300)
         assert process.returncode == (-signal.SIGKILL if wanted else 0), error[-3000:]
         resumed_at += [int(number) for number in re.findall(r"resuming from .* at step (\d+)", error)]
-    # Each began where the one before was killed, at most the step earlier that was logged and not yet saved.
+    # Each started where the one before was killed, or one step earlier: that step was logged but not saved.
     assert len(resumed_at) == 5, steps
     assert all(found >= killed - 1 for found, killed in zip(resumed_at, steps, strict=True)), (resumed_at, steps)
     assert [line["step"] for line in lines(tmp_path / "cut", "train")] == [*range(1, 31)]

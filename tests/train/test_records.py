@@ -1,4 +1,4 @@
-"""What a run records: lines of metrics.jsonl that a resume cuts, and what W&B is told."""
+"""The records of a run: lines of metrics.jsonl, which a resume cuts, and calls of W&B."""
 
 import sys
 import types
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.conftest import Killed, Run, lines, stop_after
+from tests.train.runs import Killed, Run, lines, stop_after
 
 
 def test_lines_past_the_resumed_step_are_cut(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_wandb_offline_and_a_wandb_that_fails(
 
 
 class FakeWandb(types.ModuleType):
-    """Notes what W&B is told; `fail_at` makes the log call of that number fail."""
+    """Records the calls of W&B. The log call with the number `fail_at` fails."""
 
     def __init__(self, fail_at: int = -1) -> None:
         super().__init__("wandb")

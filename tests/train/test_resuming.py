@@ -1,4 +1,4 @@
-"""Runs that go on elsewhere: after a kill at an epoch's end, in another folder, with other flags, on other ranks."""
+"""Resumed runs: after a kill at the end of an epoch, in another folder, with other flags, on other ranks."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from compressai.models import FactorizedPrior
 
 import train.trainer
 import train.validation
-from tests.train.conftest import Killed, Run, assert_equal, lines, stop_after, tiny, weights
+from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT
 from tests.train.test_processes import start as begin
 
@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_in_another_folder_takes_nothing_else_along(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(*EACH, folder=tmp_path / "whole") == 0
-    assert run("--epochs", "1", "--seed", "5", folder=tmp_path / "next") == 0  # what lies there is another run
+    assert run("--epochs", "1", "--seed", "5", folder=tmp_path / "next") == 0  # the folder holds another run
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(Killed):
@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_in_another_folder_takes_nothing_else_along(
 def test_flags_that_a_resumed_run_may_change_are_named(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Among them the way from no mixed precision to fp16, whose scaler the checkpoint knows nothing of."""
+    """For example from no mixed precision to fp16, whose scaler is not in the checkpoint."""
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(Killed):
@@ -83,13 +83,13 @@ def test_flags_that_a_resumed_run_may_change_are_named(
     caplog.set_level("INFO")
     changed = ("--amp", "true", "--amp_dtype", "fp16", "--max_grad_norm", "0.5")
     assert run(*EACH, *changed, "--resume", "auto") == 0
-    said = [record.getMessage() for record in caplog.records if "where the run had" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "the run had" in record.getMessage()]
     assert said == [
-        "resuming with --amp True, where the run had auto",
-        "resuming with --amp_dtype fp16, where the run had bf16",
-        "resuming with --max_grad_norm 0.5, where the run had 1.0",
+        "resuming with --amp True; the run had auto",
+        "resuming with --amp_dtype fp16; the run had bf16",
+        "resuming with --max_grad_norm 0.5; the run had 1.0",
     ]
-    # A step that the scaler skips has no finite norm: it is left out, since JSON has no word for it.
+    # A step that the scaler skips has no finite norm. It is left out, since JSON has no NaN.
     text = (tmp_path / "checkpoints" / "metrics.jsonl").read_text()
     assert "Infinity" not in text and "NaN" not in text
     assert [json.loads(line)["step"] for line in text.splitlines() if '"train"' in line] == [1, 2, 3, 4, 5, 6]
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_still_names_distill_resumes_where_it_was_off(
     content["config"]["distill"] = distill
     torch.save(content, last)
     assert run("--epochs", "1", "--resume", "auto") == code
-    assert ("was trained with --distill 0.3, which is gone" in capsys.readouterr().err) == bool(code)
+    assert ("was trained with --distill 0.3, which was removed" in capsys.readouterr().err) == bool(code)
 
 
 def test_a_damaged_config_beside_the_checkpoint_is_no_loss(run: Run, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_validation_runs_without_tf32(run: Run, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_ranks_that_find_different_runs_say_so_at_once(run: Run, crops: Path, tmp_path: Path) -> None:
-    """As on two machines whose --save_dir is a folder of each one's own."""
+    """As on two machines with separate --save_dir folders."""
     assert run("--epochs", "1", folder=tmp_path / "0") == 0
     script = tmp_path / "own_folder.py"
     script.write_text(

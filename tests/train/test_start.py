@@ -1,4 +1,4 @@
-"""How a run's swapped layers begin: calibrated or naive, remembered, refused where it makes no sense."""
+"""How the swapped layers of a run start: calibrated or naive, recorded, and refused if it makes no sense."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.shards.shard_set import open_shard_set
 from relic.swap.calibrated import swap_calibrated
-from tests.train.conftest import Run, assert_equal, weights
+from tests.train.runs import Run, assert_equal, weights
 from train.main import main
 
 CALIBRATED = ("--swap_init", "calibrated", "--calib_images", "8")
@@ -45,7 +45,7 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
     once = tmp_path / "encoder" / "checkpoints" / "last.pt"
     assert main(from_file(crops, once, tmp_path / "again", *few, "encoder", "--swap_init", "naive")) == 0
     assert main(from_file(crops, once, tmp_path / "naive", *few, "all", "--swap_init", "naive")) == 0
-    # Weights that were never learnt are kept by default, learnt ones calibrated; what is swapped keeps its name.
+    # By default, random weights are kept and trained ones calibrated. Layers that are already swapped keep their name.
     wanted = {"gdn": "none", "new": "naive", "encoder": "calibrated", "again": "calibrated", "naive": "naive"}
     assert {name: swap_init(tmp_path / name) for name in wanted} == wanted
     assert load_checkpoint(tmp_path / "naive" / "checkpoints" / "last.pt").architecture == Architecture((4, 6), "all")
@@ -85,4 +85,4 @@ def test_its_crops_are_the_first_of_the_first_epoch(run: Run, crops: Path, monke
 def test_a_resume_with_another_start_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*CALIBRATED, "--epochs", "1") == 0
     assert run("--swap_init", "naive", "--epochs", "1", "--resume", "auto") == 1
-    assert "--swap_init naive: the run to resume began calibrated; leave it out" in capsys.readouterr().err
+    assert "--swap_init naive: the run to resume started with calibrated; leave the flag out" in capsys.readouterr().err

@@ -12,6 +12,8 @@ from export.onnx_parts import main
 from relic.options import Upsample
 from tests.export.conftest import MakeCheckpoint
 
+pytestmark = pytest.mark.torch
+
 
 def export(checkpoint: Path, out: Path, *flags: str) -> int:
     return main(["--ckpt", str(checkpoint), "--part", "all", "--out", str(out), "--input_size", "32", *flags])

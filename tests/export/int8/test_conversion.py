@@ -23,6 +23,8 @@ from relic.options import Parts
 from tests.conftest import write_shards
 from tests.export.conftest import MakeCheckpoint
 
+pytestmark = pytest.mark.torch
+
 SIDE, CROPS = 64, 100
 Floats = npt.NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""The CUDA side of the feed, on a stand-in that records what is asked of streams and events, in order."""
+"""The CUDA side of the device feed: fake streams and events record what is asked of them, in order."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from relic.loader.feed import feed_device
+from relic.loader.device_feed import feed_device
 from relic.loader.loader import HOLD, Batch
 
 

@@ -1,0 +1,52 @@
+"""When tables are refreshed, and a disk that fills while a checkpoint is written."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train.learner
+from relic.codec import entropy
+from relic.codec.checkpoint import load_checkpoint
+from tests.train.runs import Run, assert_equal, weights
+
+
+def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--epochs", "1", "--save_every_steps", "1", folder=tmp_path / "whole") == 0
+    fsync, saved = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if path.endswith("last.pt.tmp"):
+            saved.append(path)
+            if len(saved) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run("--epochs", "1", "--save_every_steps", "1", folder=tmp_path / "cut") == 1
+    assert "No space left on device" in capsys.readouterr().err.strip().splitlines()[-1]
+    folder = tmp_path / "cut" / "checkpoints"
+    training = load_checkpoint(folder / "last.pt").training
+    assert training is not None and training["progress"]["step"] == 1
+    assert not list(folder.glob("*.tmp"))
+    assert run("--epochs", "1", "--save_every_steps", "1", "--resume", "auto", folder=tmp_path / "cut") == 0
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_tables_are_made_once_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    refresh = entropy.refresh_tables
+
+    def counted(model: Any, *, solve: bool) -> None:
+        made.append(solve)
+        refresh(model, solve=solve)
+
+    monkeypatch.setattr(train.learner, "refresh_tables", counted)
+    assert run("--epochs", "2") == 0
+    assert made == [True] * 3  # before the first step and after each epoch, though up to three files are written
