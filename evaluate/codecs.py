@@ -1,4 +1,4 @@
-"""The codecs to evaluate: torch models and export sets, with the same methods.
+"""The codecs to evaluate, with the same methods: torch models, and export sets in onnxruntime.
 
 Shapes: x_BCHW, x_hat_BCHW float32, x in [0, 1]; y_BMhw, y_hat_BMhw float32; B = 1; h = ceil(H / 16), w = ceil(W / 16).
 """
@@ -25,7 +25,7 @@ Runtime = Literal["torch", "onnxruntime"]
 
 
 class Quantised(NamedTuple):
-    """What the codec itself makes of a latent."""
+    """The codec's own rounding of a latent."""
 
     y_hat_BMhw: Tensor
     """On the CPU."""
@@ -38,21 +38,21 @@ class Codec(Protocol):
     checkpoint: str
     """As given on the command line."""
     label: str
-    """Short and unique among the codecs of a run."""
+    """A short name, unique among the codecs of a run."""
     architecture: Architecture
     swap_init: str
-    """How the weights around ReLU began: calibrated, naive, none (nothing is swapped) or unknown."""
+    """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown."""
     tables: Tables
     runtime: Runtime
     device: torch.device
-    """Where images go in and come out."""
+    """Of the images, and of their reconstructions."""
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
-        """The latent y of an image of any size: padded by its edges, not rounded."""
+        """The latent y, not rounded. Images of any size are padded by repeating their edges."""
         ...
 
     def quantise(self, y_BMhw: Tensor) -> Quantised:
-        """Rounded about the medians, and what it should cost."""
+        """The latent rounded about the medians, and the estimated bits."""
         ...
 
     def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
@@ -60,16 +60,16 @@ class Codec(Protocol):
         ...
 
     def reconstruct(self, x_BCHW: Tensor) -> Tensor:
-        """The codec's own x_hat, in one piece, without a bitstream."""
+        """The codec's own x_hat, by one forward pass, without a bitstream."""
         ...
 
     def relu_counts(self) -> ReluCounts:
-        """Of all that was analysed and synthesised; (0, 0) where layers cannot be looked into."""
+        """Counts over all calls of `analyse` and `synthesise`; (0, 0) for export sets."""
         ...
 
 
 class TorchCodec:
-    """A checkpoint: fp32, its CDF tables made from its density just now. Estimates by its likelihoods."""
+    """A checkpoint in fp32. Its CDF tables are made anew from its density; rates are estimated by its likelihoods."""
 
     runtime: Runtime = "torch"
 
@@ -114,7 +114,7 @@ class TorchCodec:
 
 
 class OnnxCodec:
-    """An export set: encoder and decoder in onnxruntime on the CPU. Estimates by its symbols' cost under its tables."""
+    """An export set: encoder and decoder in onnxruntime on the CPU. Rates are estimated by its coding tables."""
 
     runtime: Runtime = "onnxruntime"
     device = torch.device("cpu")
@@ -158,7 +158,7 @@ class OnnxCodec:
 
 
 def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:
-    """Build what a file of ours or CompressAI's describes. Raises InputError naming the file."""
+    """The codec of a checkpoint of relic or a state dict of CompressAI. Raises InputError naming the file."""
     path = codec_path(checkpoint)
     codec = read_codec(path, flag="--checkpoint")
     model = finished_model(codec, f"--checkpoint {path}")
@@ -166,7 +166,7 @@ def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCod
 
 
 def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
-    """Open what export/onnx_parts.py --part all wrote. Raises InputError naming the file at fault."""
+    """Open a folder that `export/onnx_parts.py --part all` wrote. Raises InputError naming the file at fault."""
     try:
         return OnnxCodec(folder, label, threads)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Flags of `evaluate/run.py`. Imports no torch: a wrong command line is answered at once."""
+"""Flags of `evaluate/run.py`. Imports no torch, so that a wrong command line is answered at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from relic.machine import share_of_cores
 from relic.options import Device, Split, Switch
 
 ORIGINALS = "origin"
-"""Folder of the original pictures, beside one of reconstructions for each checkpoint."""
+"""Folder of the original images, beside one folder of reconstructions per codec."""
 
 KODAK_IMAGES = 24
 
@@ -23,7 +23,7 @@ GONE = {
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge codecs on shards or on a folder of images: PSNR, MS-SSIM, estimated rate and real bitstreams.
+    """Evaluate codecs on shards or on a folder of images: PSNR, MS-SSIM, estimated rate and real bitstreams.
 
     One process: `python evaluate/run.py ...`; several: `torchrun --nproc_per_node 8 evaluate/run.py ...`.
     """
@@ -37,63 +37,63 @@ class EvaluateConfig:
     }
 
     checkpoint: list[str] | None = None
-    """Checkpoints of ours or CompressAI's state dict files; `embedded` is the small codec we ship. One or more, these
-    and --onnx together."""
+    """Checkpoints of relic, state dict files of CompressAI, or `embedded` (the codec in this repository). At least one
+    codec is needed, here or in --onnx."""
     onnx: list[Path] | None = None
-    """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8: judged by onnxruntime and their tables."""
+    """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8. They run in onnxruntime on the CPU."""
     shards: str | None = None
-    """Folder of shards (of `prep/make_shards.py`, or any WebDataset of images), or tars or URLs as
-    `.../val-{000000..000004}.tar`; this or --images."""
+    """Folder of shards (from `prep/make_shards.py`, or any WebDataset of images), or tars or URLs such as
+    `.../val-{000000..000004}.tar`. Give this or --images."""
     split: Split = "val"
     """Split of --shards."""
     images: Path | None = None
-    """Folder of images of any sizes, searched recursively; this or --shards."""
+    """Folder of images of any size, searched recursively. Give this or --shards."""
     bitstream: bool = True
-    """Encode and decode every image for real, and check the result; without, the rate is only estimated."""
+    """Encode and decode every image, and check the result. Without it the rate is only estimated."""
     strict: bool = False
-    """Fail when real and estimated rate differ by more than 1 % + 8 bytes an image."""
+    """Fail when real and estimated rate differ by more than 1 % + 8 bytes per image."""
     curve: list[str] | None = None
-    """The RD curve each codec belongs to, a name for each --checkpoint and then each --onnx; without it those with
-    ReLU in the same places form one."""
+    """Names of RD curves: one per --checkpoint, then one per --onnx. Codecs with the same name form a curve. By default
+    codecs with ReLU in the same places form one."""
     references: Switch = "auto"
-    """JPEG and WebP curves of the same images; auto: with up to 200 images."""
+    """Draw JPEG and WebP curves of the same images. auto: for up to 200 images."""
     published: bool = False
-    """Add CompressAI's published points of bmshj2018-factorized (mse): they are Kodak's, so only for its 24 images."""
+    """Add CompressAI's published curve of bmshj2018-factorized (mse). Only with Kodak's 24 images as --images."""
     out: Path = Path("recon/eval")
     """Folder of report.html, rd.png, summary.md, metrics.json, per_image.csv and the reconstructions."""
     recon_count: int = 16
-    """Images whose reconstructions are written as PNG: the first so many."""
+    """Number of images, from the first on, whose reconstructions are written as PNG."""
     report_images: int = 3
-    """Images shown in report.html: so many of the worst and of the best."""
+    """Number of worst images, and of best images, that report.html shows."""
     workers: int = 0
-    """Images judged at a time, a core each; 0: one for each core (of this process's share), on CUDA at most 2. With 1,
-    a run's times are those of one image alone."""
+    """Images evaluated at a time, with one core per image. 0: one per core of this process, on CUDA at most 2. With 1,
+    encode_ms and decode_ms are the times of one image alone."""
     device: Device = "auto"
-    """Where to compute; export sets always run on the CPU."""
+    """Where to compute. Export sets always run on the CPU."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself, naming the flag. Reads no file: `evaluate/plan.py` does."""
+        """Refuse values that contradict each other, naming the flag. Reads no file: `evaluate/plan.py` does."""
         for name in ("recon_count", "report_images", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.strict and not self.bitstream:
-            raise InputError("--strict: compares real with estimated rates, so it needs --bitstream true")
+            raise InputError("--strict: compares real with estimated rates; it needs --bitstream true")
         if not self.codecs:
-            raise InputError("missing --checkpoint or --onnx: nothing to judge (see --help)")
+            raise InputError("missing --checkpoint or --onnx: nothing to evaluate (see --help)")
         if (self.shards is None) == (self.images is None):
             found = "neither is" if self.shards is None else "both are"
             raise InputError(f"--shards, --images: give one of the two, {found} given")
         if self.curve is not None and len(self.curve) != len(self.codecs):
-            raise InputError(f"--curve: {len(self.curve)} names for {len(self.codecs)} codecs; give each one")
+            raise InputError(f"--curve: {len(self.curve)} names for {len(self.codecs)} codecs; give one per codec")
         if self.published and self.images is None:
-            raise InputError(f"--published: the points are of Kodak's {KODAK_IMAGES} images; give these as --images")
+            raise InputError(f"--published: needs Kodak's {KODAK_IMAGES} images; give these as --images")
 
     @property
     def codecs(self) -> list[str]:
-        """All codecs as named: checkpoints, then export sets."""
+        """All codecs as named on the command line: checkpoints, then export sets."""
         return [*(self.checkpoint or []), *map(str, self.onnx or [])]
 
     @property
     def workers_here(self) -> int:
-        """Images at a time in this process: `workers`, or its share of this machine's cores."""
+        """Images at a time in this process: `workers`, or this process's share of the cores."""
         return self.workers or share_of_cores()

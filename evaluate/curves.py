@@ -1,4 +1,4 @@
-"""Rate against quality: the codecs of a run gathered into curves, and what one curve saves against another."""
+"""Curves of quality over rate, and the BD-rate of one curve against another. Imports no torch."""
 
 import math
 import warnings
@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 import matplotlib
 import numpy as np
 
-from evaluate.evaluator import Evaluation, in_decibels
+from evaluate.results import Evaluation, in_decibels
 from evaluate.summary import Summary
 
-matplotlib.use("Agg")  # bjontegaard imports pyplot, which would look for a screen
+matplotlib.use("Agg")  # bjontegaard imports pyplot, which otherwise looks for a screen
 from bjontegaard import bd_rate
 
 MIN_RATES = 4
-"""Bjontegaard's method fits curves through four points or more."""
+"""Bjontegaard's method needs four points or more per curve."""
 
 Metric = Literal["psnr_db", "ms_ssim_db"]
 METRICS: tuple[Metric, ...] = ("psnr_db", "ms_ssim_db")
@@ -26,18 +26,18 @@ class Point(NamedTuple):
 
     name: str
     bpp: float
-    """Of real bytes; estimated where nothing was coded."""
+    """Of real bytes. Of the estimate where nothing was coded."""
     psnr_db: float | None
     ms_ssim: float | None
 
     @property
     def ms_ssim_db(self) -> float | None:
-        """-10 log10(1 - mean MS-SSIM), as published points allow it; the mean of decibels would be another number."""
+        """-10 log10(1 - mean MS-SSIM): published points give no mean of decibels, which would be another number."""
         return None if self.ms_ssim is None else in_decibels(self.ms_ssim)
 
 
 class Curve(NamedTuple):
-    """Points that one family of codecs reaches, by rising rate."""
+    """The points of one family of codecs, by rising rate."""
 
     name: str
     kind: Literal["codec", "reference", "published"]
@@ -45,18 +45,21 @@ class Curve(NamedTuple):
 
 
 class BdRate(NamedTuple):
-    """What a curve costs against the anchor at equal quality."""
+    """How much rate a curve needs at equal quality, compared with the anchor."""
 
     percent: float
-    """Rate more (positive) or less (negative), over the qualities both curves reach."""
+    """Positive: more rate than the anchor. Averaged over the qualities that both curves reach."""
     overlap: float
-    """These qualities as a share (0 to 1) of all that either reaches: little says little."""
+    """These qualities as a share (0 to 1) of those that either curve reaches. If small, do not trust `percent`."""
 
 
 def gather_curves(
     evaluations: Sequence[Evaluation], summaries: Sequence[Summary], names: Sequence[str] | None
 ) -> list[Curve]:
-    """A curve per name in `names` (one name per evaluation); by default one per swap and runtime. In their order."""
+    """One curve per name, in the order of their first codec. `names` has one name per evaluation.
+
+    Without `names` there is one curve per swap and runtime.
+    """
     chosen = names or [_family(evaluation) for evaluation in evaluations]
     points: dict[str, list[Point]] = {}
     for name, evaluation, summary in zip(chosen, evaluations, summaries, strict=True):
@@ -72,7 +75,7 @@ def by_rate(points: Sequence[Point]) -> tuple[Point, ...]:
 def bd_rate_against(anchor: Curve, curve: Curve, metric: Metric) -> BdRate | None:
     """Bjontegaard delta rate (Akima interpolation of log rate over quality; ITU-T VCEG-M33 is the method's origin).
 
-    None where a curve has fewer than four rates or does not rise, or where they share no quality.
+    None where a curve has fewer than four rates or does not rise, or where the curves have no quality in common.
     """
     rates, qualities = [], []
     for each in (anchor, curve):
@@ -87,7 +90,7 @@ def bd_rate_against(anchor: Curve, curve: Curve, metric: Metric) -> BdRate | Non
     if overlap <= 0:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of small overlaps, which we state
+        warnings.simplefilter("ignore")  # it warns of small overlaps; we print the overlap
         percent = bd_rate(
             rates[0], qualities[0], rates[1], qualities[1], method="akima", require_matching_points=False, min_overlap=0
         )

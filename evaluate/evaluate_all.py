@@ -1,16 +1,18 @@
 """The work of a run: open the codecs, score every image with each, and make the report.
 
-Who runs where: each rank scores its own images. In a rank, `workers` threads score one image each, and each thread has
-one core (`evaluate/parallel.py`). Symbols are coded in as many processes, since the coder holds the GIL
-(`evaluate/round_trip.py`). Images of 4 megapixels or more are scored alone, with all cores. Rank 0 writes the report.
+Who runs where: each rank scores its own images. In a rank, `workers` threads score one image each, with one core per
+thread (`evaluate/parallel.py`). Symbols are coded in as many processes, because the coder holds the GIL
+(`evaluate/round_trip.py`). Images of 4 megapixels or more are scored one at a time, with all cores. Rank 0 writes the
+report.
 """
 
 from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.curves import gather_curves
 from evaluate.evaluator import evaluate
-from evaluate.page_pictures import shown_pictures
+from evaluate.page_images import shown_images
 from evaluate.plan import Plan
-from evaluate.references import AUTO_LIMIT, PUBLISHED, reference_curves
+from evaluate.published import PUBLISHED
+from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, source_of
 from evaluate.summary import summarise
@@ -19,17 +21,17 @@ from relic.machine import keep_freed_memory
 from relic.options import Switch
 
 _CUDA_WORKERS = 2
-"""One image on the device while another is coded: more would only fill its memory."""
+"""One image is on the device while another is coded. More would only fill its memory."""
 
 
 def evaluate_all(plan: Plan, world: World) -> Report:
-    """Open every codec, then evaluate each. Raises InputError, and InexactError where no number can be trusted."""
+    """Open every codec, then evaluate each. Raises InputError, and InexactError where the numbers would be wrong."""
     keep_freed_memory()
     config = plan.config
     workers = config.workers_here
     if world.device.type == "cuda" and not config.workers:
         workers = min(workers, _CUDA_WORKERS)
-    # All are opened before the first is evaluated: a wrong file among them is known at once.
+    # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
     source = source_of(plan.images)
     codecs = _open_codecs(plan, world, workers)
     evaluations = [
@@ -42,7 +44,7 @@ def evaluate_all(plan: Plan, world: World) -> Report:
         curves += reference_curves(source, world, workers=workers)
     if config.published:
         curves.append(PUBLISHED)
-    shown = shown_pictures(evaluations, source, config.report_images) if world.is_main else []
+    shown = shown_images(evaluations, source, config.report_images) if world.is_main else []
     return make_report(
         evaluations=evaluations, summaries=summaries, curves=curves, source=source.describe(), shown=shown
     )
@@ -52,7 +54,7 @@ def _open_codecs(plan: Plan, world: World, workers: int) -> list[Codec]:
     config = plan.config
     labels = iter(plan.labels)
     codecs: list[Codec] = [open_labelled(name, next(labels), world.device) for name in config.checkpoint or []]
-    # Side by side, each image has one core; alone, onnxruntime may take all (0).
+    # With several workers each image has one core. With one, onnxruntime may use all (0).
     threads = 1 if workers > 1 else 0
     return codecs + [open_onnx(folder, next(labels), threads=threads) for folder in config.onnx or []]
 

@@ -1,4 +1,4 @@
-"""Images in a plain folder: which ones, and their pixels. Imports no torch."""
+"""The images of a folder: their names and their pixels. Imports no torch."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from relic.pictures.reading import Unreadable, read_pixels
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths relative to `folder` (`/` between parts) of all images under it, sorted; symlinked folders are not entered.
+    """Paths of all images under `folder`, relative to it (`/` between parts), sorted. Symlinked folders are left out.
 
     Raises InputError for a folder that is missing, unreadable or without an image.
     """
@@ -31,4 +31,4 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     try:
         return read_pixels(path)
     except Unreadable as error:
-        raise InputError(f"{path}: not a readable image ({error}); mend it or take it out of the folder") from error
+        raise InputError(f"{path}: not a readable image ({error}); repair it or remove it from the folder") from error

@@ -1,4 +1,4 @@
-"""Several images at a time, one core per image, delivered in their order."""
+"""Work on several images at a time, one core per image. Results come in the order of the images."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,38 +7,39 @@ from typing import TypeVar
 
 import torch
 
-from evaluate.sources import Picture
+from evaluate.sources import SourceImage
 
 T = TypeVar("T")
 
 _LARGE_PIXELS = 1 << 22
-"""Images from this size on are taken one at a time, with all cores inside: side by side they could fill the memory."""
+"""Images of this size or larger are processed one at a time, with all cores: several could fill the memory."""
 
 
-def map_pictures(function: Callable[[Picture], T], pictures: Iterable[Picture], workers: int) -> Iterator[T]:
-    """`function` of each picture, in order, `workers` at a time; the first error ends it.
+def map_images(function: Callable[[SourceImage], T], images: Iterable[SourceImage], workers: int) -> Iterator[T]:
+    """Yield `function` of each image, in order, computed `workers` at a time. The first error ends it.
 
-    A few pictures are held at once, however many there are. Ending early waits for those begun.
+    Only a few images are in memory at once. A caller that stops early waits until the images in work are done.
     """
     if workers == 1:
-        yield from map(function, pictures)
+        yield from map(function, images)
         return
     all_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, "picture", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(workers, "image", torch.set_num_threads, (1,)) as pool:
         begun: deque[Future[T]] = deque()
         try:
-            # Said in each thread and here: only then torch leaves the other cores alone.
+            # torch's thread count must be set in the main thread and in each worker.
             torch.set_num_threads(1)
-            for picture in pictures:
-                is_large = picture.image_BHWC[..., 0].numel() >= _LARGE_PIXELS
+            for image in images:
+                is_large = image.pixels_BHWC[..., 0].numel() >= _LARGE_PIXELS
                 while begun and (is_large or len(begun) > workers):
                     yield begun.popleft().result()
                 if is_large:
                     torch.set_num_threads(all_threads)
-                    yield function(picture)
+                    yield function(image)
                     torch.set_num_threads(1)
-                else:  # the source will write over its pixels
-                    kept = picture._replace(image_BHWC=picture.image_BHWC.clone())
+                else:
+                    # The source will overwrite the pixels.
+                    kept = image._replace(pixels_BHWC=image.pixels_BHWC.clone())
                     begun.append(pool.submit(function, kept))
             while begun:
                 yield begun.popleft().result()

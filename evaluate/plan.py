@@ -1,4 +1,4 @@
-"""What a run of `evaluate/run.py` reads: its codecs, and its images, opened once. Imports no torch."""
+"""What a run of `evaluate/run.py` reads: its codecs and its images, opened once. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,18 +25,19 @@ class ImageFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The flags, and what they name on this machine."""
+    """The flags, and the files that they name."""
 
     config: EvaluateConfig
     labels: tuple[str, ...]
-    """A short, unique name per codec, fit for a folder: checkpoints, then export sets."""
+    """A short, unique name per codec, usable as the name of a folder: checkpoints, then export sets."""
     images: ShardSet | ImageFolder
 
 
 def make_plan(config: EvaluateConfig) -> Plan:
     """Check the paths and open the images. Shards at URLs are fetched here.
 
-    Raises InputError, naming the flag, for what is missing or does not fit. Raises OSError for what cannot be reached.
+    Raises InputError, naming the flag, for paths that are missing or do not fit. Raises OSError for URLs that cannot be
+    reached.
     """
     for checkpoint in config.checkpoint or []:
         if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
@@ -54,7 +55,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
 def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:
     opened = resolve_shards(shards, config.split)
     if opened.folder.resolve() == config.out.resolve():
-        raise InputError(f"--out {config.out}: holds the shards; results need a folder of their own")
+        raise InputError(f"--out {config.out}: holds the shards; choose another folder for the results")
     return opened
 
 
@@ -62,21 +63,19 @@ def _list_folder(config: EvaluateConfig) -> ImageFolder:
     assert config.images is not None  # the config has refused it
     names = list_images(config.images)
     if config.published and len(names) != KODAK_IMAGES:
-        raise InputError(
-            f"--published: the points are of Kodak's {KODAK_IMAGES} images, {config.images} has {len(names)}"
-        )
+        raise InputError(f"--published: needs Kodak's {KODAK_IMAGES} images, {config.images} has {len(names)}")
     source, out = config.images.resolve(), config.out.resolve()
     if source == out or source in out.parents or out in source.parents:
         raise InputError(
-            f"--out {config.out}: lies inside --images {config.images} or around it; results need their own"
+            f"--out {config.out}: is inside --images {config.images} or contains it; choose another folder"
         )
     return ImageFolder(config.images, tuple(names))
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:
-    """File stems, or where these are not unique with as many folders before them (up to three) as it takes.
+    """File stems. Where these are not unique, up to three folders are put before them, or else numbers.
 
-    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`; if all else fails they are numbered.
+    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`.
     """
     for num_folders in range(4):
         labels = ["-".join((*_last_folders(path, num_folders), path.stem)) for path in paths]
@@ -102,4 +101,4 @@ def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
 def _check_export(folder: Path) -> None:
     for name in (ENCODER, DECODER, TABLES, MANIFEST):
         if not (folder / name).is_file():
-            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes a whole set")
+            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes all files")

@@ -1,4 +1,4 @@
-"""The plots of a report: rate against quality, and how quality is spread over the images."""
+"""The plots of a report: quality over rate, and a histogram of the images' quality. Imports no torch."""
 
 import io
 import math
@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluate.curves import METRICS, Curve, Metric
-from evaluate.evaluator import Evaluation
 from evaluate.report import Report
+from evaluate.results import Evaluation
 from relic.files import atomic_write
 
 _SERIES = ("#1f6f8b", "#c2571a", "#5b7f2b", "#8a4f9e", "#b03a5b", "#8a6d1d")
@@ -39,12 +39,12 @@ _STYLE: dict[Any, Any] = {
 
 
 def series_of(report: Report, evaluation: Evaluation) -> int:
-    """The place of the codec's curve, modulo the number of colours: a codec has its curve's colour everywhere."""
+    """The number of the codec's colour: everywhere a codec has the colour of its curve."""
     return report.curve_of(evaluation) % len(_SERIES)
 
 
 def rd_figure(curves: Sequence[Curve], *, narrow: bool = False) -> Figure:
-    """Quality over rate, PSNR and (where there is any) MS-SSIM; `narrow` for a phone: one panel above the other."""
+    """Quality over rate: a panel for PSNR and, if any image has it, one for MS-SSIM. `narrow` is for phones."""
     reached = [point for curve in curves if curve.kind == "codec" for point in curve.points]
     metrics = [metric for metric in METRICS if any(getattr(point, metric) is not None for point in reached)]
     count = max(1, len(metrics))
@@ -95,13 +95,13 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], metric: Metric) -> None:
 
 
 def _widest_rate(curves: Sequence[Curve]) -> float:
-    """Reference curves reach far beyond the codecs: the plot does not follow them all the way."""
+    """The largest rate of the plot, by the codecs: reference curves go far beyond them and are cut."""
     widest = max((point.bpp for curve in curves if curve.kind == "codec" for point in curve.points), default=1.0)
     return max(0.6, 1.5 * widest)
 
 
 def spread_figure(report: Report, *, narrow: bool = False) -> Figure:
-    """A histogram of the images' PSNR for each codec, all on one scale, the median marked."""
+    """A histogram of the images' PSNR per codec. All have the same scale; the median is marked."""
     values = [
         np.array([result.psnr_db for result in evaluation.results if math.isfinite(result.psnr_db)])
         for evaluation in report.evaluations
@@ -124,14 +124,15 @@ def spread_figure(report: Report, *, narrow: bool = False) -> Figure:
 
 
 def _literal(name: str) -> str:
-    """Matplotlib takes what stands between two dollars for mathematics."""
+    """A name for matplotlib, which reads text between two dollar signs as mathematics."""
     return name.replace("$", r"\$")
 
 
 def as_svg(figure: Figure, salt: str) -> str:
-    """An <svg> element whose colours follow the page: ink and grid by its text colour, series by --series-N.
+    """An <svg> element whose colours are variables of the page: --ink, --grid, --reference and --series-N.
 
-    `salt` keeps the identifiers of several on one page apart. Equal figures give equal text.
+    Figures on one page need different values of `salt`, which makes their identifiers differ. Equal figures give equal
+    text.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
@@ -146,6 +147,6 @@ def as_svg(figure: Figure, salt: str) -> str:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write atomically, for documents."""
+    """Write a PNG file atomically."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150)

@@ -1,4 +1,4 @@
-"""How much of its input a codec's ReLU layers cut off: near zero they are nearly linear."""
+"""Counts how many inputs of a codec's ReLU layers are below zero: the fewer, the closer the layers are to linear."""
 
 import threading
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class ReluCounts(NamedTuple):
-    """Inputs of ReLU layers."""
+    """Numbers of inputs of ReLU layers."""
 
     below_zero: int
     inputs: int
 
 
 class ReluInputs:
-    """Counts the inputs of all ReLU layers of a model, and those below zero. Does not wait for the device.
+    """Counts the inputs of all ReLU layers of a model, and those below zero. Counting does not wait for the device.
 
-    Several threads may run the model at once; what each computes inside `counted` is counted, all else is not.
+    Several threads may run the model at once. Only what a thread computes inside `counted` is counted.
     """
 
     def __init__(self, model: nn.Module) -> None:

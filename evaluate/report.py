@@ -1,18 +1,41 @@
-"""What an evaluation found: computed here once, and only written out by text, page, plots and files."""
+"""The numbers of a report, computed once. Text, page, plots and files only write them. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from evaluate.curves import BdRate, Curve, bd_rate_against
-from evaluate.evaluator import Evaluation
-from evaluate.page_pictures import ShownPicture
+from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import RateGap, Summary, rate_gap
 from relic.codec.constants import MIN_MS_SSIM_SIDE
 
 
+class Version(NamedTuple):
+    """An image's reconstruction by one codec."""
+
+    label: str
+    uri: str
+    result: ImageResult
+
+
+class ShownImage(NamedTuple):
+    """An image of report.html."""
+
+    rank: str
+    """`worst 1`, `best 2`, ..."""
+    name: str
+    width: int
+    height: int
+    """Of the part that is shown, in pixels."""
+    original: str
+    """A data URI."""
+    versions: list[Version]
+    cut: str
+    """Says which part is shown; empty where the whole image is."""
+
+
 class BdRates(NamedTuple):
-    """What a curve costs against the first curve, by each quality; None where this is not defined."""
+    """The BD-rates of a curve against the first curve; None where one is not defined."""
 
     psnr_db: BdRate | None
     ms_ssim_db: BdRate | None
@@ -24,23 +47,23 @@ class Report:
 
     evaluations: tuple[Evaluation, ...]
     summaries: tuple[Summary, ...]
-    """Of each evaluation."""
+    """One per evaluation."""
     curves: tuple[Curve, ...]
-    """The codecs' first, then JPEG's and WebP's, then the published one."""
+    """First those of the codecs, then JPEG and WebP, then the published one."""
     bd_rates: tuple[BdRates, ...]
-    """Of each curve."""
+    """One per curve."""
     notes: tuple[str, ...]
     """What the means leave out."""
     gaps: tuple[str, ...]
-    """Per codec whose real and estimated rates differ by more than 1 % + 8 bytes per image: why, and what helps."""
+    """A message per codec whose real and estimated rates differ by more than 1 % + 8 bytes per image."""
     source: dict[str, str]
     """What the images are."""
-    shown: tuple[ShownPicture, ...] = ()
-    """The images of report.html; on rank 0 alone."""
+    shown: tuple[ShownImage, ...] = ()
+    """The images of report.html; on rank 0 only."""
 
     @property
     def bd_rows(self) -> list[tuple[str, str, str]]:
-        """Name, BD-rate at equal PSNR and at equal MS-SSIM of each curve that has one against the first."""
+        """Name, BD-rate at equal PSNR and BD-rate at equal MS-SSIM, for each curve that has one of the two."""
         return [
             (curve.name, _bd_text(found.psnr_db), _bd_text(found.ms_ssim_db))
             for curve, found in zip(self.curves[1:], self.bd_rates[1:], strict=True)
@@ -48,7 +71,7 @@ class Report:
         ]
 
     def curve_of(self, evaluation: Evaluation) -> int:
-        """The place of the curve that has the codec's point."""
+        """The position of the curve that holds the codec's point."""
         label = evaluation.codec.label
         return next(place for place, curve in enumerate(self.curves) if label in {point.name for point in curve.points})
 
@@ -59,9 +82,9 @@ def make_report(
     summaries: Sequence[Summary],
     curves: Sequence[Curve],
     source: dict[str, str],
-    shown: Sequence[ShownPicture],
+    shown: Sequence[ShownImage],
 ) -> Report:
-    """Compute what follows from the evaluations and their summaries."""
+    """Compute the BD-rates, the notes and the messages about rates."""
     anchor = curves[0]
     found_gaps = ((evaluation.codec.label, rate_gap(evaluation.results)) for evaluation in evaluations)
     return Report(
@@ -95,8 +118,8 @@ def _notes(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> l
 
 def _gap_message(label: str, gap: RateGap) -> str:
     return (
-        f"{label}: {gap.real:.0f} bytes per image in fact, {gap.estimated:.0f} estimated. Often the latents have left "
-        "the density, since the entropy bottleneck was not trained with them: train with --train_scope replaced+hyper "
+        f"{label}: {gap.real:.0f} real bytes per image, {gap.estimated:.0f} estimated. Often the latents have left the "
+        "density, because the entropy bottleneck was not trained with them: train with --train_scope replaced+hyper "
         "and --loss_type rd"
     )
 

@@ -1,25 +1,25 @@
-"""The folder an evaluation leaves: metrics.json, per_image.csv, summary.md, rd.png, report.html, images."""
+"""Write the folder of an evaluation: metrics.json, per_image.csv, summary.md, rd.png, report.html, images."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
 from evaluate.config import ORIGINALS
-from evaluate.evaluator import Evaluation, ImageResult
 from evaluate.plots import rd_figure, write_png
 from evaluate.report import Report
 from evaluate.report_page import write_page
 from evaluate.report_text import format_markdown
+from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import Summary
 from relic import __version__
 from relic.files import atomic_write, write_json
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write everything, each file whole or not at all, metrics.json last."""
+    """Write all files, metrics.json last. Each file is written whole or not at all."""
     for evaluation in report.evaluations:
-        _write_pictures(folder / evaluation.codec.label, evaluation.reconstructions)
-    _write_pictures(folder / ORIGINALS, report.evaluations[0].originals)
+        _write_images(folder / evaluation.codec.label, evaluation.reconstructions)
+    _write_images(folder / ORIGINALS, report.evaluations[0].originals)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "per_image.csv", "w") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -63,14 +63,14 @@ def _describe(evaluation: Evaluation, summary: Summary, source: dict[str, str]) 
         "channels": list(codec.architecture.channels),
         "replaced": codec.architecture.replaced,
         "swap_init": codec.swap_init,
-        "relu_clipped": evaluation.relu_clipped,
+        "relu_clipped": evaluation.relu_below_zero,
         **summary._asdict(),
         **source,
     }
 
 
-def _write_pictures(folder: Path, pictures: dict[int, bytes]) -> None:
-    for number, png in pictures.items():
+def _write_images(folder: Path, images: dict[int, bytes]) -> None:
+    for number, png in images.items():
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / f"{number:03d}.png") as file:
             file.write(png)

@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network."""
+"""report.html: one page that needs no network. Imports no torch."""
 
 import math
 from pathlib import Path
@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from evaluate.evaluator import Evaluation, ImageResult
-from evaluate.page_pictures import ShownPicture
 from evaluate.plots import as_svg, rd_figure, series_of, spread_figure
-from evaluate.references import PUBLISHED, PUBLISHED_SOURCE
-from evaluate.report import Report
+from evaluate.published import PUBLISHED, PUBLISHED_SOURCE
+from evaluate.report import Report, ShownImage
+from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import Summary
 from relic.files import atomic_write
 
@@ -26,7 +25,7 @@ class _Column(NamedTuple):
 class _Cell(NamedTuple):
     text: str
     value: str
-    """What the column sorts by."""
+    """The value that the column is sorted by."""
 
 
 _COLUMNS = (
@@ -49,7 +48,7 @@ def write_page(path: Path, report: Report) -> None:
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
-        # These are ours; everything else is escaped.
+        # These two are ours. Everything else is escaped.
         css=Markup((_FOLDER / "report.css").read_text()),
         script=Markup((_FOLDER / "report.js").read_text()),
         rd_wide=_plot(rd_figure(report.curves), "rd"),
@@ -68,8 +67,8 @@ def write_page(path: Path, report: Report) -> None:
         bd_rates=report.bd_rows,
         rate_note=_rate_note(report),
         shown=[
-            picture._asdict() | {"versions": _versions(picture), "is_best": picture.rank.startswith("best")}
-            for picture in report.shown
+            image._asdict() | {"versions": _versions(image), "is_best": image.rank.startswith("best")}
+            for image in report.shown
         ],
         footer="Means of per-image values; PSNR and MS-SSIM on pixels rounded to 8 bits. Written by relic's "
         "evaluate/run.py beside metrics.json and per_image.csv, which hold every number.",
@@ -103,10 +102,9 @@ def _number(value: float | None, digits: int) -> _Cell:
     return _Cell("–", "") if value is None else _Cell(f"{value:,.{digits}f}", repr(value))
 
 
-def _versions(picture: ShownPicture) -> list[dict[str, Any]]:
+def _versions(image: ShownImage) -> list[dict[str, Any]]:
     return [
-        {"label": version.label, "uri": version.uri, "numbers": _numbers(version.result)}
-        for version in picture.versions
+        {"label": version.label, "uri": version.uri, "numbers": _numbers(version.result)} for version in image.versions
     ]
 
 

@@ -1,8 +1,12 @@
-"""A report as text: a table for the screen, and Markdown for documents."""
+"""A report as text: a table for the screen, and Markdown for documents. Imports no torch."""
 
-from evaluate.codecs import Codec
+from typing import TYPE_CHECKING
+
 from evaluate.report import Report
 from relic.columns import in_columns, markdown_table
+
+if TYPE_CHECKING:
+    from evaluate.codecs import Codec
 
 _HEADINGS = (
     "checkpoint", "ReLU in", "PSNR dB", "MS-SSIM", "MS-SSIM dB", "bpp estimated", "bpp real", "images",
@@ -10,12 +14,12 @@ _HEADINGS = (
 
 
 def format_table(report: Report) -> str:
-    """A line per codec, numbers under their headings, then what the means leave out."""
+    """A row per codec, then a line per note."""
     return "\n".join([in_columns(_rows(report), left=2), *report.notes])
 
 
 def format_bd_rates(report: Report) -> str:
-    """A line for each curve that has a BD-rate against the first; empty where none has."""
+    """A line per curve that has a BD-rate against the first one; empty where none has."""
     lines = [f"{name}: {by_psnr} by PSNR, {by_ms_ssim} by MS-SSIM" for name, by_psnr, by_ms_ssim in report.bd_rows]
     return "\n".join([f"BD-rate against {report.curves[0].name}:", *lines]) if lines else ""
 
@@ -48,8 +52,8 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
     return [_HEADINGS, *rows]
 
 
-def _relu_in(codec: Codec) -> str:
-    """Where ReLU stands and, as far as the file says, how the weights around it began."""
+def _relu_in(codec: "Codec") -> str:
+    """Where ReLU replaces GDN and, where the file says it, how the weights around it started."""
     return codec.architecture.replaced + (f" ({codec.swap_init})" if codec.swap_init != "none" else "")
 
 

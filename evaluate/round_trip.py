@@ -1,7 +1,7 @@
-"""Code one image's symbols for real and read them back, in this process or in several. Imports no torch.
+"""Encode one image's symbols to bytes and decode them, in this process or in several. Imports no torch.
 
-The compiled coder holds the GIL, so threads would wait for each other in it: it runs in processes of its own, which
-need numpy alone and start in a moment.
+The compiled coder holds the GIL, so threads would wait for each other. It therefore runs in separate processes, which
+import only numpy and start quickly.
 """
 
 import multiprocessing
@@ -25,34 +25,34 @@ Symbols = npt.NDArray[np.int32]
 
 
 class InexactError(RuntimeError):
-    """What was decoded is not what was encoded, or the stream has another length than its tables give it.
+    """The decoded symbols differ from the encoded ones, or the stream's length does not agree with its tables.
 
-    No number of such a run can be trusted. The message names checkpoint and image.
+    The numbers of such a run would be wrong. The message names codec and image.
     """
 
 
 class RoundTrip(NamedTuple):
-    """An image's symbols after a way through the bytes of a `.relic` file."""
+    """An image's symbols, encoded to the bytes of a `.relic` file and decoded."""
 
     symbols: Symbols
     """(M, h, w), as decoded."""
     payload_bytes: int
-    """The symbols' share of the file."""
+    """The bytes of the symbols in the file."""
     file_bytes: int
     expected_bits: float
-    """What the symbols cost under the tables."""
+    """The symbols' code length under the tables."""
     pack_ms: float
     unpack_ms: float
 
 
 class CodeSymbols(Protocol):
-    """Codes symbols (M, h, w) of an image of width x height pixels."""
+    """Encodes and decodes the symbols (M, h, w) of an image of width x height pixels."""
 
     def __call__(self, symbols: Symbols, width: int, height: int) -> RoundTrip: ...
 
 
 def round_trip(symbols: Symbols, width: int, height: int, tables: Tables) -> RoundTrip:
-    """Pack and unpack. Raises InputError for what cannot be coded, InexactError where the stream cannot be read."""
+    """Pack and unpack. Raises InputError for symbols that cannot be coded, InexactError for an unreadable stream."""
     began = time.perf_counter()
     file = pack(symbols, width, height, tables)
     packed = time.perf_counter()
@@ -73,15 +73,15 @@ def round_trip(symbols: Symbols, width: int, height: int, tables: Tables) -> Rou
 
 @contextmanager
 def coders(tables: Tables, processes: int) -> Iterator[CodeSymbols]:
-    """A function that codes symbols under `tables`, callable from any thread: here, or in `processes` if over one.
+    """Yield a function that codes symbols under `tables`. Any thread may call it.
 
-    Each call has a process to itself and waits for one if all are taken. They end with the block, however it ends, and
-    with this process: a pipe whose other end is gone reads as ended.
+    It runs in this process if `processes` is 1, else in that many processes. A call uses one process, and waits while
+    none is free. The processes end with the block. If this process is killed, they end too: their pipe is closed.
     """
     if processes == 1:
         yield lambda symbols, width, height: round_trip(symbols, width, height, tables)
         return
-    # Spawned, not forked: a fork would copy torch's locks without the threads that hold them.
+    # Spawned, not forked: a fork would copy locks of torch without the threads that hold them.
     context = multiprocessing.get_context("spawn")
     free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
     workers = []
@@ -101,7 +101,7 @@ def coders(tables: Tables, processes: int) -> Iterator[CodeSymbols]:
 
 
 def _ask(free: "queue.SimpleQueue[Connection]", symbols: Symbols, width: int, height: int) -> RoundTrip:
-    """One call over one pipe. An executor's threads and queues would cost as much as coding a crop."""
+    """One call over one pipe. The threads and queues of an executor would take as long as coding a crop."""
     connection = free.get()
     try:
         connection.send((symbols, width, height))
@@ -117,9 +117,9 @@ def _ask(free: "queue.SimpleQueue[Connection]", symbols: Symbols, width: int, he
 
 
 def _serve(connection: Connection, tables: Tables) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends its workers
     load_coder()
-    # Made here, they are not in the first image's time.
+    # Computed here, so that the first image's time does not include them.
     _ = tables.rows, tables.offsets, tables.cost_bits, tables.digest
     while True:
         try:

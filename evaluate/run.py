@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate; 0 when done, 2 for wrong flags.
+    """Evaluate. Exit code 0: done. 2: the flags are wrong.
 
-    1 when the work failed, a number cannot be trusted or, with --strict, real and estimated rates differ.
+    1: the work failed, a stream was not exact or, with --strict, real and estimated rates differ.
     """
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
     try:
         plan = make_plan(config)
-    except DownloadError:  # no fault of the command line
+    except DownloadError:  # not an error of the command line
         raise
-    except InputError as error:  # these flags do not go with what is on this machine
+    except InputError as error:  # the flags do not fit the files on this machine
         if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
             print_error(PROG, str(error))
         return 2

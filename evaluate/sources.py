@@ -1,4 +1,4 @@
-"""The images to evaluate on: a split of shards or a folder, each image once over all ranks."""
+"""The images to evaluate on: a split of shards or a folder. Over all ranks each image is read once."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,29 @@ from relic.loader.order import eval_batches
 from relic.shards.shard_set import ShardSet
 
 
-class Picture(NamedTuple):
-    """One image; its pixels are valid until the next is asked for."""
+class SourceImage(NamedTuple):
+    """One image of a source. Its pixels are valid until the next image is read."""
 
     number: int
-    """Place in the source."""
+    """Its number in the source, from 0."""
     name: str
     """Key in the shards, or path relative to the folder."""
-    image_BHWC: Tensor
+    pixels_BHWC: Tensor
     """uint8 (1, H, W, 3) on the CPU."""
 
 
 class ImageSource(Protocol):
-    """Something with images in a fixed order."""
+    """Images in a fixed order."""
 
     @property
     def num_images(self) -> int: ...
 
     def describe(self) -> dict[str, str]:
-        """What the images are, as a report names it."""
+        """What the images are, for the report."""
         ...
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
-        """The images at these places, in this order."""
+    def read(self, numbers: Sequence[int]) -> Iterator[SourceImage]:
+        """The images with these numbers, in this order."""
         ...
 
 
@@ -60,11 +60,11 @@ class ShardSource:
             "fingerprint": self.shards.fingerprint,
         }
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+    def read(self, numbers: Sequence[int]) -> Iterator[SourceImage]:
         plan = [np.array([number]) for number in numbers]
         with ShardLoader(self.shards, batch_size=1) as loader:
             for number, batch in zip(numbers, loader.batches(plan), strict=True):
-                yield Picture(number, batch.keys[0], batch.images)
+                yield SourceImage(number, batch.keys[0], batch.images)
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,16 @@ class FolderSource:
     def describe(self) -> dict[str, str]:
         return {"images": str(self.images.folder)}
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+    def read(self, numbers: Sequence[int]) -> Iterator[SourceImage]:
         for number in numbers:
             name = self.images.names[number]
             pixels = torch.from_numpy(read_image(self.images.folder / name))[None]
-            # A name that is not UTF-8 can be opened, but not written into a table.
-            yield Picture(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
+            # A file name that is not UTF-8 can be opened, but not written into a report.
+            yield SourceImage(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
 
 
 def numbers_of_rank(source: ImageSource, world: World) -> list[int]:
-    """The places of this rank's images, in order; over all ranks every image exactly once."""
+    """The numbers of this rank's images, in order. Over all ranks every image is there exactly once."""
     return [int(number) for (number,) in eval_batches(source.num_images, 1, world.rank, world.size)]
 
 

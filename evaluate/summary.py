@@ -1,10 +1,11 @@
-"""Means over the images, and whether real and estimated rate agree."""
+"""Means over the images, and whether real and estimated rate agree. Imports no torch."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from evaluate.evaluator import ImageResult
+from evaluate.results import ImageResult
+from relic.codec.scores import mean_of
 
 _GAP_TOLERANCE = 0.01
 _GAP_TOLERANCE_BYTES = 8
@@ -13,7 +14,7 @@ _GAP_TOLERANCE_BYTES = 8
 class Summary(NamedTuple):
     """Means of per-image values; None where no image has one.
 
-    Decibels are infinite where a reconstruction is exact: such images are left out of the means in decibels.
+    The means in decibels leave out exact reconstructions, whose decibels are infinite.
     """
 
     psnr_db: float | None
@@ -28,7 +29,7 @@ class Summary(NamedTuple):
     num_without_ms_ssim: int
     """Images with a side of 160 pixels or less."""
     num_exact: int
-    """Images whose reconstruction is exact, and so their PSNR infinite."""
+    """Images whose reconstruction is exact."""
 
 
 class RateGap(NamedTuple):
@@ -65,10 +66,3 @@ def rate_gap(results: Sequence[ImageResult]) -> RateGap | None:
     real = mean_of(None if r.bpp_real is None else r.bpp_real * r.width * r.height / 8 for r in results)
     estimated = mean_of(r.bpp_estimated * r.width * r.height / 8 for r in results)
     return None if real is None or estimated is None else RateGap(real, estimated)
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are not None; None where all are."""
-    present = [value for value in values if value is not None]
-    # fsum rounds once, so the mean does not depend on the number of ranks.
-    return math.fsum(present) / len(present) if present else None

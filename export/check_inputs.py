@@ -1,4 +1,4 @@
-"""Inputs that the exported parts are checked on: real crops with --shards, else seeded pictures.
+"""Inputs that the exported parts are checked on: crops of --shards, or else seeded random images.
 
 Shapes: x_BCHW float32 in [0, 1]; y_hat_BMhw float32.
 """
@@ -29,7 +29,7 @@ class CheckInputs(NamedTuple):
 
 
 def make_check_inputs(input_size: InputSize, tables: Tables, shards: ShardSet | None) -> CheckInputs:
-    """Three batches of this size; a dynamic one gets two more of other sizes."""
+    """Three batches of this size. With open sizes, two more batches of other sizes."""
     sizes = [(input_size.batch, input_size.height, input_size.width)] * 3
     if input_size.dynamic:
         sizes += [
@@ -38,8 +38,8 @@ def make_check_inputs(input_size: InputSize, tables: Tables, shards: ShardSet | 
         ]
     rng = np.random.default_rng(_SEED)
     if shards is None:
-        images = [_pictures(number, size, rng) for number, size in enumerate(sizes)]
-        source = "seeded pictures"
+        images = [_random_images(number, size, rng) for number, size in enumerate(sizes)]
+        source = "seeded pictures"  # the term of export.json and of the files' metadata
     else:
         crops = list(read_crops(shards, evenly_spread(shards, sum(size[0] for size in sizes))))
         starts = np.cumsum([0, *(size[0] for size in sizes)])
@@ -53,7 +53,7 @@ def make_check_inputs(input_size: InputSize, tables: Tables, shards: ShardSet | 
 
 
 def draw_latents(tables: Tables, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
-    """y_hat (B, M, h, w) with every channel distributed as its coding table says, escapes left out."""
+    """y_hat (B, M, h, w). Every channel has the distribution of its coding table, without escapes."""
     batch, height, width = size
     levels = rng.integers(0, 1 << 16, (tables.num_channels, batch * height * width))
     symbols = [
@@ -64,8 +64,8 @@ def draw_latents(tables: Tables, size: tuple[int, int, int], rng: np.random.Gene
     return dequantize(shaped.transpose(1, 0, 2, 3), tables)
 
 
-def _pictures(number: int, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
-    """Smooth colours with texture; the second batch is noise, the hardest input there is."""
+def _random_images(number: int, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
+    """Smooth colours with texture. The second batch is noise, which is the hardest input."""
     batch, height, width = size
     if number == 1:
         return rng.random((batch, 3, height, width), dtype=np.float32)

@@ -19,7 +19,7 @@ from PIL import Image
 from relic import __version__
 from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
 from relic.bitstream.tables import Tables, dequantize, quantize
-from relic.errors import InputError, command, print_error
+from relic.errors import InputError, before_work, command, print_error
 from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
@@ -42,8 +42,10 @@ class _Parser(argparse.ArgumentParser):
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Encode or decode one file; 0 when done, 1 when it failed, 2 (by SystemExit) for a wrong command line."""
+    """Encode or decode one file. Exit code 0: done. 1: it failed. 2: the command line is wrong."""
     arguments = _parse(argv)
+    with before_work():
+        _check(arguments)
     code_file = _encode_file if arguments.action == "encode" else _decode_file
     code_file(arguments.source, arguments.target, arguments.export)
     return 0
@@ -111,12 +113,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("source", type=Path, metavar=source, help="file to read")
         sub.add_argument("target", type=Path, metavar=target, help="file to write")
         sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
-    arguments = parser.parse_args(argv)
-    try:
-        _check(arguments)
-    except InputError as error:
-        parser.error(str(error))
-    return arguments
+    return parser.parse_args(argv)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Flags of `export/onnx_parts.py`. Imports no torch: a wrong command line is answered at once."""
+"""Flags of `export/onnx_parts.py`. Imports no torch, so that a wrong command line is answered at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from relic.options import ExportPart, Method, Parts, TargetName, Upsample
 
 OLDEST_OPSET = 11
 NEWEST_OPSET = 20
-"""The newest that torch's TorchScript exporter writes; its other exporter may write another one than asked for."""
+"""The newest one of torch's TorchScript exporter. Its other exporter may write another opset than asked for."""
 OLDEST_INT8_OPSET = 13
 _MAX_SIDE = 16384
 _FEWEST_CALIB, _MOST_CALIB = 100, 500
@@ -20,7 +20,7 @@ _FEWEST_CALIB, _MOST_CALIB = 100, 500
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a codec's parts as ONNX files and prove in onnxruntime that they compute what torch computes.
+    """Write a codec's parts as ONNX files, and check in onnxruntime that they compute what torch computes.
 
     encoder.onnx: x in [0, 1] -> y; decoder.onnx: y_hat -> x_hat in [0, 1]; full.onnx: x -> x_hat, for checking.
     """
@@ -34,45 +34,48 @@ class ExportConfig:
     }
 
     ckpt: str
-    """A checkpoint of train/main.py, a state dict of CompressAI's, or `embedded` (the codec in this repository)."""
+    """A checkpoint of train/main.py, a state dict of CompressAI, or `embedded` (the codec in this repository)."""
     part: ExportPart
-    """What to write; all: the three parts, tables.npz and export.json."""
+    """What to write. all: the three parts, tables.npz and export.json."""
     out: Path
-    """The .onnx file of a single part; the folder of --part all."""
+    """The .onnx file for a single part, or the folder for --part all."""
     input_size: int = 224
     """Width and height of the image in pixels, a multiple of 16."""
     width: int | None = None
-    """Width of the image when it is not square; goes with --height."""
+    """Width of an image that is not square. Needs --height."""
     height: int | None = None
-    """Height of the image; goes with --width."""
+    """Height of an image that is not square. Needs --width."""
     batch: int = 1
-    """Images in a batch; NPUs and export/codec.py want 1."""
+    """Images per batch. NPUs and export/codec.py need 1."""
     dynamic: bool = False
-    """Leave batch, height and width open (NPU compilers want them fixed)."""
+    """Leave batch, height and width open. NPU compilers need them fixed."""
     opset: int = 13
-    """ONNX operator set of the files, 11 to 20; DRP-AI wants 13."""
+    """ONNX operator set of the files, 11 to 20. For DRP-AI use 13."""
     replace_parts: Parts | None = None
-    """Where ReLU is in GDN's place. Never needed, the checkpoint tells; when given it must agree."""
+    """Where ReLU replaces GDN. Not needed: the checkpoint says it. If given, it must agree."""
     shards: Path | None = None
-    """Folder of shards whose `val` crops are the inputs of the check; by default seeded pictures are."""
+    """Folder of shards whose `val` crops are the inputs of the check. By default these are seeded random images."""
     upsample: Upsample = "deconv5"
-    """The decoder's upsampling, exactly the same function each: transposed convolution 5x5 with output padding, or 6x6
-    without; or a 3x3 convolution to 4 phases, interleaved by DepthToSpace or by a 2x2 transposed convolution."""
+    """Layers of the decoder's upsampling. All compute the same function. deconv5: 5x5 transposed convolution with
+    output padding. deconv6: 6x6 without output padding. subpixel: 3x3 convolution to 4 phases, then DepthToSpace.
+    subpixel-deconv2: the same convolution, then a 2x2 transposed convolution."""
     target: TargetName = "generic"
-    """Device whose published rules every node is held against; a part that would leave its NPU is not written."""
+    """Device: every node is checked against its published rules. A part that its NPU cannot run is not written."""
     int8: bool = False
-    """Quantize the parts (QDQ, static) with crops of --calib_shards, and say what it costs."""
+    """Quantize the parts (QDQ, static) with crops of --calib_shards, and measure what it costs."""
     calib_shards: Path | None = None
-    """Folder of shards for --int8: `train` crops calibrate, `val` crops (those of --shards when given) judge."""
+    """Folder of shards for --int8. Its `train` crops calibrate. The cost is measured on the `val` crops of --shards, or
+    else of this folder."""
     calib_images: int = 200
-    """Crops to calibrate on, 100 to 500."""
+    """Number of crops to calibrate on, 100 to 500."""
     calib_method: Method = "percentile"
-    """How --int8 chooses ranges of activations: all values, all but 0.001 %, or by relative entropy."""
+    """How --int8 chooses the ranges of activations. minmax: all values. percentile: all but 0.001 %. entropy: by
+    relative entropy."""
     int8_keep_last: bool = False
-    """Leave the encoder's last layer, and so the latents, in float32."""
+    """Keep the encoder's last layer, and so the latents, in float32."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself, naming the flag. Reads no file: `export/plan.py` does."""
+        """Refuse values that contradict each other, naming the flag. Reads no file: `export/plan.py` does."""
         if (self.width is None) != (self.height is None):
             raise InputError("--width and --height go together; for a square use --input_size")
         if self.width is None or self.height is None:
@@ -91,7 +94,7 @@ class ExportConfig:
 
     def _check_target(self) -> None:
         if self.dynamic:
-            raise InputError(f"--target {self.target}: its compiler wants fixed sizes; leave out --dynamic")
+            raise InputError(f"--target {self.target}: its compiler needs fixed sizes; leave out --dynamic")
         if self.batch != 1:
             raise InputError(f"--target {self.target}: NPUs take one image at a time; leave out --batch")
         opsets = TARGETS[self.target].opsets
@@ -106,7 +109,7 @@ class ExportConfig:
             return
         if self.opset < OLDEST_INT8_OPSET:
             raise InputError(
-                f"--int8: scales per channel came with opset {OLDEST_INT8_OPSET}; --opset {self.opset} is older"
+                f"--int8: scales per channel need opset {OLDEST_INT8_OPSET}; --opset {self.opset} is older"
             )
         if self.batch != 1:
             raise InputError("--int8: calibrates one image at a time; leave out --batch")
@@ -124,7 +127,7 @@ class ExportConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the files go."""
+        """The folder that the files are written to."""
         return self.out if self.part == "all" else self.out.parent
 
     @property

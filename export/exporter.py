@@ -1,4 +1,4 @@
-"""Export the parts asked for, check each, and publish them with what there is to know about them."""
+"""Export the parts asked for, check each against torch, and write them with export.json."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ import torch
 from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
-from export.int8.conversion import Int8, make_int8
+from export.int8.conversion import Int8, convert_to_int8
 from export.onnx_files import InputSize, describe, export_part, operators, shape_of
 from export.output_folder import staged_output
 from export.parity import TOLERANCE, Parity, check_parity
@@ -34,7 +34,7 @@ class Exported(NamedTuple):
     model: onnx.ModelProto
     parity: Parity
     facts: dict[str, Any]
-    """Plain values: its input, its output, its check."""
+    """Plain values: input, output and check of the part."""
 
     @property
     def num_bytes(self) -> int:
@@ -43,19 +43,19 @@ class Exported(NamedTuple):
 
 
 class Export(NamedTuple):
-    """All there is to say about an export."""
+    """What an export consists of."""
 
     exported: list[Exported]
     findings: list[Finding]
-    """Of --target; empty for `generic`."""
+    """What the rules of --target say about every node; empty for `generic`."""
     int8: Int8 | None
 
 
 def export_all(plan: Plan, source: Source) -> Export:
-    """Make, check and write what the flags ask for.
+    """Make, check and write the parts that the flags ask for.
 
-    Raises InputError (a part differs from torch, a device does not take it, the folder cannot be written to), and then
-    nothing was written.
+    Raises InputError if a part differs from torch, if a device does not run it, or if the folder cannot be written to.
+    Then nothing is written.
     """
     config = plan.config
     size = InputSize(config.batch, config.image_height, config.image_width, config.dynamic)
@@ -69,7 +69,7 @@ def export_all(plan: Plan, source: Source) -> Export:
         int8 = None
         if plan.int8:
             floats = {one.part: one.model for one in exported}
-            int8 = make_int8(config, plan.int8, source, size, floats, staging / CALIBRATION)
+            int8 = convert_to_int8(config, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
             exported = [_in_int8(one, int8, source) for one in exported]
         export = Export(exported, findings, int8)
@@ -92,14 +92,14 @@ def _export_float(plan: Plan, source: Source, size: InputSize, wanted: list[Part
 
 
 def _in_int8(one: Exported, int8: Int8, source: Source) -> Exported:
-    """The INT8 file in the float one's place; parity is still that of the float file it was made from."""
+    """The INT8 model instead of the float one. Its parity entry stays that of the float model."""
     exported = one._replace(model=int8.models[one.part], facts={**one.facts, "precision": "int8"})
     describe(exported.model, one.part, source, exported.facts)
     return exported
 
 
 def _keep_for_vendors(config: ExportConfig, staging: Path, exported: list[Exported]) -> None:
-    """Leave beside an INT8 set what a vendor's quantizer needs: float files and calibration; not beside one file."""
+    """With --part all keep what a vendor's quantizer needs: the float files and the calibration inputs."""
     if config.part != "all":
         shutil.rmtree(staging / CALIBRATION)
         return
@@ -119,7 +119,7 @@ def _write(config: ExportConfig, source: Source, export: Export, staging: Path) 
 
 
 def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInputs) -> dict[str, Any]:
-    """What a file says of its input, its output and its check. Images lie in [0, 1]; latents, as seen in the check."""
+    """Input, output and check of a part. Images are in [0, 1]; the range of latents is the one seen in the check."""
     image = (0.0, 1.0)
     fed, given = INPUT_NAMES[part], OUTPUT_NAMES[part]
     return {

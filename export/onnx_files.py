@@ -1,4 +1,4 @@
-"""From a part to a checked ONNX model with its shapes, its opset and what it says about itself."""
+"""Trace a part to a checked ONNX model, and describe it in the file's metadata."""
 
 import json
 import logging
@@ -20,25 +20,25 @@ from relic.onnx.layout import TABLES_KEY, onnx_name
 from relic.options import Upsample
 
 _HOST_OPERATORS = {"Round", "Softplus", "Sigmoid", "Tanh", "MatMul"}
-"""Rounding and the entropy model: never in what a device runs."""
+"""Operators of rounding and of the entropy model. Encoder and decoder must have none of them."""
 
 
 class InputSize(NamedTuple):
-    """What size a file is exported for."""
+    """The size that a file is exported for."""
 
     batch: int
     height: int
     width: int
     dynamic: bool
-    """Batch, height and width are open; those above are what it is traced with."""
+    """Batch, height and width are open. The model is traced with those above."""
 
 
 def export_part(
     part: Part, source: Source, size: InputSize, opset: int, upsample: Upsample = "deconv5"
 ) -> onnx.ModelProto:
-    """Trace, check and infer the shapes of one part.
+    """Trace and check one part, and infer its shapes.
 
-    Raises InputError when torch cannot write this opset: a file of another one is never returned.
+    Raises InputError if torch wrote another opset.
     """
     channels = source.architecture.channels[1] if part == "decoder" else 3
     scale = STRIDE if part == "decoder" else 1
@@ -66,7 +66,7 @@ def _trace(part: Part, module: nn.Module, example: torch.Tensor, dynamic: bool, 
         warnings.simplefilter("ignore")
         exporter.setLevel(logging.ERROR)
         try:
-            # torch's newer exporter writes opset 18 or more, whatever it is asked for.
+            # torch's newer exporter always writes opset 18 or newer.
             torch.onnx.export(
                 module,
                 (example,),
@@ -83,7 +83,7 @@ def _trace(part: Part, module: nn.Module, example: torch.Tensor, dynamic: bool, 
 
 
 def _settle_constants(model: onnx.ModelProto) -> None:
-    """Turn what torch writes as nodes without being work into initializers: constants, and copies of equal tensors."""
+    """Turn constants, and copies of equal tensors, from nodes into initializers: they compute nothing."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in list(graph.node):
@@ -99,18 +99,18 @@ def _settle_constants(model: onnx.ModelProto) -> None:
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs."""
+    """The number of nodes per operator."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
 def shape_of(model: onnx.ModelProto, side: str) -> list[int | str]:
-    """The shape of the input (`i`) or output (`o`); an open size is its name."""
+    """The shape of the input (`i`) or output (`o`). An open size is given by its name."""
     value = model.graph.input[0] if side == "i" else model.graph.output[0]
     return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
 def describe(model: onnx.ModelProto, part: Part, source: Source, values: dict[str, Any]) -> None:
-    """Write into the file what it is: a file that lies alone on a device still says so. `values` are plain."""
+    """Describe the model in its metadata, so that a file without export.json can be identified. `values` are plain."""
     metadata = {
         "relic.part": part,
         "relic.architecture": json.dumps(source.architecture._asdict()),

@@ -17,7 +17,7 @@ PROG = "export/onnx_parts.py"
 
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export; 0 when every part agrees with torch, 1 when one does not or cannot be written, 2 for wrong flags."""
+    """Export. Exit code 0: every part agrees with torch. 1: a part does not, or cannot be written. 2: wrong flags."""
     config = parse(ExportConfig, argv, prog=PROG)
     with before_work():
         plan = make_plan(config)

@@ -1,7 +1,7 @@
-"""Does onnxruntime compute from a file what torch computes from the model?
+"""Check that onnxruntime computes from a file what torch computes from the model.
 
-Differences are counted in units of the output's size: |onnx - torch| / max(1, max |torch|). For images in [0, 1] that
-is the plain difference; float32 latents of +-1000 could not agree to 1e-4 between any two implementations.
+Differences are relative to the size of the output: |onnx - torch| / max(1, max |torch|). For images in [0, 1] that is
+the plain difference. Float32 latents of +-1000 would differ by more than 1e-4 between any two implementations.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 
 class Parity(NamedTuple):
-    """How far a part is from torch at worst, and what went through it."""
+    """The largest difference between a part and torch, and the ranges of input and output."""
 
     error: float
     max_abs_diff: float
@@ -34,7 +34,7 @@ class Parity(NamedTuple):
     output_range: tuple[float, float]
     """Of the torch model."""
     changed_symbols: int = 0
-    """Latents of `full` that lay on the edge between two integers, within the tolerance, and fell the other way."""
+    """Latents of `full` that were rounded the other way, being between two integers within the tolerance."""
 
 
 class _Comparison(NamedTuple):
@@ -48,9 +48,9 @@ class _Comparison(NamedTuple):
 
 
 def check_parity(part: Part, model: onnx.ModelProto, source: Source, inputs: CheckInputs) -> Parity:
-    """Run the part on every input in onnxruntime and compare with the model it came from (not with our rewrite of it).
+    """Run the part on every input in onnxruntime and compare with the original model, before any rewriting of layers.
 
-    The decoder gets the images' own rounded latents and the drawn ones. Raises InputError above TOLERANCE.
+    The decoder gets the rounded latents of the images, and the drawn latents. Raises InputError above TOLERANCE.
     """
     if part == "encoder":
         compared = _compare(part, model, source.model.g_a, inputs.images)
@@ -88,14 +88,14 @@ def _compare(
     return compared
 
 
-@np.errstate(invalid="ignore")  # what is not finite fails the check, and needs no warning
+@np.errstate(invalid="ignore")  # values that are not finite fail the check below
 @torch.inference_mode()
 def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) -> list[_Comparison]:
-    """x_hat against torch's synthesis of the file's own symbols, and these against torch's y.
+    """Compare the two halves of `full`: x_hat with torch's synthesis of the file's symbols, and these with torch's y.
 
-    A latent on the edge between two integers may round either way without anybody being wrong, and then the pixels
-    around it differ by far more than any tolerance. So both halves are compared, and a symbol that changed counts
-    with its distance from the edge.
+    A latent halfway between two integers may be rounded either way, and both are right. The pixels around it then
+    differ by far more than any tolerance. A symbol that was rounded the other way therefore counts with the distance
+    of its latent from that halfway point.
     """
     session, looking_inside = (open_session(one.SerializeToString()) for one in (model, _with_y_hat(model)))
     compared = []
@@ -106,7 +106,7 @@ def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) 
         y_hat = dequantize(symbols, source.tables)
         expected = _synthesis(source.model)(torch.from_numpy(y_hat)).numpy()
         y = source.model.g_a(torch.from_numpy(fed)).numpy()
-        # A level is within a half of the y rounded to it; what is above that is how far this y was from torch's.
+        # y_hat is within 1/2 of the y that was rounded. What exceeds 1/2 is the difference between this y and torch's.
         moved = np.maximum(np.abs(y - y_hat) - 0.5, 0)
         off_level = own_y_hat - y_hat
         error = float(np.max([_scaled(found - expected, expected), _scaled(moved, y), _scaled(off_level, y)]))

@@ -1,7 +1,7 @@
-"""The graphs that are exported: what a device runs, and nothing of what stays on the host.
+"""The modules that are exported: what a device runs.
 
 Shapes: x_BCHW and x_hat_BCHW float32 in [0, 1]; y_BMhw, y_hat_BMhw float32 with h = H / 16, w = W / 16.
-The entropy model is in none of them, and rounding only in `Full`: NPUs lack both.
+The entropy model is in none of them, rounding only in `Full`: NPUs support neither.
 """
 
 from typing import Literal
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """y_hat -> x_hat, clipped."""
+    """y_hat -> x_hat, clipped to [0, 1]."""
 
     def __init__(self, model: FactorizedPrior, upsample: Upsample) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Full(nn.Module):
 
 
 class FoldedGDN(nn.Module):
-    """GDN with beta and gamma computed once: their reparametrisation is for training and has no ONNX operator."""
+    """GDN with beta and gamma computed once: their reparametrisation is needed only in training."""
 
     def __init__(self, gdn: GDN) -> None:
         super().__init__()
@@ -74,17 +74,17 @@ class FoldedGDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm = torch.sqrt(F.conv2d(x * x, self.gamma, self.beta))
-        # Not rsqrt: exporters may write it as Reciprocal, which some NPUs lack.
+        # Not rsqrt: exporters may write it as Reciprocal, which some NPUs do not support.
         return x * norm if self.inverse else x / norm
 
 
 def fold_gdn(transform: nn.Sequential) -> nn.Sequential:
-    """The same layers under the same names, each GDN folded; `transform` stays as it is."""
+    """The same layers under the same names, with each GDN folded. `transform` is not changed."""
     return nn.Sequential(*(FoldedGDN(layer) if isinstance(layer, GDN) else layer for layer in transform))
 
 
 def clipped_synthesis(model: FactorizedPrior, upsample: Upsample) -> nn.Sequential:
-    """g_s and the clipping to [0, 1] as its last layer, upsampling as `upsample` says."""
+    """g_s with a last layer that clips to [0, 1], and with the upsampling layers of `upsample`."""
     return rewrite_upsampling(nn.Sequential(*fold_gdn(model.g_s), nn.Hardtanh(0, 1)), upsample)
 
 

@@ -1,4 +1,4 @@
-"""What a run of `export/onnx_parts.py` reads and where it writes: checked, and opened once. Imports no torch."""
+"""What a run of `export/onnx_parts.py` reads, opened once, and where it writes. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ class Int8Crops:
     """The crops of --int8."""
 
     train: ShardSet
-    """Calibrate."""
+    """Calibration."""
     val: ShardSet
-    """Judge."""
+    """Measuring the cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Plan:
 
 
 def make_plan(config: ExportConfig) -> Plan:
-    """Check the paths and open the shards. Raises InputError, naming the flag, for what is missing or does not fit."""
+    """Check the paths and open the shards. Raises InputError, naming the flag, for paths that are missing or wrong."""
     if config.ckpt != EMBEDDED and not Path(config.ckpt).is_file():
         raise InputError(f"--ckpt {config.ckpt}: no such file; or use {EMBEDDED}")
     if config.part == "all" and config.out.is_file():

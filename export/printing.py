@@ -1,4 +1,4 @@
-"""What an export prints: tables of its parts, of a device's rules, and of what INT8 costs."""
+"""The tables that an export prints: its parts, its nodes under a device's rules, and what INT8 costs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from export.devices.lint import Finding
 from export.exporter import Exported
 from export.int8.conversion import Cost
-from export.int8.quality import Quality
 from export.onnx_files import operators
+from relic.codec.scores import MeanScore
 from relic.columns import in_columns
 
 
 def parts_table(exported: Sequence[Exported]) -> str:
-    """The files as rows of text."""
+    """A row per file."""
     rows = [("part", "file", "nodes", "MB", "parity", "output range")]
     for one in exported:
         low, high = one.parity.output_range
@@ -31,15 +31,17 @@ def findings_table(target: str, findings: Sequence[Finding]) -> str:
 
 
 def cost_tables(cost: Cost) -> str:
-    """Quality before and after, and the noise of every activation."""
+    """Quality and rate before and after, then the noise of every activation."""
     rows = [(f"{cost.num_crops} val crops", "PSNR dB", "MS-SSIM", "bpp real")]
     rows += [_quality_row("float32", cost.before), _quality_row("INT8", cost.after)]
-    rows.append(("change", f"{-cost.psnr_loss_db:+.2f}", "", f"{cost.rate_change:+.2%}"))
+    change_db = "" if cost.psnr_loss_db is None else f"{-cost.psnr_loss_db:+.2f}"
+    rows.append(("change", change_db, "", f"{cost.rate_change:+.2%}"))
     layers = [("part", "8-bit activation of", "SQNR dB")]
     layers += [(one.part, one.node, f"{one.sqnr_db:.1f}") for one in cost.noise]
     return f"{in_columns(rows)}\n\n{in_columns(layers, left=2)}"
 
 
-def _quality_row(name: str, quality: Quality) -> tuple[str, str, str, str]:
+def _quality_row(name: str, quality: MeanScore) -> tuple[str, str, str, str]:
+    psnr_db = "" if quality.psnr_db is None else f"{quality.psnr_db:.2f}"
     ms_ssim = "" if quality.ms_ssim is None else f"{quality.ms_ssim:.4f}"
-    return name, f"{quality.psnr_db:.2f}", ms_ssim, f"{quality.bpp_real:.4f}"
+    return name, psnr_db, ms_ssim, f"{quality.bpp_real:.4f}"

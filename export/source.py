@@ -1,4 +1,4 @@
-"""The model to export: its weights, what it is, and fresh coding tables."""
+"""The model to export: its weights, its architecture, and new coding tables."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ _FLAG = "--ckpt"
 
 
 class Source(NamedTuple):
-    """A model in eval mode on the CPU, its tables made from its density."""
+    """A model in eval mode on the CPU. Its tables are made from its density."""
 
     model: FactorizedPrior
     architecture: Architecture
     tables: Tables
     origin: dict[str, Any]
-    """What export.json says of the checkpoint: plain values."""
+    """What export.json says about the checkpoint: plain values."""
 
 
 def load_source(ckpt: str, replace_parts: str | None) -> Source:
-    """Read a checkpoint of ours or CompressAI's; InputError names the file and what is wrong with it."""
+    """Read a checkpoint of relic or a state dict of CompressAI. Raises InputError naming the file."""
     path = codec_path(ckpt)
     checkpoint = read_codec(path, flag=_FLAG)
     model = finished_model(checkpoint, f"{_FLAG} {path}")
@@ -50,7 +50,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def describe_source(source: Source) -> str:
-    """One line: what is exported, by what."""
+    """One line: the model, its file, and the version of torch."""
     channels = "N={} M={}".format(*source.architecture.channels)
     relu = {
         "none": "GDN",

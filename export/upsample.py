@@ -1,12 +1,12 @@
-"""The decoder's upsampling by other layers: the same numbers, for devices that lack CompressAI's layer.
+"""The decoder's upsampling by other layers that compute the same, for devices that do not support CompressAI's layer.
 
 That layer is a transposed convolution with a 5x5 kernel w, stride 2, padding 2 and output padding 1. Along one side,
 output o takes input i through tap k = o + 2 - 2i. Two facts make the rewrites exact:
 
-- a sixth tap that is 0 makes the output as long as output padding did, so padding is the same on both ends (`deconv6`);
-- outputs 2m and 2m + 1 take only inputs m - 1, m and m + 1, so each is a 3-tap convolution of its own: 4C channels at
-  the input's resolution, which are then interleaved (`subpixel`: by DepthToSpace; `subpixel-deconv2`: by a transposed
-  convolution with a 2x2 kernel of ones and zeros).
+- A sixth tap of value 0 makes the output as long as output padding did. Padding is then equal on both ends (`deconv6`).
+- Outputs 2m and 2m + 1 depend only on inputs m - 1, m and m + 1. So each is a 3-tap convolution: in two dimensions 4C
+  channels at the input's resolution, which are then interleaved. `subpixel` interleaves by DepthToSpace,
+  `subpixel-deconv2` by a transposed convolution with a 2x2 kernel of ones and zeros.
 """
 
 from collections import OrderedDict
@@ -26,8 +26,8 @@ _TAPS = torch.tensor([[4, 2, 0], [5, 3, 1]])
 class Shuffle(nn.Module):
     """(B, 4C, h, w) -> (B, C, 2h, 2w): channel (2 ry + rx) C + c becomes row phase ry, column phase rx of channel c.
 
-    That is DepthToSpace in DCR order, which is TFLite's, and the only one before ONNX opset 11; torch's own
-    `pixel_shuffle` is exported in the other order, which fewer devices take.
+    This is DepthToSpace in DCR order: the order of TFLite, and the only one before ONNX opset 11. torch's own
+    `pixel_shuffle` is exported in the other order, which fewer devices support.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Shuffle(nn.Module):
 
 
 class Subpixel(nn.Module):
-    """Convolution, what follows it position by position, then the interleaving: the fewer places have to be rounded."""
+    """Convolution, activation, interleaving. The activation comes first so that INT8 rounds fewer tensors."""
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None, shuffle: nn.Module) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Subpixel(nn.Module):
 
 
 class _DepthToSpace(torch.autograd.Function):
-    """A function of its own, since torch has no operator that its exporter writes in DCR order."""
+    """Its own function, because torch has no operator that its exporter writes in DCR order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class _DepthToSpace(torch.autograd.Function):
 
 
 def rewrite_upsampling(transform: nn.Sequential, upsample: Upsample) -> nn.Sequential:
-    """The same function by other layers, each under the name it had; `transform` stays as it is.
+    """The same function by other layers, under the same names. `transform` is not changed.
 
-    Raises InputError where a transposed convolution is another than CompressAI's.
+    Raises InputError if a transposed convolution is not CompressAI's.
     """
     layers = list(transform.named_children())
     rewritten: OrderedDict[str, nn.Module] = OrderedDict()
@@ -112,7 +112,7 @@ def phase_conv(deconv5: nn.ConvTranspose2d) -> nn.Conv2d:
 
 @torch.no_grad()
 def shuffle_by_deconv2(channels: int) -> nn.ConvTranspose2d:
-    """`Shuffle` as a transposed convolution with a 2x2 kernel and stride 2: every output is one input, times 1."""
+    """`Shuffle` as a transposed convolution with a 2x2 kernel and stride 2: every output is one input times 1."""
     layer = nn.ConvTranspose2d(4 * channels, channels, 2, stride=2, bias=False)
     layer.weight.copy_(torch.eye(4 * channels).view(4 * channels, 2, 2, channels).permute(0, 3, 1, 2))
     return layer

@@ -95,7 +95,17 @@ def test_only_command_lines_touch_the_import_path() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["prep.make_shards", "prep.verify_shards", "export.codec", "train.plan", "evaluate.plan", "export.plan"],
+    [
+        "prep.make_shards",
+        "prep.verify_shards",
+        "export.codec",
+        "train.plan",
+        "evaluate.plan",
+        "export.plan",
+        "evaluate.report_files",
+        "export.devices.lint",
+        "relic.codec.scores",
+    ],
 )
 def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'compressai' in sys.modules)"

@@ -69,8 +69,8 @@ def loose_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Pa
     packed = ShardSource(prepare_crops(folder / "packed", images, crops, cores).raw)
     loose = folder / "crops"
     loose.mkdir()
-    for picture in packed.pictures(range(crops)):
-        Image.fromarray(picture.image_BHWC[0].numpy()).save(loose / f"{picture.number:05d}.png")
+    for crop in packed.read(range(crops)):
+        Image.fromarray(crop.pixels_BHWC[0].numpy()).save(loose / f"{crop.number:05d}.png")
     return loose
 
 

@@ -12,7 +12,7 @@ function sortBy(heading) {
   heading.ariaSort = ascending ? "ascending" : "descending";
   const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
   const compare = (a, b) => {
-    if (a === "" || b === "") return (a === "") - (b === ""); // what is missing stays at the end
+    if (a === "" || b === "") return (a === "") - (b === ""); // missing values stay at the end
     const order = isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
     return ascending ? order : -order;
   };
@@ -37,7 +37,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     divider.value = 100 * (event.clientX - left) / width;
     divider.dispatchEvent(new Event("input"));
   };
-  // Some browsers move a slider only by its thumb; here all of the picture is to take hold of.
+  // Some browsers move a slider only by its thumb. Here a drag anywhere on the image moves it.
   divider.addEventListener("pointerdown", (event) => {
     divider.setPointerCapture(event.pointerId);
     follow(event);

@@ -1,34 +1,36 @@
-"""Will a device take this graph? Every node against the rules of `rules`, before a vendor's compiler is asked."""
+"""Check every node of a graph against the rules of a device, without the vendor's compiler."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 from onnx import numpy_helper
 
 from export.devices.rules import GDN_REASON, SOURCES, TARGETS, Rule, Status
-from export.parts import Part
 from relic.errors import InputError
 from relic.options import Parts
+
+if TYPE_CHECKING:
+    from export.parts import Part
 
 _UNCOVERED = "no rule"
 
 
 class Finding(NamedTuple):
-    """One node of one part."""
+    """What the rules say about one node of one part."""
 
-    part: Part
+    part: "Part"
     node: str
     operator: str
-    """With the attributes that rules ask for, as `ConvTranspose 5x5/2 output_padding 1`."""
+    """With the attributes that rules use, such as `ConvTranspose 5x5/2 output_padding 1`."""
     status: Status
     why: str
     source: str
     """A key of SOURCES; empty where no rule covers the node."""
 
 
-def refuse_gdn(target: str, parts: Sequence[Part], replaced: Parts) -> None:
-    """Raise InputError where a part that is wanted holds GDN: node by node some lists take it, in 8 bits none does."""
+def refuse_gdn(target: str, parts: "Sequence[Part]", replaced: Parts) -> None:
+    """Raise InputError if a part holds GDN. Some devices support all its nodes, but none supports it in 8 bits."""
     holding = {"encoder": replaced in ("none", "decoder"), "decoder": replaced in ("none", "encoder")}
     for part in parts:
         if target in TARGETS and (any(holding.values()) if part == "full" else holding[part]):
@@ -40,8 +42,8 @@ def refuse_gdn(target: str, parts: Sequence[Part], replaced: Parts) -> None:
             )
 
 
-def lint(part: Part, model: onnx.ModelProto, target: str) -> list[Finding]:
-    """Every node's status, in the graph's order; nothing for `generic`."""
+def lint(part: "Part", model: onnx.ModelProto, target: str) -> list[Finding]:
+    """A finding per node, in the graph's order; none for `generic`."""
     if target not in TARGETS:
         return []
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -58,7 +60,7 @@ def lint(part: Part, model: onnx.ModelProto, target: str) -> list[Finding]:
 
 
 def refuse_host(target: str, findings: Sequence[Finding]) -> None:
-    """Raise InputError where encoder or decoder has nodes that leave the NPU; `full`, for checking, may round."""
+    """Raise InputError if encoder or decoder has nodes that the NPU does not run. `full` is only for checking."""
     leaving = [one for one in findings if one.status == "host" and one.part != "full"]
     if leaving:
         first = leaving[0]
@@ -70,7 +72,7 @@ def refuse_host(target: str, findings: Sequence[Finding]) -> None:
 
 
 def manifest_entry(target: str, findings: Sequence[Finding]) -> dict[str, Any] | None:
-    """What export.json says: every node, and the documents that the rules come from."""
+    """The entry of export.json: every node, and the documents of the rules."""
     if target not in TARGETS:
         return None
     documents = {name: SOURCES[name] for name in sorted({one.source for one in findings if one.source})}
@@ -78,10 +80,10 @@ def manifest_entry(target: str, findings: Sequence[Finding]) -> dict[str, Any] |
 
 
 def attributes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, int | str]:
-    """What rules ask about: square sizes as one number, padding by name, Clip's limits, DepthToSpace's mode.
+    """The attributes that rules use: square sizes as one number, padding by name, Clip's range, DepthToSpace's mode.
 
-    Padding of a transposed convolution is `same` where the output is `stride` times the input and both ends lose alike
-    (or the end one more), as TFLite counts it.
+    Padding of a transposed convolution is `same` or `other`. It is `same`, as in TFLite, where the output is `stride`
+    times the input, and both ends are cut by the same number of pixels (or the end by one more).
     """
     given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     found: dict[str, int | str] = {}
@@ -103,7 +105,7 @@ def attributes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
 
 
 def describe_node(operator: str, values: dict[str, int | str]) -> str:
-    """The operator and what rules know of it, in few words."""
+    """The operator and its attributes in a few words."""
     words = [operator]
     if "kernel" in values:
         words.append(f"{values['kernel']}x{values['kernel']}/{values['stride']}")
@@ -113,7 +115,7 @@ def describe_node(operator: str, values: dict[str, int | str]) -> str:
 
 
 def _is_same(given: dict[str, Any]) -> bool:
-    """TFLite's SAME takes kernel - stride pixels off, the smaller half at the beginning."""
+    """TFLite's SAME cuts off kernel - stride pixels, the smaller half at the beginning."""
     pads = given.get("pads", [0] * 4)
     before, after = zip(*((total // 2, total - total // 2) for total in _excess(given)), strict=True)
     return not any(given.get("output_padding", [0, 0])) and list(pads) == [*before, *after]
@@ -124,7 +126,7 @@ def _excess(given: dict[str, Any]) -> list[int]:
 
 
 def _square(sizes: Sequence[int]) -> int:
-    """The side of a square; a node with another shape is covered by no rule."""
+    """The side of a square; -1 for another shape, which no rule covers."""
     return sizes[0] if len(set(sizes)) == 1 else -1
 
 

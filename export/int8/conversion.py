@@ -1,4 +1,4 @@
-"""The INT8 parts of an export, and what they cost, measured on crops that calibration has not seen."""
+"""Convert the parts of an export to INT8, and measure what that costs on crops that calibration has not seen."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import torch
 from export.config import ExportConfig
 from export.crops import Floats, evenly_spread, fit_to_size, read_crops
 from export.int8.inputs import write_calibration
-from export.int8.quality import LayerNoise, Quality, layer_noise, measure_quality
+from export.int8.quality import LayerNoise, layer_noise, measure_quality
 from export.int8.quantization import join_parts, quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
@@ -19,9 +19,10 @@ from export.plan import Int8Crops
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
+from relic.codec.scores import MeanScore
 from relic.shards.shard_set import ShardSet
 
-_JUDGED = 200
+_VAL_CROPS = 200
 _NOISE_CROPS = 16
 _TOLERABLE_DB, _TOLERABLE_RATE = 1.0, 0.05
 
@@ -29,27 +30,29 @@ log = logging.getLogger(__name__)
 
 
 class Cost(NamedTuple):
-    """What the same crops came to before and after."""
+    """Quality and rate of the same crops before and after."""
 
     num_crops: int
-    before: Quality
-    """Of the float parts."""
-    after: Quality
+    before: MeanScore
+    """With the float parts."""
+    after: MeanScore
     """With the INT8 parts in their place."""
     noise: list[LayerNoise]
 
     @property
-    def psnr_loss_db(self) -> float:
-        return self.before.psnr_db - self.after.psnr_db
+    def psnr_loss_db(self) -> float | None:
+        """None where a PSNR is: all crops came back exactly."""
+        before, after = self.before.psnr_db, self.after.psnr_db
+        return None if before is None or after is None else before - after
 
     @property
     def rate_change(self) -> float:
-        """Of the real rate, as a share of it."""
+        """The relative change of the real rate."""
         return self.after.bpp_real / self.before.bpp_real - 1
 
 
 class Int8(NamedTuple):
-    """INT8 parts, by name, and their price."""
+    """INT8 parts, by name, and what they cost."""
 
     models: dict[Part, onnx.ModelProto]
     cost: Cost
@@ -57,7 +60,7 @@ class Int8(NamedTuple):
     """Plain values, for export.json."""
 
 
-def make_int8(
+def convert_to_int8(
     config: ExportConfig,
     crops: Int8Crops,
     source: Source,
@@ -65,9 +68,10 @@ def make_int8(
     floats: Mapping[Part, onnx.ModelProto],
     folder: Path,
 ) -> Int8:
-    """Calibrate on train crops (left in `folder`), quantize the parts in `floats`, and judge on val crops.
+    """Calibrate on train crops, quantize the parts in `floats`, and measure the cost on val crops.
 
-    Of a single part the other half is judged in float. Raises InputError for crops that cannot be read.
+    The calibration inputs stay in `folder`. If only one half is exported, the other is measured in float. Raises
+    InputError for crops that cannot be read.
     """
     log.info("calibrating on %d train crops of %s", config.calib_images, crops.train.folder)
     calibration = write_calibration(folder, source, size, crops.train, config.calib_images)
@@ -79,7 +83,7 @@ def make_int8(
             quantized[part] = quantize_part(
                 part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
             )
-    log.info("judging on val crops of %s", crops.val.folder)
+    log.info("measuring the cost on val crops of %s", crops.val.folder)
     cost = _measure(source, size, crops.val, halves, quantized)
     models = {part: model for part, model in quantized.items() if part in floats}
     if "full" in floats:
@@ -94,7 +98,7 @@ def _measure(
     halves: dict[Part, onnx.ModelProto],
     quantized: dict[Part, onnx.ModelProto],
 ) -> Cost:
-    num_crops = min(_JUDGED, val.num_samples)
+    num_crops = min(_VAL_CROPS, val.num_samples)
     before, after = (
         measure_quality(parts["encoder"], parts["decoder"], source.tables, _images(val, num_crops, size))
         for parts in (halves, halves | quantized)
@@ -106,10 +110,10 @@ def _measure(
             inputs = (dequantize(analyse(source.model, torch.from_numpy(x)), source.tables) for x in inputs)
         noise += layer_noise(part, halves[part], model, inputs)
     cost = Cost(num_crops, before, after, noise)
-    if cost.psnr_loss_db > _TOLERABLE_DB or abs(cost.rate_change) > _TOLERABLE_RATE:
+    if (cost.psnr_loss_db or 0) > _TOLERABLE_DB or abs(cost.rate_change) > _TOLERABLE_RATE:
         log.warning(
-            "INT8 costs more than %g dB or %g %% of rate: try another --calib_method, --int8_keep_last, or crops for "
-            "--calib_shards that are like those to be coded",
+            "INT8 costs more than %g dB or %g %% of rate: try another --calib_method, --int8_keep_last, or "
+            "--calib_shards with crops like the images to be coded",
             _TOLERABLE_DB,
             100 * _TOLERABLE_RATE,
         )

@@ -1,7 +1,7 @@
-"""Inputs that quantizers see: crops for the encoder, and of the same crops the rounded latents for the decoder.
+"""The inputs of calibration: crops for the encoder, and the rounded latents of the same crops for the decoder.
 
-They lie in a folder, one array per file: vendors' tools want them so, and at 1280x720 they would not fit
-into memory. Shapes: x_1CHW float32 in [0, 1]; y_hat_1Mhw float32.
+They are files of one array each: vendors' tools expect that, and at 1280x720 they would not fit into memory.
+Shapes: x_1CHW float32 in [0, 1]; y_hat_1Mhw float32.
 """
 
 from pathlib import Path
@@ -27,14 +27,14 @@ decoder/NNN.npy  y_hat, shape {y_hat}: the latents of encoder/NNN.npy, rounded a
 
 
 class Calibration(NamedTuple):
-    """Files of one array each; the decoder's belong to the encoder's, in order."""
+    """Files of one array each. The decoder's latents are those of the encoder's crops, in the same order."""
 
     encoder: list[Path]
     decoder: list[Path]
 
 
 def write_calibration(folder: Path, source: Source, size: InputSize, shards: ShardSet, num_crops: int) -> Calibration:
-    """Draw crops from the split by a fixed seed and write `folder`, which must not exist yet."""
+    """Draw crops from the split by a fixed seed, and write them to `folder`, which must not exist yet."""
     written = Calibration([], [])
     for part in Calibration._fields:
         (folder / part).mkdir(parents=True)
@@ -51,13 +51,13 @@ def write_calibration(folder: Path, source: Source, size: InputSize, shards: Sha
 
 
 def range_of(files: list[Path]) -> tuple[float, float]:
-    """Smallest and largest value over all files."""
+    """The smallest and the largest value of all files."""
     arrays = (load(file) for file in files)
     low, high = zip(*((array.min(), array.max()) for array in arrays), strict=True)
     return float(min(low)), float(max(high))
 
 
 def load(file: Path) -> npt.NDArray[np.float32]:
-    """One array."""
+    """The array of a file."""
     values: npt.NDArray[np.float32] = np.load(file, allow_pickle=False)
     return values

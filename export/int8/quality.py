@@ -1,4 +1,4 @@
-"""What INT8 costs: layer by layer against the float part, and end to end in PSNR, MS-SSIM and real rate.
+"""Measure coded crops (PSNR, MS-SSIM, real rate), and the noise that INT8 adds to each activation.
 
 Shapes: x_1CHW and x_hat_1CHW float32 in [0, 1]; y_1Mhw, y_hat_1Mhw float32.
 """
@@ -15,40 +15,33 @@ from export.crops import Floats
 from export.parts import INPUT_NAMES, Part
 from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
-from relic.codec.metrics import ms_ssim_8bit, psnr_db
+from relic.codec.metrics import score_coded
+from relic.codec.scores import MeanScore, mean_score
 from relic.onnx.sessions import open_session
 
 _TINY = 1e-30
-"""Energy that stands for none: JSON has no infinity."""
+"""Used in place of an energy of 0, which would make the ratio infinite: JSON has no infinity."""
 _AFTER = "_DequantizeLinear_Output"
-"""What onnxruntime adds to the name of an activation for its value after rounding, unless it is a file's output."""
-
-
-class Quality(NamedTuple):
-    """Means over images."""
-
-    psnr_db: float
-    """Without images that came back exactly, whose PSNR is infinite."""
-    ms_ssim: float | None
-    """None where a side is 160 pixels or less."""
-    bpp_real: float
-    """Of the symbols' bytes, as the evaluator counts them."""
+"""onnxruntime adds this to the name of an activation for its value after rounding, except at the file's output."""
 
 
 class LayerNoise(NamedTuple):
-    """Signal-to-quantization-noise ratio of one activation over all images: its own rounding and all before it."""
+    """Signal-to-quantization-noise ratio of one activation over all crops.
+
+    The noise is that of the activation's own rounding and of all roundings before it.
+    """
 
     part: Part
     node: str
-    """Of the float file: what computes the activation."""
+    """The node of the float file that computes the activation."""
     sqnr_db: float
-    """10 log10 of the float part's energy over that of the difference."""
+    """10 log10(energy of the float activation / energy of the difference)."""
 
 
 def measure_quality(
     encoder: onnx.ModelProto, decoder: onnx.ModelProto, tables: Tables, images: Iterable[Floats]
-) -> Quality:
-    """Code every x (1, 3, H, W) for real with these two parts."""
+) -> MeanScore:
+    """Code every x (1, 3, H, W) to real bytes with these two parts, and score the reconstructions."""
     encoding, decoding = (open_session(part.SerializeToString()) for part in (encoder, decoder))
     scores = []
     for x_1CHW in images:
@@ -57,26 +50,18 @@ def measure_quality(
         symbols = quantize(y_1Mhw[0], tables)
         payload_bytes = len(pack(symbols, width, height, tables)) - OVERHEAD_BYTES
         (x_hat_1CHW,) = decoding.run(None, {INPUT_NAMES["decoder"]: dequantize(symbols, tables)[None]})
-        x, x_hat = torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW)
-        scores.append((psnr_db(x, x_hat).item(), ms_ssim_8bit(x, x_hat).item(), 8 * payload_bytes / (width * height)))
-    psnr, ms_ssim, bpp = (
-        _mean([value for value in column if value != math.inf]) for column in zip(*scores, strict=True)
-    )
-    return Quality(psnr, None if math.isnan(ms_ssim) else ms_ssim, bpp)
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+        scores.append(score_coded(torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW), payload_bytes))
+    return mean_score(scores)
 
 
 def layer_noise(
     part: Part, model: onnx.ModelProto, int8: onnx.ModelProto, inputs: Iterable[Floats]
 ) -> list[LayerNoise]:
-    """Of every activation that `int8` holds in 8 bits, in the graph's order, its input first."""
+    """The noise of every activation that `int8` holds in 8 bits, in the graph's order, the input first."""
     makers = {model.graph.input[0].name: "input"} | {node.output[0]: node.name for node in model.graph.node}
     rounded = _rounded_activations(int8)
     names = [name for name in makers if name in rounded]
-    in_float, in_int8 = _Watched(model, names), _Watched(int8, [rounded[name] for name in names])
+    in_float, in_int8 = _WithActivations(model, names), _WithActivations(int8, [rounded[name] for name in names])
     energies = np.zeros((len(names), 2))
     for values in inputs:
         exact, given = in_float(values), in_int8(values)
@@ -89,7 +74,7 @@ def layer_noise(
 
 
 def _rounded_activations(int8: onnx.ModelProto) -> dict[str, str]:
-    """Name in the float file -> name in `int8` of the same activation after rounding. Weights have no such pair."""
+    """Name in the float file -> name in `int8` of the same activation after rounding. Weights are left out."""
     quantized = {node.output[0] for node in int8.graph.node if node.op_type == "QuantizeLinear"}
     return {
         node.output[0].removesuffix(_AFTER): node.output[0]
@@ -98,8 +83,8 @@ def _rounded_activations(int8: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-class _Watched:
-    """A model whose inner tensors can be read."""
+class _WithActivations:
+    """A model that returns activations, not only its output."""
 
     def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
         open_model = onnx.ModelProto()

@@ -1,7 +1,8 @@
-"""From a float part to one in INT8, by onnxruntime: static ranges, QDQ format.
+"""Quantize a float part to INT8 by onnxruntime: static ranges, QDQ format.
 
-Activations are uint8 per tensor, weights int8 per output channel (axis 0 of a convolution, axis 1 of a transposed one,
-whose weights are stored [in, out, k, k]), biases int32. GDN's own operations stay in float: they have no 8-bit form.
+Activations are uint8 per tensor. Weights are int8 per output channel: axis 0 of a convolution, axis 1 of a transposed
+one, whose weights are stored [in, out, k, k]. Biases are int32. GDN's own operations have no 8-bit form and stay in
+float.
 """
 
 import contextlib
@@ -24,28 +25,28 @@ from relic.errors import InputError
 from relic.options import Method
 
 Ranges = dict[str, list[dict[str, np.float32]]]
-"""By tensor, as onnxruntime's `TensorQuantOverrides` takes them."""
+"""Per tensor, as onnxruntime's `TensorQuantOverrides` takes them."""
 
 _OPERATORS = ["Conv", "ConvTranspose", "Relu", "Clip"]
 _PERCENTILE = 99.999
 _METHODS = {
     "minmax": (CalibrationMethod.MinMax, {}),
-    # Each end on its own: onnxruntime's default, symmetric about 0, would waste half of what comes out of a ReLU.
+    # Not symmetric about 0, which is onnxruntime's default: after a ReLU that would waste half of the levels.
     "percentile": (CalibrationMethod.Percentile, {"symmetric": False, "percentile": _PERCENTILE}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
 _CHUNK = 4
-"""Inputs whose activations are in memory at once: at 1280x720 and 192 channels those of one take 0.8 GB."""
+"""Inputs whose activations are in memory at once. At 1280x720 and 192 channels one input takes 0.8 GB."""
 
 
 def quantize_part(
     part: Part, model: onnx.ModelProto, calibration: Calibration, method: Method, *, keep_last: bool
 ) -> onnx.ModelProto:
-    """The part with its convolutions in INT8, of the same opset, inputs and outputs.
+    """The part with its convolutions in INT8. Opset, inputs and outputs stay the same.
 
-    Ranges of activations come from the calibration's inputs by `method`. Two kinds are known better: images lie in
-    [0, 1], in steps of 1/255 as they came and will be stored; and of latents nothing is cut off, since a latent that
-    is far out is coded as it is. With `keep_last` the encoder's last layer stays in float, and so do its latents.
+    `method` chooses the ranges of activations from the calibration's inputs, with two exceptions. Images have the range
+    [0, 1] and so steps of 1/255, the steps of 8-bit pixels. Latents have the range of all their values: large latents
+    are coded too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float.
     """
     inputs = calibration.encoder if part == "encoder" else calibration.decoder
     last = [_last_conv(model)] if keep_last and part == "encoder" else []
@@ -63,10 +64,10 @@ def quantize_part(
         extra_options={"TensorQuantOverrides": known},
     )
     quantizer.quantize_model()
-    quantizer.model.topological_sort()  # it appends its nodes at the end
+    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
     quantized: onnx.ModelProto = quantizer.model.model
-    del quantized.graph.value_info[:]  # onnxruntime leaves those of tensors that it took away
-    del quantized.metadata_props[:]  # what the float file says of itself
+    del quantized.graph.value_info[:]  # onnxruntime keeps entries of tensors that it removed
+    del quantized.metadata_props[:]  # they describe the float file
     quantized = onnx.shape_inference.infer_shapes(quantized, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(quantized, full_check=True)
     opsets = [(entry.domain, entry.version) for entry in quantized.opset_import]
@@ -76,7 +77,7 @@ def quantize_part(
 
 
 def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: NDArray[Any]) -> onnx.ModelProto:
-    """`full`: the encoder, rounding about the medians (M,), the decoder, in one file."""
+    """`full` in one file: the encoder, rounding about the medians (M,), and the decoder."""
     (y,), (y_hat,) = encoder.graph.output, decoder.graph.input
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("latents", "levels")]
     for value in values:
@@ -114,7 +115,7 @@ def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], metho
         calibrator = create_calibrator(
             Path(folder) / "float.onnx",
             _OPERATORS,
-            augmented_model_path=str(Path(folder) / "watched.onnx"),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=kind,
             extra_options=options,
         )
@@ -124,14 +125,14 @@ def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], metho
 
 
 def _image_ranges(model: onnx.ModelProto) -> Ranges:
-    """Of x, and of x_hat as it leaves the clipping."""
+    """The ranges of x, and of x_hat after the Clip operator."""
     names = [value.name for value in model.graph.input if value.name == INPUT_NAMES["encoder"]]
     names += [node.output[0] for node in model.graph.node if node.op_type == "Clip"]
     return {name: _range(0, 1) for name in names}
 
 
 def _latent_range(part: Part, calibration: Calibration) -> Ranges:
-    """Of y, which is within a half of y_hat, or of y_hat; 0 is always inside, as onnxruntime asks."""
+    """The range of y_hat, or of y, which differs from y_hat by up to 1/2. onnxruntime requires that it includes 0."""
     low, high = range_of(calibration.decoder)
     if part == "encoder":
         return {OUTPUT_NAMES[part]: _range(min(low - 0.5, 0), max(high + 0.5, 0))}
@@ -143,7 +144,7 @@ def _range(low: float, high: float) -> list[dict[str, np.float32]]:
 
 
 def _gdn_nodes(model: onnx.ModelProto) -> list[str]:
-    """The 1x1 convolutions of GDN: the only ones that take a square."""
+    """The 1x1 convolutions of GDN: the only ones whose input is a square."""
     squares = {node.output[0] for node in model.graph.node if node.op_type == "Mul" and len(set(node.input)) == 1}
     return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in squares]
 

@@ -1,4 +1,4 @@
-"""Between the torch model and the torch-free bitstream: tables and symbols.
+"""From the torch model to the bitstream, which needs no torch: tables and symbols.
 
 Shapes: x_BCHW float32 in [0, 1]; y_BMhw float32 with h = ceil(H / 16), w = ceil(W / 16).
 """
@@ -16,7 +16,7 @@ from relic.codec.entropy import medians_of
 
 
 def tables_of(model: FactorizedPrior) -> Tables:
-    """The model's CDF tables and medians. They must be fresh: `relic.codec.entropy.refresh_tables`."""
+    """The model's CDF tables and medians. Call `relic.codec.entropy.refresh_tables` before."""
     bottleneck = model.entropy_bottleneck
     return Tables(
         cdf=bottleneck._quantized_cdf.cpu().numpy(),
@@ -35,6 +35,6 @@ def pad_to_stride(x_BCHW: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def analyse(model: FactorizedPrior, x_BCHW: Tensor) -> npt.NDArray[np.int32]:
-    """Image to integer symbols (B, M, h, w): the encoder, rounded about the medians."""
+    """Integer symbols (B, M, h, w) of images: the latents, rounded about the medians."""
     y = model.g_a(pad_to_stride(x_BCHW))
     return torch.round(y - medians_of(model)).int().cpu().numpy()

@@ -1,5 +1,6 @@
 """Quality of a reconstruction, one value per image. Measured on 8-bit pixels, as in published tables, in fp32."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from relic.codec.entropy import bits_per_pixel
 from relic.codec.ms_ssim import ms_ssim
 from relic.codec.pixels import round_to_8bit
 from relic.codec.precision import without_tf32
+from relic.codec.scores import Score
 
 
 class ImageScores(NamedTuple):
@@ -42,3 +44,14 @@ def score_images(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor) -> Ima
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3))
     psnr, similarity = psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW)
     return ImageScores(psnr_db=psnr.double().cpu(), ms_ssim=similarity.double().cpu(), bpp=bpp.double().cpu())
+
+
+@torch.no_grad()
+def score_coded(x_1CHW: Tensor, x_hat_1CHW: Tensor, num_bytes: int) -> Score:
+    """Score one image that was coded into `num_bytes`."""
+    similarity = ms_ssim_8bit(x_1CHW, x_hat_1CHW).item()
+    return Score(
+        psnr_db=psnr_db(x_1CHW, x_hat_1CHW).item(),
+        ms_ssim=None if math.isnan(similarity) else similarity,
+        bpp_real=8 * num_bytes / (x_1CHW.size(2) * x_1CHW.size(3)),
+    )

@@ -1,4 +1,4 @@
-"""What an export folder holds: names that the exporter writes, and device and evaluator read. Imports nothing."""
+"""Names of the files in an export folder. Imports nothing."""
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -6,9 +6,9 @@ TABLES = "tables.npz"
 MANIFEST = "export.json"
 
 FLOAT = "float"
-"""Folder of the float parts that an INT8 set was made from."""
+"""Folder of the float parts that INT8 parts were made from."""
 CALIBRATION = "calibration"
-"""Folder of the inputs it was calibrated on."""
+"""Folder of the inputs that INT8 parts were calibrated on."""
 
 TABLES_KEY = "relic.tables"
 """Key of a part's ONNX metadata: the digest of the tables it was exported with."""

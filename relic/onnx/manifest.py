@@ -1,4 +1,4 @@
-"""`export.json`: what an export folder holds, and what it was made from. The exporter writes it last."""
+"""`export.json`: what an export folder holds and what it was made from. The exporter writes it last."""
 
 import dataclasses
 import json
@@ -17,13 +17,13 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """The input or the output of a part."""
+    """The input or output of a part."""
 
     name: str
     shape: list[int | str]
-    """A side that is left open has a name."""
+    """An open size has a name instead of a number."""
     range: tuple[float, float]
-    """Of an image; of latents as seen in the check."""
+    """[0, 1] for images. For latents, the values seen in the check."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class ParityEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartEntry:
-    """A part's file."""
+    """The file of a part."""
 
     file: str
     bytes: int
@@ -66,7 +66,7 @@ class ArchitectureEntry:
     channels: tuple[int, int]
     """Inner channels and latent channels."""
     replaced: Parts
-    """Where ReLU stands in GDN's place."""
+    """Where ReLU replaces GDN."""
     name: str
 
 
@@ -78,16 +78,16 @@ class TablesEntry:
     bytes: int
     sha256: str
     digest: str
-    """As in the metadata of every part."""
+    """The same as in the metadata of every part."""
     channels: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportManifest:
-    """An export, in the order of the file."""
+    """The content of the file, in its order."""
 
     relic_version: str = "unknown"
-    """Sets of before the first numbered version do not say."""
+    """Exports from before the first numbered version have none."""
     opset: int
     batch: int
     height: int
@@ -98,18 +98,18 @@ class ExportManifest:
     architecture: ArchitectureEntry
     parts: dict[str, PartEntry]
     int8: dict[str, Any] | None
-    """What INT8 costs; None for float32."""
+    """What INT8 costs in quality and rate; None for float32."""
     target: dict[str, Any] | None
-    """Which nodes leave the device's NPU; None without a device."""
+    """What the device's NPU does with each node; None without --target."""
     tables: TablesEntry
     checkpoint: dict[str, Any]
-    """What the model's file said of itself."""
+    """What the checkpoint says about itself."""
     versions: dict[str, str]
-    """Of the libraries that wrote the files."""
+    """Versions of the libraries that wrote the files."""
 
     @property
     def swap_init(self) -> str:
-        """How the weights around ReLU began."""
+        """How the weights around ReLU started."""
         return str(self.checkpoint.get("swap_init", "unknown"))
 
     def write(self, folder: Path) -> None:
@@ -118,7 +118,7 @@ class ExportManifest:
 
 
 def read_manifest(folder: Path) -> ExportManifest:
-    """The manifest of an export folder. Raises InputError for one that is missing, damaged or of another version."""
+    """The manifest of an export folder. Raises InputError if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

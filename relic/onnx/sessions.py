@@ -1,4 +1,4 @@
-"""An export folder's parts in onnxruntime, ready to run; nothing of torch.
+"""The parts of an export folder in onnxruntime. Imports no torch.
 
 Shapes: x_BCHW, x_hat_BCHW float32 in [0, 1]; y_BMhw, y_hat_BMhw float32 with h = H / stride, w = W / stride; B = 1.
 """
@@ -23,13 +23,14 @@ class OnnxPart(NamedTuple):
     path: Path
     session: onnxruntime.InferenceSession
     fixed_size: tuple[int, int] | None
-    """Height and width in pixels it was exported for; None when these are open."""
+    """Height and width in pixels that it was exported for; None where these are open."""
 
 
 def open_session(model: Path | bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A session of a file, or of its bytes, that logs no warnings; `threads` 0: one per core.
+    """A session of a file, or of its bytes. Warnings are not logged. `threads` 0: one per core.
 
-    INT8 means the same on every processor: older x86 ones, without VNNI, would let sums of products saturate.
+    INT8 gives the same numbers on every processor: without the option below, sums of products saturate on x86
+    processors without VNNI.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors also come as exceptions
@@ -40,9 +41,9 @@ def open_session(model: Path | bytes, *, threads: int = 0) -> onnxruntime.Infere
 
 
 def open_encoder(folder: Path, tables: Tables, threads: int = 0) -> OnnxPart:
-    """The encoder of an export folder. Raises InputError for a file that is missing, damaged or of other tables.
+    """The encoder of an export folder. Raises InputError if its file is missing, damaged or belongs to other tables.
 
-    `threads` inside a run; 0: onnxruntime's choice, all cores.
+    `threads`: used inside one run; 0: onnxruntime chooses, which is all cores.
     """
     return _open_part(folder / ENCODER, tables, channels=3, stride=1, threads=threads)
 
@@ -58,11 +59,11 @@ def load_tables(folder: Path) -> Tables:
 
 
 def check_size(part: OnnxPart, padded: tuple[int, int], size: tuple[int, int], stride: int) -> None:
-    """Raise InputError unless the part takes a picture of `size` (H, W), padded by its edges to `padded`."""
+    """Raise InputError unless the part takes an image of `size` (H, W), padded to `padded`."""
     if part.fixed_size is None or part.fixed_size == padded:
         return
     raise InputError(
-        f"a picture of {size[1]}x{size[0]} pixels, but {part.path} is for {part.fixed_size[1]}x{part.fixed_size[0]}: "
+        f"an image of {size[1]}x{size[0]} pixels, but {part.path} is for {part.fixed_size[1]}x{part.fixed_size[0]}: "
         f"export with --width {padded[1]} --height {padded[0]} (the next multiples of {stride}), or with --dynamic"
     )
 
@@ -71,7 +72,7 @@ def run_part(part: OnnxPart, values: Floats) -> Floats:
     """The part's one output for its one input."""
     try:
         (output,) = part.session.run(None, {part.session.get_inputs()[0].name: values})
-    except Exception as error:  # see _open_part; running out of memory comes here
+    except Exception as error:  # see _open_part; also when memory runs out
         raise InputError(f"{part.path}: onnxruntime could not run it ({error})") from error
     values_out: Floats = output
     return values_out

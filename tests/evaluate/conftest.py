@@ -1,24 +1,26 @@
-"""Small codecs, pictures and shards to judge, and how to run the command in process."""
+"""Small codecs, images and shards to evaluate, and a function that runs the command in this process.
+
+Torch is imported inside functions: tests that need no codec run without it.
+"""
 
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
-from compressai.models import FactorizedPrior
 from PIL import Image
 
-from relic.codec.checkpoint import Checkpoint, save_checkpoint
-from relic.codec.model import Architecture, build_model
 from relic.options import Parts
 from relic.shards.manifest import Manifest, Packing, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from compressai.models import FactorizedPrior
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,7 +48,7 @@ class Outcome(NamedTuple):
             return list(csv.DictReader(file))
 
 
-def picture(width: int, height: int, seed: int) -> Pixels:
+def smooth_image(width: int, height: int, seed: int) -> Pixels:
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -54,8 +56,12 @@ def picture(width: int, height: int, seed: int) -> Pixels:
     return pixels
 
 
-def codec(replaced: Parts = "none", gain: float = 8.0, seed: int = 0) -> FactorizedPrior:
-    """A random codec of 8 and 12 channels; `gain` widens its latents, which its density still covers at 8."""
+def codec(replaced: Parts = "none", gain: float = 8.0, seed: int = 0) -> "FactorizedPrior":
+    """A random codec of 8 and 12 channels. `gain` scales its latents; up to 8 its density still covers them."""
+    import torch
+
+    from relic.codec.model import Architecture, build_model
+
     torch.manual_seed(seed)
     model = build_model(Architecture((8, 12), replaced)).eval()
     with torch.no_grad():
@@ -64,21 +70,23 @@ def codec(replaced: Parts = "none", gain: float = 8.0, seed: int = 0) -> Factori
 
 
 @pytest.fixture(scope="session")
-def make_picture() -> Callable[..., Pixels]:
-    return picture
+def make_image() -> Callable[..., Pixels]:
+    return smooth_image
 
 
 @pytest.fixture(scope="session")
-def make_codec() -> Callable[..., FactorizedPrior]:
+def make_codec() -> "Callable[..., FactorizedPrior]":
     return codec
 
 
 @pytest.fixture
 def save_codec(tmp_path: Path) -> Callable[..., Path]:
-    """A function that saves a model (by default a random one) as one of our checkpoints."""
+    """A function that saves a model (by default a random one) as a checkpoint of relic."""
+    from relic.codec.checkpoint import Checkpoint, save_checkpoint
+    from relic.codec.model import Architecture
 
     def save(
-        name: str = "codec.pt", replaced: Parts = "none", model: FactorizedPrior | None = None, **fields: Any
+        name: str = "codec.pt", replaced: Parts = "none", model: "FactorizedPrior | None" = None, **fields: Any
     ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +99,14 @@ def save_codec(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures of all kinds of sizes, one in a folder of its own, and files that are no pictures."""
-    folder = tmp_path / "pictures"
+    """Four images of different sizes, one of them in a subfolder, and a file that is not an image."""
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for number, (name, width, height) in enumerate(
         (("b.PNG", 33, 17), ("a.png", 1, 1), ("more/c.png", 300, 200), ("d.bmp", 176, 176))
     ):
-        Image.fromarray(picture(width, height, number)).save(folder / name)
-    (folder / "README.md").write_text("pictures")
+        Image.fromarray(smooth_image(width, height, number)).save(folder / name)
+    (folder / "README.md").write_text("images")
     return folder
 
 
@@ -111,7 +119,7 @@ def shards(tmp_path: Path) -> Path:
     for shard, keys in enumerate((("one", "two", "three"), ("four", "five"))):
         with ShardWriter(folder / f"val-{shard:06d}.tar") as writer:
             for key in keys:
-                pixels = picture(176, 176, seed=len(key) + shard)
+                pixels = smooth_image(176, 176, seed=len(key) + shard)
                 writer.add(key, ".npy", npy_header(176, 176) + pixels.tobytes(), {"source": f"{key}.jpg"})
         assert writer.info is not None
         infos.append(writer.info)

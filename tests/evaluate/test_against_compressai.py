@@ -18,12 +18,12 @@ SIZES = {"a.png": (192, 256), "b.png": (256, 192), "c.png": (320, 192)}  # it pa
 
 
 def test_psnr_ms_ssim_and_real_rate_agree(
-    tmp_path: Path, run: Callable[..., Any], make_picture: Callable[..., NDArray[Any]]
+    tmp_path: Path, run: Callable[..., Any], make_image: Callable[..., NDArray[Any]]
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for number, (name, size) in enumerate(SIZES.items()):
-        Image.fromarray(make_picture(*size, number)).save(images / name)
+        Image.fromarray(make_image(*size, number)).save(images / name)
     # It cuts eight characters, `.tar.pth`, off the name.
     weights = tmp_path / "embedded.tar.pth"
     torch.save({"state_dict": finished_model(read_codec(EMBEDDED_FILE, flag=""), "").state_dict()}, weights)

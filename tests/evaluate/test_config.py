@@ -1,18 +1,18 @@
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evaluate.plan import unique_labels
-from evaluate.run import main
+from evaluate.config import GONE, EvaluateConfig
+from evaluate.plan import make_plan, unique_labels
+from relic.cli import parse
+from relic.errors import InputError
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """Command lines are judged before the file is read."""
+    """Command lines are checked before the file is read."""
     path = tmp_path / "codec.pt"
     path.write_bytes(b"")
     return path
@@ -37,14 +37,14 @@ def checkpoint(tmp_path: Path) -> Path:
             "--checkpoint {checkpoint} --images {folder} --out {checkpoint}",
             "--out {checkpoint}: {checkpoint} is not a folder",
         ),
-        ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "lies inside --images"),
+        ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "is inside --images"),
         ("--checkpoint {checkpoint} --images {folder} --workers -1", "--workers -1: must be 0 or more"),
         ("--onnx {empty} --images {folder}", "--onnx {empty}: holds no encoder.onnx"),
         ("--onnx {folder}/nope --images {folder}", "--onnx {folder}/nope: holds no encoder.onnx"),
         ("--checkpoint {checkpoint} --images {folder} --curve a b", "--curve: 2 names for 1 codecs"),
         ("--checkpoint {checkpoint} --images {folder} --references 3", "--references 3: choose from auto, true, false"),
         ("--checkpoint {checkpoint} --images {folder} --published", "24 images, {folder} has 4"),
-        ("--checkpoint {checkpoint} --shards {shards} --published", "24 images; give these as --images"),
+        ("--checkpoint {checkpoint} --shards {shards} --published", "needs Kodak's 24 images; give these as --images"),
         ("--checkpoint {checkpoint} --coco_dir {folder}", "--coco_dir is gone: "),
         ("--checkpoint {checkpoint} --use_prepared true", "--use_prepared is gone: "),
         ("--checkpoint {checkpoint} --images {folder} --num_workers 4", "--num_workers is gone: "),
@@ -61,15 +61,16 @@ def test_a_wrong_command_line_is_answered_in_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"checkpoint": checkpoint, "folder": folder, "shards": shards, "empty": tmp_path / "empty"}
+    argv = [word.format(**places) for word in words.split()]
     try:
-        code: object = main([word.format(**places) for word in words.split()])
-    except SystemExit as exit_:
-        code = exit_.code
-    printed = capsys.readouterr()
-    assert code == 2
-    assert said.format(**places) in printed.err
-    assert printed.err.startswith("evaluate/run.py: error: ") and printed.err.count("\n") == 1
-    assert printed.out == ""
+        make_plan(parse(EvaluateConfig, argv, prog="evaluate/run.py", gone=GONE))
+        error = ""
+    except SystemExit as end:  # the config refuses
+        error = capsys.readouterr().err.removesuffix("\n")
+        assert end.code == 2
+    except InputError as refusal:  # the plan refuses
+        error = str(refusal)
+    assert said.format(**places) in error and "\n" not in error
 
 
 def test_it_is_answered_before_torch_is_imported() -> None:
@@ -98,19 +99,3 @@ def test_it_is_answered_before_torch_is_imported() -> None:
 )
 def test_labels_are_unique(paths: list[str], labels: list[str]) -> None:
     assert unique_labels([Path(path) for path in paths]) == labels
-
-
-def test_two_checkpoints_of_one_name_and_a_list_in_a_yaml_file(
-    save_codec: Callable[..., Path], shards: Path, run: Callable[..., Any], tmp_path: Path
-) -> None:
-    first, second = save_codec("a/last.pt"), save_codec("b/last.pt", replaced="all")
-    config = tmp_path / "run.yaml"
-    config.write_text(f"checkpoint: [{first}, {second}]\nshards: {shards}\nrecon_count: 1\nbitstream: false\n")
-    outcome = run("--config", config)
-    assert outcome.code == 0
-    assert [(entry["label"], entry["checkpoint"]) for entry in outcome.summary] == [
-        ("a-last", str(first)),
-        ("b-last", str(second)),
-    ]
-    for name in ("origin", "a-last", "b-last"):
-        assert [path.name for path in (outcome.out / name).iterdir()] == ["000.png"]

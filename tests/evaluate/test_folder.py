@@ -23,7 +23,7 @@ def test_pixels_are_what_was_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), pixels[..., :1].repeat(3, axis=2))
 
 
-def test_exif_turns_a_picture_upright(tmp_path: Path) -> None:
+def test_exif_turns_an_image_upright(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its left side: to be turned clockwise

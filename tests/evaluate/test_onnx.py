@@ -11,6 +11,8 @@ from PIL import Image
 from evaluate.run import main
 from export.onnx_parts import main as export_main
 
+pytestmark = pytest.mark.torch
+
 ExportSet = Callable[..., Path]
 
 
@@ -59,7 +61,7 @@ def test_a_fixed_size_takes_its_own_images_and_names_others(
     arguments = ["--onnx", str(exported), "--images", str(folder), "--out", str(folder.parent / "other")]
     assert main([*arguments, "--device", "cpu", "--workers", "2"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("evaluate/run.py: error: fixed, a.png: a picture of 1x1 pixels, but ")
+    assert last.startswith("evaluate/run.py: error: fixed, a.png: an image of 1x1 pixels, but ")
     assert "for 176x176: export with --width 16 --height 16" in last and "or with --dynamic" in last
     assert not (folder.parent / "other").exists()
 
@@ -112,7 +114,7 @@ def test_tables_of_another_codec_are_refused(
     assert "was not exported with the tables.npz beside it" in capsys.readouterr().err
 
 
-def test_pictures_of_the_page_come_from_onnxruntime_too(
+def test_images_of_the_page_come_from_onnxruntime_too(
     export_set: ExportSet, folder: Path, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     Image.new("RGB", (60, 50), "navy").save(folder / "e.png")

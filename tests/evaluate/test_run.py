@@ -90,7 +90,7 @@ def test_the_summary_is_the_mean_of_the_csv(
 
 
 @pytest.mark.parametrize("replaced", ["none", "encoder", "decoder", "all"])
-def test_each_checkpoint_is_judged_as_what_it_is(
+def test_each_checkpoint_is_evaluated_as_what_it_is(
     replaced: str,
     save_codec: Callable[..., Path],
     make_codec: Callable[..., FactorizedPrior],
@@ -168,7 +168,7 @@ def test_without_bitstream_no_real_rate_is_given(
     assert json.loads((outcome.out / "metrics.json").read_text())["relic_version"] == __version__
 
 
-def test_an_exact_picture_is_infinite_in_the_csv_and_null_in_json(
+def test_an_exact_reconstruction_is_infinite_in_the_csv_and_null_in_json(
     make_codec: Callable[..., FactorizedPrior], save_codec: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = make_codec()
@@ -241,7 +241,7 @@ def test_an_inexact_codec_ends_the_run_naming_the_image(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["not one", "not finite", "other tensors", "bad picture"])
+@pytest.mark.parametrize("kind", ["not one", "not finite", "other tensors", "bad image"])
 def test_a_users_mistake_is_one_line_and_code_1(
     kind: str,
     make_codec: Callable[..., FactorizedPrior],
@@ -261,7 +261,7 @@ def test_a_users_mistake_is_one_line_and_code_1(
         save_codec(model=make_codec("all"), replaced="none")
     else:
         save_codec()
-        (folder / "c.jpg").write_bytes(b"not a picture")
+        (folder / "c.jpg").write_bytes(b"not an image")
         named = "c.jpg"
     from evaluate.run import main
 
@@ -295,16 +295,47 @@ def test_two_processes_give_what_one_gives(
 
 
 def test_names_with_dollars_or_bytes_that_are_no_text(
-    save_codec: Callable[..., Path], make_picture: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+    save_codec: Callable[..., Path], make_image: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A plot takes what stands between two dollars for mathematics, and a table is UTF-8."""
+    """Plots read text between two dollar signs as mathematics, and tables are UTF-8."""
     named = tmp_path / "cost_$5_and_$6.pt"
     save_codec().rename(named)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    Image.fromarray(make_picture(32, 16, 1)).save(pictures / "plain.png")
-    os.rename(pictures / "plain.png", os.fsencode(pictures) + b"/\xff.png")
-    outcome = run("--checkpoint", named, "--images", pictures, "--references", "false")
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(make_image(32, 16, 1)).save(images / "plain.png")
+    os.rename(images / "plain.png", os.fsencode(images) + b"/\xff.png")
+    outcome = run("--checkpoint", named, "--images", images, "--references", "false")
     assert outcome.code == 0 and outcome.summary[0]["label"] == "cost_$5_and_$6"
     assert [row["name"] for row in outcome.rows] == ["\\xff.png"]
     assert "cost_$5_and_$6" in (outcome.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("flags", [["--checkpoint", "no.pt"], ["--checkpoint", "no.pt", "--strict", "--nothing"]])
+def test_a_wrong_command_line_is_one_line_and_code_2(
+    flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evaluate.run import main
+
+    try:
+        code: object = main([*flags, "--images", str(folder)])
+    except SystemExit as end:
+        code = end.code
+    printed = capsys.readouterr()
+    assert (code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert printed.err.startswith("evaluate/run.py: error: ")
+
+
+def test_two_checkpoints_of_one_name_and_a_list_in_a_yaml_file(
+    save_codec: Callable[..., Path], shards: Path, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    first, second = save_codec("a/last.pt"), save_codec("b/last.pt", replaced="all")
+    config = tmp_path / "run.yaml"
+    config.write_text(f"checkpoint: [{first}, {second}]\nshards: {shards}\nrecon_count: 1\nbitstream: false\n")
+    outcome = run("--config", config)
+    assert outcome.code == 0
+    assert [(entry["label"], entry["checkpoint"]) for entry in outcome.summary] == [
+        ("a-last", str(first)),
+        ("b-last", str(second)),
+    ]
+    for name in ("origin", "a-last", "b-last"):
+        assert [path.name for path in (outcome.out / name).iterdir()] == ["000.png"]

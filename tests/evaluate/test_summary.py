@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from evaluate.evaluator import ImageResult, in_decibels
+from evaluate.results import ImageResult, in_decibels
 from evaluate.summary import rate_gap, summarise
 
 

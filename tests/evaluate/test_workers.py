@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from evaluate import parallel
-from evaluate.parallel import map_pictures
+from evaluate.parallel import map_images
 from evaluate.round_trip import coders, round_trip
 from evaluate.run import main
-from evaluate.sources import Picture
+from evaluate.sources import SourceImage
 from relic.bitstream.tables import Tables
 from relic.codec.coding import tables_of
 from relic.errors import InputError
@@ -49,7 +49,7 @@ def test_two_workers_give_what_one_gives(
 def test_a_bad_image_among_good_ones_ends_it_in_one_line(
     save_codec: Callable[..., Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "c.jpg").write_bytes(b"not a picture")
+    (folder / "c.jpg").write_bytes(b"not an image")
     argv = ["--checkpoint", str(save_codec()), "--images", str(folder), "--out", str(tmp_path / "out")]
     assert main([*argv, "--device", "cpu", "--workers", "2"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
@@ -84,25 +84,25 @@ def test_a_killed_coding_process_is_an_error_not_a_wait(tables: Tables) -> None:
                 code(symbols, 48, 32)
 
 
-def test_large_pictures_come_one_at_a_time_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_come_one_at_a_time_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_LARGE_PIXELS", 100)
     running: list[int] = []
     together: dict[int, list[int]] = {}
     shared = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
 
-    def look(picture: Picture) -> tuple[int, int]:
-        running.append(picture.number)
-        together[picture.number] = list(running)
-        value = int(picture.image_BHWC[0, 0, 0, 0])
-        running.remove(picture.number)
-        return picture.number, value
+    def look(image: SourceImage) -> tuple[int, int]:
+        running.append(image.number)
+        together[image.number] = list(running)
+        value = int(image.pixels_BHWC[0, 0, 0, 0])
+        running.remove(image.number)
+        return image.number, value
 
-    def pictures() -> Iterator[Picture]:
+    def images() -> Iterator[SourceImage]:
         for number in range(20):
             large = torch.full((1, 20, 20, 3), number, dtype=torch.uint8)
-            yield Picture(number, "", large if number % 5 == 0 else shared.fill_(number))
+            yield SourceImage(number, "", large if number % 5 == 0 else shared.fill_(number))
 
     threads = torch.get_num_threads()
-    assert list(map_pictures(look, pictures(), 3)) == [(number, number) for number in range(20)]
+    assert list(map_images(look, images(), 3)) == [(number, number) for number in range(20)]
     assert torch.get_num_threads() == threads
     assert all(together[number] == [number] for number in range(0, 20, 5))

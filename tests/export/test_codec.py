@@ -1,4 +1,4 @@
-"""Pictures through the exported parts without torch, against torch's own coding."""
+"""Images through the exported parts without torch, against torch's own coding."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.coding import analyse, pad_to_stride
 from relic.codec.pixels import to_float
-from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, picture
+from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, smooth_image
 
 
-def save_picture(path: Path, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    """Write a picture; return x (1, 3, H, W)."""
-    pixels = picture(height, width, seed=5)
+def save_image(path: Path, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    """Write an image; return x (1, 3, H, W)."""
+    pixels = smooth_image(height, width, seed=5)
     Image.fromarray(pixels).save(path)
     return to_float(torch.from_numpy(pixels[None]))
 
@@ -34,7 +34,7 @@ def test_torch_symbols_give_the_same_bytes(
 ) -> None:
     folder, model = make_export("all", dynamic=True), load_checkpoint(make_checkpoint("all")).build()
     tables = Tables.load(folder / "tables.npz")
-    x = save_picture(tmp_path / "in.png", height, width)
+    x = save_image(tmp_path / "in.png", height, width)
     assert main(["encode", str(tmp_path / "in.png"), str(tmp_path / "out.relic"), "--export", str(folder)]) == 0
     stream = read_stream(tmp_path / "out.relic", tables)
     symbols = analyse(model, x)[0]
@@ -51,7 +51,7 @@ def test_torch_symbols_give_the_same_bytes(
 
 
 def test_a_fixed_export_takes_what_its_padding_makes_fit(tmp_path: Path, make_export: MakeExport) -> None:
-    save_picture(tmp_path / "in.png", HEIGHT - 15, WIDTH - 1)
+    save_image(tmp_path / "in.png", HEIGHT - 15, WIDTH - 1)
     folder = str(make_export("all"))
     assert main(["encode", str(tmp_path / "in.png"), str(tmp_path / "out.relic"), "--export", folder]) == 0
     assert main(["decode", str(tmp_path / "out.relic"), str(tmp_path / "out.JPG"), "--export", folder]) == 0
@@ -61,11 +61,11 @@ def test_a_fixed_export_takes_what_its_padding_makes_fit(tmp_path: Path, make_ex
 
 @pytest.fixture
 def bench(tmp_path: Path, make_export: MakeExport) -> Path:
-    """A folder with a picture, its stream, an export and another codec's export, all ready to be harmed."""
+    """A folder with an image, its stream, an export and another codec's export, to be damaged by the tests."""
     shutil.copytree(make_export("all"), tmp_path / "export")
     shutil.copytree(make_export("none"), tmp_path / "other")
-    save_picture(tmp_path / "in.png")
-    save_picture(tmp_path / "large.png", 100, 200)
+    save_image(tmp_path / "in.png")
+    save_image(tmp_path / "large.png", 100, 200)
     encode = ["encode", str(tmp_path / "in.png"), str(tmp_path / "in.relic"), "--export", str(tmp_path / "export")]
     assert main(encode) == 0
     return tmp_path
@@ -163,8 +163,8 @@ def test_an_export_for_batches_is_refused(
     assert "--batch 1" in capsys.readouterr().err
 
 
-def test_pictures_come_upright_and_in_rgb(tmp_path: Path) -> None:
-    pixels = picture(20, 30)
+def test_images_come_upright_and_in_rgb(tmp_path: Path) -> None:
+    pixels = smooth_image(20, 30)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)

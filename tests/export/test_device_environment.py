@@ -1,4 +1,4 @@
-"""A device: a virtual environment without torch and compressai, with the files of one side only."""
+"""A virtual environment like a device's: without torch and compressai, with the files of one side only."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.coding import analyse
 from relic.codec.pixels import to_float
-from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, picture
+from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, smooth_image
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("numpy", "PIL", "onnxruntime", "flatbuffers")
@@ -57,7 +57,7 @@ def test_one_side_encodes_and_the_other_decodes(
         (tmp_path / machine / "export").mkdir(parents=True)
         for name in (part, "tables.npz"):
             shutil.copy(make_export(replaced) / name, tmp_path / machine / "export")
-    pixels = picture(HEIGHT, WIDTH, seed=6)
+    pixels = smooth_image(HEIGHT, WIDTH, seed=6)
     Image.fromarray(pixels).save(tmp_path / "camera" / "in.png")
     codec = str(ROOT / "export" / "codec.py")
     encoding = run(python, tmp_path / "camera", codec, "encode", "in.png", "it.relic", "--export", "export")
@@ -71,7 +71,7 @@ def test_one_side_encodes_and_the_other_decodes(
     with torch.inference_mode():
         expected = model.decompress([[stream[HEADER_BYTES:-CRC_BYTES]]], (HEIGHT // 16, WIDTH // 16))["x_hat"]
     found = np.asarray(Image.open(tmp_path / "viewer" / "out.png")) / 255
-    assert found.std() > 0.05, "a picture of one colour would prove nothing"
+    assert found.std() > 0.05, "an image of one colour would prove nothing"
     assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() <= 1 / 255
 
     # The same symbols give the bytes that the evaluator, with CompressAI's compiled coder, writes.
@@ -82,8 +82,8 @@ def test_one_side_encodes_and_the_other_decodes(
 
 
 def test_what_is_imported_is_light(tmp_path: Path, make_export: MakeExport) -> None:
-    """Where torch could be imported too."""
-    Image.fromarray(picture(HEIGHT, WIDTH)).save(tmp_path / "in.png")
+    """Also where torch is installed."""
+    Image.fromarray(smooth_image(HEIGHT, WIDTH)).save(tmp_path / "in.png")
     for arguments in (["encode", "in.png", "it.relic"], ["decode", "it.relic", "out.png"]):
         watched = ["-X", "importtime", str(ROOT / "export" / "codec.py"), *arguments]
         done = run(Path(sys.executable), tmp_path, *watched, "--export", str(make_export("all")))

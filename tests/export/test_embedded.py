@@ -14,7 +14,7 @@ from relic.codec.model import replace_gdn_with_relu
 from relic.codec.pretrained import EMBEDDED_FILE, finished_model, read_codec
 from relic.onnx.sessions import open_session
 from relic.options import Parts
-from tests.export.conftest import as_batch, picture
+from tests.export.conftest import as_batch, smooth_image
 
 SIDE = 224
 
@@ -34,7 +34,7 @@ def test_every_part_agrees_with_torch_and_full_with_its_halves(replaced: Parts, 
     encoder, decoder, full = (open_session(out / f"{part}.onnx") for part in ("encoder", "decoder", "full"))
     medians = Tables.load(out / "tables.npz").medians[:, None, None]
     for seed in range(2):
-        x = as_batch(picture(SIDE, SIDE, seed))
+        x = as_batch(smooth_image(SIDE, SIDE, seed))
         (y,) = encoder.run(None, {"x": x})
         (x_hat,) = decoder.run(None, {"y_hat": np.rint(y - medians) + medians})
         np.testing.assert_allclose(full.run(None, {"x": x})[0], x_hat, rtol=0, atol=1e-4)

@@ -21,7 +21,7 @@ from relic import __version__
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint, save_checkpoint
 from relic.options import Parts
-from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, as_batch, picture, tiny_codec
+from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, as_batch, smooth_image, tiny_codec
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_PARTS = get_args(Parts)
@@ -50,7 +50,7 @@ def test_every_part_computes_what_torch_computes(
     folder, model = make_export(replaced), load_checkpoint(make_checkpoint(replaced)).build()
     medians = Tables.load(folder / "tables.npz").medians[:, None, None]
     for seed in range(3):
-        x = as_batch(picture(HEIGHT, WIDTH, seed + 10))
+        x = as_batch(smooth_image(HEIGHT, WIDTH, seed + 10))
         with torch.inference_mode():
             y = model.g_a(torch.from_numpy(x))
             expected = model(torch.from_numpy(x))["x_hat"].clamp(0, 1).numpy()
@@ -120,7 +120,7 @@ def test_what_npus_lack_stays_on_the_host(replaced: Parts, make_export: MakeExpo
 def test_one_export_serves_all_sizes(make_export: MakeExport, make_checkpoint: MakeCheckpoint) -> None:
     folder, model = make_export("none", dynamic=True), load_checkpoint(make_checkpoint("none")).build()
     for batch, height, width in ((1, 16, 16), (2, 48, 32), (3, 160, 96)):
-        x = as_batch(*(picture(height, width, seed) for seed in range(batch)))
+        x = as_batch(*(smooth_image(height, width, seed) for seed in range(batch)))
         with torch.inference_mode():
             y, x_hat = model.g_a(torch.from_numpy(x)).numpy(), model(torch.from_numpy(x))["x_hat"].clamp(0, 1).numpy()
         np.testing.assert_allclose(run(folder / "encoder.onnx", x), y, rtol=0, atol=1e-4)
@@ -163,7 +163,7 @@ def test_quantiles_are_solved_where_the_entropy_model_was_trained(loss_type: str
 
 
 def _old_name(name: str) -> str:
-    """As the zoo's released files have it: lists with an underscore, all under DataParallel's prefix."""
+    """The name in the files that CompressAI released: lists with an underscore, and DataParallel's prefix."""
     for parameters in ("matrices", "biases", "factors"):
         name = name.replace(f"entropy_bottleneck.{parameters}", f"entropy_bottleneck._{parameters}")
     return f"module.{name}"
@@ -183,7 +183,7 @@ def test_compressai_files_are_taken(codec: Any, replaced: str, in_zoo_s_names: b
     flags = ["--replace_parts", replaced, "--input_size", "32"]
     assert export(tmp_path / "zoo.pth.tar", "all", tmp_path / "out", *flags) == 0
     assert json.loads((tmp_path / "out" / "export.json").read_text())["architecture"]["replaced"] == replaced
-    x = as_batch(picture(32, 32))
+    x = as_batch(smooth_image(32, 32))
     with torch.inference_mode():
         y = model.g_a(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(run(tmp_path / "out" / "encoder.onnx", x), y, rtol=0, atol=1e-4)
@@ -213,18 +213,7 @@ WRONG: list[tuple[Any, str, int]] = [
     (_not_finite, "g_a.2.weight", 1),
     (["--replace_parts", "encoder"], "--replace_parts encoder", 1),
     (["--replace_parts", "none"], "--replace_parts none", 1),
-    (["--replace_parts", "foo"], "--replace_parts foo", 2),
-    (["--input_size", "100"], "96 and 112", 2),
-    (["--width", "64", "--height", "100"], "--height 100", 2),
-    (["--width", "64"], "--height", 2),
-    (["--input_size", "0"], "--input_size 0", 2),
-    (["--opset", "9"], "--opset 9", 2),
-    (["--opset", "21"], "--opset 21", 2),
-    (["--batch", "0"], "--batch 0", 2),
     (["--part", "half"], "--part half", 2),
-    (["--part", "encoder"], "*.onnx", 2),
-    (["--out", "x.onnx"], "--out x.onnx", 2),
-    (["--out", "/dev/null/export"], "/dev/null", 2),
     (["--shards", "no/shards"], "--shards no/shards", 2),
 ]
 

@@ -1,4 +1,4 @@
-"""The check has to fail on a wrong file, and only on a wrong one."""
+"""The check fails for a wrong file, and only for a wrong one."""
 
 import numpy as np
 import onnx

@@ -59,7 +59,7 @@ def test_both_interleavings_are_onnx_depth_to_space() -> None:
 
 @pytest.mark.parametrize("upsample", REWRITES)
 @torch.no_grad()
-def test_the_embedded_decoder_gives_the_same_picture(upsample: Upsample) -> None:
+def test_the_embedded_decoder_gives_the_same_image(upsample: Upsample) -> None:
     """All four layers with trained weights: within 1e-5 in fp32."""
     model = finished_model(read_codec(EMBEDDED_FILE, flag="--ckpt"), "--ckpt")
     y_hat = torch.from_numpy(np.random.default_rng(0).normal(0, 3, (1, 48, 6, 7)).round().astype(np.float32))

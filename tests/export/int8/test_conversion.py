@@ -1,4 +1,4 @@
-"""INT8 sets: what is in the files, and that the numbers told of them are true."""
+"""INT8 parts: what is in the files, and that the measured cost is right."""
 
 import json
 import math
@@ -23,6 +23,8 @@ from relic.options import Parts
 from tests.conftest import write_shards
 from tests.export.conftest import MakeCheckpoint
 
+pytestmark = pytest.mark.torch
+
 SIDE, CROPS = 64, 100
 Floats = npt.NDArray[np.float32]
 
@@ -34,7 +36,7 @@ class Crops(NamedTuple):
 
 @pytest.fixture(scope="session")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Crops:
-    """A folder with as many train crops as calibration asks for at least, and 6 val crops."""
+    """A folder with 105 train crops (calibration needs 100 at least) and 6 val crops."""
     folder = tmp_path_factory.mktemp("calibration-crops")
     write_shards(folder, "train", (60, 45), side=SIDE, seed=3)
     return Crops(folder, list(write_shards(folder, "val", (6,), side=SIDE, seed=4).values()))
@@ -45,7 +47,7 @@ Export = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, crops: Crops) -> Export:
-    """A function from the replaced parts and flags to a new INT8 set."""
+    """A function from the replaced parts and flags to an INT8 export."""
     made: dict[tuple[str, ...], Path] = {}
 
     def run(replaced: Parts = "all", *flags: str) -> Path:
@@ -152,7 +154,7 @@ def test_calibration_inputs_are_train_crops_and_their_rounded_latents(export: Ex
 
 
 def coded(folder: Path, parts: Path, pixels: npt.NDArray[np.uint8]) -> tuple[float, float]:
-    """PSNR in dB and bits a pixel of the symbols, by the device codec with the files in `parts`."""
+    """PSNR in dB and bits per pixel of the symbols, by export/codec.py with the files in `parts`."""
     tables = load_tables(folder)
     data = encode(pixels, open_encoder(parts, tables), tables)
     decoded = decode(unpack(data, tables), open_decoder(parts, tables), tables)
@@ -271,41 +273,3 @@ def test_a_float_set_takes_an_int8_set_s_place_whole(
     error = capsys.readouterr().err
     assert "its calibration belongs to no export" in error
     assert [path.name for path in (tmp_path / "own").rglob("*")] == [CALIBRATION, "notes.txt"]
-
-
-WRONG: list[tuple[list[str], str]] = [
-    (["--int8"], "needs --calib_shards"),
-    (["--int8", "--opset", "11", "--calib_shards", "D"], "--opset 11 is older"),
-    (["--int8", "--opset", "12", "--calib_shards", "D"], "opset 13"),
-    (["--int8", "--batch", "2", "--calib_shards", "D"], "leave out --batch"),
-    (["--int8", "--calib_shards", "no/where"], "--calib_shards no/where"),
-    (["--int8", "--calib_shards", "D", "--calib_images", "99"], "--calib_images 99: choose from 100 to 500"),
-    (["--int8", "--calib_shards", "D", "--calib_images", "106"], "has 105 train crops"),
-    (["--int8", "--calib_shards", "D", "--calib_method", "best"], "--calib_method best"),
-    (["--calib_shards", "D"], "--calib_shards: goes with --int8"),
-    (["--int8_keep_last"], "--int8_keep_last: goes with --int8"),
-    (["--target", "drpai", "--dynamic"], "leave out --dynamic"),
-    (["--target", "drpai", "--batch", "2"], "leave out --batch"),
-    (["--target", "drpai", "--opset", "17"], "--opset 11 to 14"),
-    (["--target", "hal9000"], "--target hal9000"),
-    (["--upsample", "nearest"], "--upsample nearest"),
-]
-
-
-@pytest.mark.parametrize(("flags", "says"), WRONG)
-def test_a_contradiction_is_one_line_before_any_work(
-    flags: list[str],
-    says: str,
-    tmp_path: Path,
-    make_checkpoint: MakeCheckpoint,
-    crops: Crops,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    given = [str(crops.folder) if flag == "D" else flag for flag in flags]
-    try:
-        code: object = main(["--ckpt", str(make_checkpoint()), "--part", "all", "--out", str(tmp_path / "out"), *given])
-    except SystemExit as exit_:
-        code = exit_.code
-    error = capsys.readouterr().err
-    assert code == 2 and error.count("\n") == 1 and says in error
-    assert not list(tmp_path.iterdir())

@@ -1,46 +1,24 @@
-"""The pictures of report.html: which ones, and what each codec makes of them, as data URIs."""
+"""The images of report.html: which ones, and their reconstructions by each codec, as data URIs."""
 
 import base64
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from PIL import Image, features
 from torch import Tensor
 
-from evaluate.evaluator import Evaluation, ImageResult, Scorer, exact_arithmetic
+from evaluate.evaluator import Scorer, exact_arithmetic
+from evaluate.report import ShownImage, Version
+from evaluate.results import Evaluation
 from evaluate.sources import ImageSource
 from relic.codec.pixels import to_uint8
 
 _MAX_SIDE = 1280
-"""Of larger images the centre is shown: whole ones would make the page too large, scaled ones would hide errors."""
-
-
-class Version(NamedTuple):
-    """What one codec makes of a picture."""
-
-    label: str
-    uri: str
-    result: ImageResult
-
-
-class ShownPicture(NamedTuple):
-    """A picture of the page."""
-
-    rank: str
-    """`worst 1`, `best 2`, ..."""
-    name: str
-    width: int
-    height: int
-    """Of what is shown, in pixels."""
-    original: str
-    versions: list[Version]
-    cut: str
-    """Says what part is shown; empty when all is."""
+"""Of larger images only the centre is shown. Whole ones would make the page too large; scaling would hide errors."""
 
 
 def worst_and_best(evaluation: Evaluation, count: int) -> dict[int, str]:
-    """Place in the source -> rank, of the codec's `count` worst and best images by PSNR, none twice."""
+    """Number in the source -> rank, for the `count` worst and `count` best images by PSNR. None is there twice."""
     num_images = len(evaluation.results)
     order = sorted(range(num_images), key=lambda number: evaluation.results[number].psnr_db)
     worst = {number: f"worst {place}" for place, number in enumerate(order[:count], start=1)}
@@ -48,31 +26,31 @@ def worst_and_best(evaluation: Evaluation, count: int) -> dict[int, str]:
     return worst | {number: f"best {place}" for place, number in enumerate(best, start=1)}
 
 
-def shown_pictures(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownPicture]:
+def shown_images(evaluations: Sequence[Evaluation], source: ImageSource, count: int) -> list[ShownImage]:
     """The first codec's worst and best images, reconstructed with each codec.
 
-    They are read and coded again. Which ones they are is known at the end, and keeping all would fill the memory.
+    They are read and coded again: which ones they are is known only at the end, and keeping all would fill the memory.
     """
     chosen = worst_and_best(evaluations[0], count)
     scorers = [Scorer(evaluation.codec, None) for evaluation in evaluations]
     shown = []
     with exact_arithmetic():
-        for picture in source.pictures(list(chosen)):
-            height, width = picture.image_BHWC.shape[1:3]
+        for image in source.read(list(chosen)):
+            height, width = image.pixels_BHWC.shape[1:3]
             box = _centre(width, height)
             versions = [
                 Version(
                     evaluation.codec.label,
-                    _data_uri(to_uint8(score(picture).x_hat_BCHW).cpu(), box),
-                    evaluation.results[picture.number],
+                    _data_uri(to_uint8(score(image).x_hat_BCHW).cpu(), box),
+                    evaluation.results[image.number],
                 )
                 for evaluation, score in zip(evaluations, scorers, strict=True)
             ]
             left, top, right, bottom = box
             size = right - left, bottom - top
             cut = "" if size == (width, height) else f"The centre {size[0]}x{size[1]} of {width}x{height} pixels."
-            original = _data_uri(picture.image_BHWC, box)
-            shown.append(ShownPicture(chosen[picture.number], picture.name, *size, original, versions, cut))
+            original = _data_uri(image.pixels_BHWC, box)
+            shown.append(ShownImage(chosen[image.number], image.name, *size, original, versions, cut))
     return shown
 
 
@@ -83,10 +61,10 @@ def _centre(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + shown_width, top + shown_height
 
 
-def _data_uri(image_BHWC: Tensor, box: tuple[int, int, int, int]) -> str:
-    """Lossless: WebP where Pillow has it, for it is a quarter smaller than PNG."""
+def _data_uri(pixels_BHWC: Tensor, box: tuple[int, int, int, int]) -> str:
+    """Lossless: WebP where Pillow has it (25 % smaller), else PNG."""
     left, top, right, bottom = box
-    pixels = image_BHWC[0, top:bottom, left:right].contiguous().numpy()
+    pixels = pixels_BHWC[0, top:bottom, left:right].contiguous().numpy()
     buffer = io.BytesIO()
     if features.check("webp"):
         Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, method=3)

@@ -1,0 +1,72 @@
+"""Exports for a device: parts that its NPU can run are written, others are refused with the reason."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import onnx
+import pytest
+
+from export.devices.rules import TARGETS
+from export.onnx_parts import main
+from relic.options import Upsample
+from tests.export.conftest import MakeCheckpoint
+
+pytestmark = pytest.mark.torch
+
+
+def export(checkpoint: Path, out: Path, *flags: str) -> int:
+    return main(["--ckpt", str(checkpoint), "--part", "all", "--out", str(out), "--input_size", "32", *flags])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_swapped_codec_passes_with_the_upsampling_that_the_target_takes(
+    target: str, tmp_path: Path, make_checkpoint: MakeCheckpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upsample = TARGETS[target].upsample
+    assert export(make_checkpoint("all"), tmp_path / "out", "--target", target, "--upsample", upsample) == 0
+    said = json.loads((tmp_path / "out" / "export.json").read_text())
+    nodes = said["target"]["nodes"]
+    assert said["target"]["target"] == target and said["upsample"] == upsample
+    for part in ("encoder", "decoder", "full"):
+        found = [node["node"] for node in nodes if node["part"] == part]
+        assert found == [node.name for node in onnx.load(tmp_path / "out" / f"{part}.onnx").graph.node]
+    assert {node["status"] for node in nodes if node["part"] == "encoder"} == {"supported"}
+    assert "host" not in {node["status"] for node in nodes if node["part"] == "decoder"}
+    (rounding,) = (node for node in nodes if node["operator"] == "Round")
+    assert (rounding["part"], rounding["status"]) == ("full", "host")
+    assert {node["source"] for node in nodes} - {""} == said["target"]["sources"].keys()
+    assert f"{target}  " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "upsample", "says"),
+    [
+        ("ethos-u", "deconv5", "use --upsample deconv6"),
+        ("ethos-u", "subpixel", "use --upsample deconv6"),
+        ("tidl", "deconv5", "use --upsample subpixel"),
+        ("tidl", "deconv6", "use --upsample subpixel"),
+    ],
+)
+def test_a_part_that_would_leave_the_npu_is_not_written(
+    target: str, upsample: Upsample, says: str, tmp_path: Path, make_checkpoint: MakeCheckpoint,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert upsample in get_args(Upsample)
+    assert export(make_checkpoint("all"), tmp_path / "out", "--target", target, "--upsample", upsample) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the decoder has 4 nodes that the NPU does not run" in error and says in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gdn_is_refused_with_the_reason(
+    target: str, tmp_path: Path, make_checkpoint: MakeCheckpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for replaced, says in (("none", "the encoder holds GDN"), ("encoder", "or export --part encoder alone")):
+        assert export(make_checkpoint(replaced), tmp_path / "out", "--target", target) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and says in error and "no 8-bit form" in error
+        assert not list(tmp_path.iterdir())
+    one = ["--ckpt", str(make_checkpoint("encoder")), "--part", "encoder", "--out", str(tmp_path / "e.onnx")]
+    assert main([*one, "--input_size", "32", "--target", target]) == 0
