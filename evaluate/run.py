@@ -13,7 +13,6 @@ from evaluate.config import GONE, EvaluateConfig
 from evaluate.plan import make_plan
 from relic.cli import parse
 from relic.errors import InputError, command, print_error
-from relic.loader.download import DownloadError
 
 PROG = "evaluate/run.py"
 
@@ -29,8 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
     try:
         plan = make_plan(config)
-    except DownloadError:  # no fault of the command line
-        raise
     except InputError as error:  # these flags do not go with what is on this machine
         if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
             print_error(PROG, str(error))

@@ -11,7 +11,6 @@ if not __package__:  # run as a file: same import root as `python -m train.main`
 
 from relic.cli import parse
 from relic.errors import InputError, command, print_error
-from relic.loader.download import DownloadError
 from train.config import GONE, TrainConfig
 from train.plan import make_plan
 
@@ -34,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         plan = make_plan(config)
-    except DownloadError:  # no fault of the command line
-        raise
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
             print_error(PROG, str(error))

@@ -12,9 +12,9 @@ from typing import IO, NamedTuple
 
 import xxhash
 
+from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
 from relic.files import lock_file
-from relic.shards.cache import cache_folder, short_hash
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, IndexRecord, index_path, read_header, write_index
 from relic.shards.ustar import BLOCK_BYTES

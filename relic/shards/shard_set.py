@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.options import Encoding
-from relic.shards.cache import cache_folder
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_header, read_records
 from relic.shards.manifest import Manifest, manifest_path, read_manifest

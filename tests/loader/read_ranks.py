@@ -12,7 +12,7 @@ from pathlib import Path
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
-from relic.loader.remote import resolve_shards
+from relic.storage.spec import resolve_shards
 
 
 def main(shards_spec: str, out: str, images_per_step: int) -> None:

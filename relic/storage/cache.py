@@ -1,8 +1,8 @@
-"""`--shards` as users write it: a folder, a pattern of local tars, or URLs, which are fetched into a local cache once.
+"""Shards behind URLs, fetched once into a local cache.
 
-The cache is `$XDG_CACHE_HOME/relic/shards` (~/.cache without the variable): a folder for each folder of URLs, in it the
-tars with their indexes. A tar that stands there is whole, and is never asked for again: delete its folder to fetch
-anew. Imports neither torch nor webdataset before there is something to fetch.
+The cache is `$XDG_CACHE_HOME/relic/shards` (`~/.cache/relic/shards` without the variable). It holds one folder per
+folder of URLs, and in it the tars with their indexes. A tar there is whole, and is not asked for again. To fetch shards
+anew, delete their folder.
 """
 
 import logging
@@ -14,23 +14,19 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-from braceexpand import braceexpand
-
+from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
 from relic.files import lock_file
-from relic.loader.download import ATTEMPTS, PermanentError, download, shown
-from relic.shards.cache import cache_folder, short_hash
 from relic.shards.index import index_path, read_header, read_records, write_index
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
-from relic.shards.shard_set import ShardSet, open_shard_set, open_tars, select_split
+from relic.storage.download import ATTEMPTS, DownloadError, PermanentError, download
+from relic.storage.urls import beside, file_name, is_http, without_secrets
 
-_URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
 _OURS = re.compile(r"(train|val)-\d{6}\.tar")
 _PARALLEL = 4
-"""Shards fetched at once by a process."""
+"""Shards that one process fetches at once."""
 
 log = logging.getLogger(__name__)
 
@@ -42,41 +38,9 @@ class _RemoteShard(NamedTuple):
     tar: Path
 
 
-def resolve_shards(spec: str, split: str, *, flag: str = "--shards") -> ShardSet:
-    """Open the `split` of what a user names: a folder, local tars (braces expanded), or URLs (braces expanded).
-
-    URLs are fetched first, those that are not in the cache yet. Of tars and URLs named `train-*` or `val-*` those of
-    the split are taken; other names serve either split. Raises InputError naming `flag`, path or URL.
-    """
-    if spec.startswith("file://"):
-        spec = unquote(spec.removeprefix("file://"))
-    is_remote = _URL.match(spec) is not None
-    if not is_remote and (Path(spec).is_dir() or not ("{" in spec or spec.endswith(".tar"))):
-        return open_shard_set(Path(spec), split, flag=flag)
-    try:
-        names = list(braceexpand(spec))
-    except ValueError as error:
-        raise InputError(f"{flag} {spec}: {error}") from error
-    if is_remote:
-        shards = [_place(url) for url in names]
-        chosen = select_split([Path(_name(url)) for url in names], split)
-        shards = [shard for shard in shards if Path(_name(shard.url)) in chosen]
-    tars = [shard.tar for shard in shards] if is_remote else select_split([Path(name) for name in names], split)
-    if not tars:
-        raise InputError(f"{flag} {shown(spec)}: names no {split} shard; {split} shards are called {split}-*.tar")
-    if is_remote:
-        _fetch_all(shards, split)
-    return open_tars(tars, split, Path(shown(spec)), flag=flag)
-
-
-def _name(url: str) -> str:
-    """The last part of a URL's path; nothing of a command's."""
-    return "" if url.startswith("pipe:") else urlsplit(url).path.rpartition("/")[2]
-
-
 def _place(url: str) -> _RemoteShard:
-    name = _name(url)
-    folder = _beside(url, "") if name else url
+    name = file_name(url)
+    folder = beside(url, "") if name else url
     if not name:
         name = "shard.tar"
     elif not re.fullmatch(r"[\w.-]+\.tar", name, re.ASCII):
@@ -84,18 +48,22 @@ def _place(url: str) -> _RemoteShard:
     return _RemoteShard(url, cache_folder("shards", short_hash(folder), name))
 
 
-def _beside(url: str, name: str) -> str:
-    """The URL of the file `name` in the folder of `url`."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
+def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
+    """The tars of the cache for `urls`, in order; those that are missing are fetched.
 
-
-def _fetch_all(shards: Sequence[_RemoteShard], split: str) -> None:
-    """Bring into the cache what is not there; several processes share the work, and none fetches what another does."""
+    Several processes share the work: none fetches a shard that another is fetching. Raises DownloadError when a host
+    cannot be reached, and InputError for a shard that does not exist or is damaged.
+    """
+    shards = [_place(url) for url in urls]
     missing = [shard for shard in shards if not shard.tar.exists()]
-    if not missing:
-        return
-    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), shown(missing[0].url), _root())
+    if missing:
+        _fetch_missing(shards, missing, split)
+    return [shard.tar for shard in shards]
+
+
+def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShard], split: str) -> None:
+    first = without_secrets(missing[0].url)
+    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), first, cache_folder("shards"))
     manifests: dict[Path, Manifest | None] = {}
     for shard in missing:
         folder = shard.tar.parent
@@ -119,10 +87,6 @@ def _fetch_all(shards: Sequence[_RemoteShard], split: str) -> None:
         _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait=True)
 
 
-def _root() -> Path:
-    return cache_folder("shards")
-
-
 def _lock(path: Path, *, wait: bool) -> int | None:
     """A descriptor that holds the lock `path` until it is closed; None when another has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -138,7 +102,7 @@ def _lock(path: Path, *, wait: bool) -> int | None:
 
 def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
     """The manifest beside a shard named as ours are, or None; shards that it no longer describes are dropped."""
-    if not _OURS.fullmatch(_name(shard.url)):
+    if not _OURS.fullmatch(file_name(shard.url)):
         return None
     folder = shard.tar.parent
     path = manifest_path(folder, split)
@@ -146,7 +110,7 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
     assert descriptor is not None
     try:
         before = _readable_manifest(path)
-        if not _fetch_optional(_beside(shard.url, path.name), path):
+        if not _fetch_optional(beside(shard.url, path.name), path):
             return None
         manifest = _readable_manifest(path)
         now = {info.name: info for info in manifest.shards} if manifest else {}
@@ -161,13 +125,12 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
 
 def _fetch_optional(url: str, path: Path) -> bool:
     """Fetch what may not be there. Only HTTP tells "not there" from a broken line, which raises InputError."""
-    is_http = url.startswith(("http://", "https://"))
     try:
-        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http else 1)
+        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1)
     except PermanentError:
         return False
-    except InputError:
-        if is_http:
+    except DownloadError:
+        if is_http(url):
             raise
         return False
     return True
@@ -206,9 +169,9 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
     if _fetch_index(shard, temporary):
         return
     try:
-        records = index_tar(temporary, None, name=shown(shard.url))
+        records = index_tar(temporary, None, name=without_secrets(shard.url))
     except CutTarError as error:
-        raise CutTarError(str(error).removeprefix(f"{shown(shard.url)}: ")) from error
+        raise CutTarError(str(error).removeprefix(f"{without_secrets(shard.url)}: ")) from error
     except InputError as error:
         raise PermanentError(str(error)) from error  # whole, but no shard for us: fetching again does not help
     status = temporary.stat()
@@ -217,10 +180,10 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
 
 def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
     """Take the index that lies beside the URL, if it is one of ours and of a tar of that length."""
-    if not _OURS.fullmatch(_name(shard.url)):
+    if not _OURS.fullmatch(file_name(shard.url)):
         return False
     path = index_path(shard.tar)
-    if not _fetch_optional(_beside(shard.url, path.name), path):
+    if not _fetch_optional(beside(shard.url, path.name), path):
         return False
     try:
         header = read_header(path)

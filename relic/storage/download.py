@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import select
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 from relic.errors import InputError
 from relic.files import TEMPORARY_SUFFIX, sync_folder
+from relic.storage.urls import without_secrets
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
@@ -40,19 +40,15 @@ class PermanentError(InputError):
     """Trying again does not help: not there, not allowed, or whole and of no use."""
 
 
-class DownloadError(InputError):
-    """The host, or the way to it, failed in all attempts. The command line may well be right."""
+class DownloadError(ConnectionError):
+    """The host, or the way to it, failed in all attempts.
+
+    No InputError: the command line may be right. As an OSError it ends a command in one line, with exit code 1.
+    """
 
 
 class _TransferError(Exception):
     """Failed, and may succeed another time."""
-
-
-def shown(url: str) -> str:
-    """The URL for messages: without passwords and signatures."""
-    if url.startswith("pipe:"):
-        return url
-    return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], attempts: int = ATTEMPTS) -> None:
@@ -62,6 +58,7 @@ def download(url: str, path: Path, check: Callable[[Path], None], attempts: int 
     and after the last attempt DownloadError or, for a refused file, InputError. They name the URL, and nothing is left
     at either path. The caller sees to it that no other process does the same.
     """
+    shown = without_secrets(url)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         for attempt in range(1, attempts + 1):
@@ -74,8 +71,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], attempts: int 
                     raise
                 if attempt == attempts:
                     failed = DownloadError if isinstance(error, _TransferError) else InputError
-                    raise failed(f"{shown(url)}: could not be fetched in {attempts} attempts: {error}") from error
-                log.info("%s: %s; trying again", shown(url), error)
+                    raise failed(f"{shown}: could not be fetched in {attempts} attempts: {error}") from error
+                log.info("%s: %s; trying again", shown, error)
                 time.sleep(PAUSE_SECONDS * attempt)
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -99,7 +96,9 @@ def _chunks(url: str) -> Iterator[bytes]:
     try:
         stream: Any = gopen(url, "rb")
     except (OSError, ValueError, ImportError) as error:
-        raise PermanentError(f"{shown(url)}: cannot be opened ({error})") from error  # no such scheme or program
+        raise PermanentError(
+            f"{without_secrets(url)}: cannot be opened ({error})"
+        ) from error  # no such scheme or program
     process: subprocess.Popen[bytes] | None = getattr(stream, "proc", None)
     try:
         if process is None:
@@ -140,5 +139,5 @@ def _judge(url: str, process: "subprocess.Popen[bytes]") -> None:
     what = _CURL_SAYS.get(code, "") if is_curl else {127: "its command is not installed"}.get(code, "")
     what = what or f"its command ended with exit code {code}"
     if is_curl and code == _REFUSED:
-        raise PermanentError(f"{shown(url)}: {what}")
+        raise PermanentError(f"{without_secrets(url)}: {what}")
     raise _TransferError(what)
