@@ -10,14 +10,22 @@ import pytest
 from relic import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"relic.__version__", "relic.cache", "relic.errors", "relic.files", "relic.machine", "relic.options"}
+SHARED = {
+    "relic.__version__",
+    "relic.cache",
+    "relic.errors",
+    "relic.files",
+    "relic.lock",
+    "relic.machine",
+    "relic.options",
+}
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Room -> what of this project, and which packages, it may import besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/storage": (
-        {"relic.cache", "relic.errors", "relic.files", "relic.shards", "relic.storage"},
+        {"relic.cache", "relic.errors", "relic.files", "relic.lock", "relic.shards", "relic.storage"},
         {"braceexpand", "webdataset"},
     ),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
@@ -31,7 +39,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
-    "relic": (SHARED, {"yaml", "torch", "PIL", "platformdirs"}),
+    "relic": (SHARED, {"yaml", "torch", "PIL", "platformdirs", "filelock"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},

@@ -1,6 +1,7 @@
 """Tars that others wrote (webdataset, img2dataset, tar itself): find the images in them and index them once."""
 
 import logging
+import math
 import os
 import posixpath
 import re
@@ -14,7 +15,7 @@ import xxhash
 
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
-from relic.files import lock_file
+from relic.lock import lock
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, IndexRecord, index_path, read_header, write_index
 from relic.shards.ustar import BLOCK_BYTES
@@ -175,9 +176,9 @@ def ensure_indexes(tars: Sequence[Path]) -> list[TarIndex]:
     missing = [tar for tar in tars if find_index(tar) is None]
     if missing:
         geometry = _first_geometry(tars)
-        busy = [tar for tar in missing if not _index_locked(tar, geometry, missing, wait=False)]
+        busy = [tar for tar in missing if not _index_locked(tar, geometry, missing, wait_seconds=0)]
         for tar in busy:
-            _index_locked(tar, geometry, missing, wait=True)
+            _index_locked(tar, geometry, missing, wait_seconds=math.inf)
     indexes = []
     for tar in tars:
         index = find_index(tar)
@@ -191,20 +192,18 @@ def _first_geometry(tars: Sequence[Path]) -> Geometry | None:
     return next((found.geometry for tar in tars for found in scan_tar(tar)), None)
 
 
-def _index_locked(tar: Path, geometry: Geometry | None, missing: Sequence[Path], *, wait: bool) -> bool:
-    """Index `tar` unless another process does or did; False when it is busy with it and `wait` is not set."""
-    with tar.open("rb") as file:
-        try:
-            if not lock_file(file.fileno(), wait=wait):
-                return False
-        except OSError:  # a file system without locks: each does it, and renames the same bytes into place
-            pass
-        if find_index(tar) is None:
+def _index_locked(tar: Path, geometry: Geometry | None, missing: Sequence[Path], *, wait_seconds: float) -> bool:
+    """Index `tar` unless another process did; False when another is still indexing it after `wait_seconds`.
+
+    On a file system without locks several processes may index a tar. Each renames the same bytes into place.
+    """
+    with lock(tar, wait_seconds=wait_seconds) as held:
+        if held and find_index(tar) is None:
             if tar == missing[0]:
                 log.info("%s: %d tars without an index: indexing them once", tar.parent, len(missing))
-            status = os.fstat(file.fileno())
+            status = tar.stat()
             store_index(tar, index_tar(tar, geometry), status)
-    return True
+    return held
 
 
 def store_index(tar: Path, records: Sequence[IndexRecord], status: os.stat_result) -> None:

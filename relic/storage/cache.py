@@ -6,18 +6,18 @@ anew, delete their folder.
 """
 
 import logging
-import os
+import math
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
-from relic.files import lock_file
+from relic.lock import lock
 from relic.shards.index import index_path, read_header, read_records, write_index
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
@@ -77,27 +77,19 @@ def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShar
             for folder, manifest in manifests.items()
             for info in (manifest.shards if manifest else ())
         }
-        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), wait=False) for s in missing]
+        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), wait_seconds=0) for s in missing]
         try:
             busy = [shard for shard, job in zip(missing, jobs, strict=True) if not job.result()]
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    for shard in busy:  # another process fetches it: wait for that, and fetch it ourselves if that one failed
-        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait=True)
+    for shard in busy:  # another process was fetching it; if that failed, it is fetched here
+        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait_seconds=math.inf)
 
 
-def _lock(path: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock `path` until it is closed; None when another has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if lock_file(descriptor, wait=wait):
-            return descriptor
-    except OSError as error:
-        os.close(descriptor)
-        raise InputError(f"{path}: cannot be locked ({error.strerror}); set XDG_CACHE_HOME to a local disk") from error
-    os.close(descriptor)
-    return None
+def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
+    """The lock file `path` of the cache. Two downloads into one file would damage it, so locks are required here."""
+    return lock(path, wait_seconds=wait_seconds, create=True, advice="set XDG_CACHE_HOME to a local disk")
 
 
 def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
@@ -106,9 +98,7 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
         return None
     folder = shard.tar.parent
     path = manifest_path(folder, split)
-    descriptor = _lock(path.with_suffix(".lock"), wait=True)
-    assert descriptor is not None
-    try:
+    with _locked(path.with_suffix(".lock")):
         before = _readable_manifest(path)
         if not _fetch_optional(beside(shard.url, path.name), path):
             return None
@@ -119,8 +109,6 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
                 (folder / info.name).unlink(missing_ok=True)
                 index_path(folder / info.name).unlink(missing_ok=True)
         return manifest
-    finally:
-        os.close(descriptor)
 
 
 def _fetch_optional(url: str, path: Path) -> bool:
@@ -144,17 +132,15 @@ def _readable_manifest(path: Path) -> Manifest | None:
     return None
 
 
-def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait: bool) -> bool:
-    """Fetch one shard with its index unless it is there by now; False when another process is at it and not `wait`."""
-    descriptor = _lock(shard.tar.with_name(shard.tar.name + ".lock"), wait=wait)
-    if descriptor is None:
-        return False
-    try:
-        if not shard.tar.exists():
+def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) -> bool:
+    """Fetch one shard with its index unless it is in the cache by now.
+
+    Returns False when another process is still fetching it after `wait_seconds`.
+    """
+    with _locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
+        if held and not shard.tar.exists():
             download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary))
-    finally:
-        os.close(descriptor)
-    return True
+    return held
 
 
 def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> None:
