@@ -4,8 +4,8 @@ Not of threads, ranks, restarts or numpy's version: random words come from Philo
 stream numpy keeps stable) and are turned into an order by a stable argsort.
 """
 
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,34 +74,13 @@ def train_batches(order: Indices, images_per_step: int, rank: int, world_size: i
     return batches[start_images // images_per_step :, rank * per_rank : (rank + 1) * per_rank]
 
 
-class EvalBatches(Sequence[Indices]):
-    """Consecutive samples in batches, each array made when it is asked for: a list of ten million would be large."""
+def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[Indices]:
+    """Yield this rank's batches, in order: over all ranks every sample exactly once. None is padded or dropped.
 
-    def __init__(self, first: int, stop: int, batch_size: int) -> None:
-        self._samples = range(first, stop)
-        self._starts = range(first, stop, batch_size)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, number: int) -> Indices: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Indices]: ...
-
-    def __getitem__(self, number: int | slice) -> Indices | list[Indices]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        start = self._starts[number]
-        return np.arange(start, min(start + self._starts.step, self._samples.stop))
-
-
-def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> EvalBatches:
-    """This rank's batches of every sample exactly once over all ranks, in order; none padded, none dropped.
-
-    Ranks differ by at most one sample; with more ranks than samples some get no batch.
+    Ranks differ by at most one sample. With more ranks than samples some ranks get no batch.
     """
     share, extra = divmod(num_samples, world_size)
     first = rank * share + min(rank, extra)
-    return EvalBatches(first, first + share + (rank < extra), batch_size)
+    stop = first + share + (rank < extra)
+    for start in range(first, stop, batch_size):
+        yield np.arange(start, min(start + batch_size, stop))
