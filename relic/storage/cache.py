@@ -24,7 +24,7 @@ from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.storage.download import ATTEMPTS, DownloadError, PermanentError, download
 from relic.storage.urls import beside, file_name, is_http, without_secrets
 
-_OURS = re.compile(r"(train|val)-\d{6}\.tar")
+_PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
 _PARALLEL = 4
 """Shards that one process fetches at once."""
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class _RemoteShard(NamedTuple):
-    """A URL, and the tar of the cache that it becomes."""
+    """A URL, and the path of its tar in the cache."""
 
     url: str
     tar: Path
@@ -93,8 +93,11 @@ def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextMan
 
 
 def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
-    """The manifest beside a shard named as ours are, or None; shards that it no longer describes are dropped."""
-    if not _OURS.fullmatch(file_name(shard.url)):
+    """The manifest beside a shard that is named as relic names them, or None.
+
+    Shards in the cache that the manifest no longer describes are removed.
+    """
+    if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return None
     folder = shard.tar.parent
     path = manifest_path(folder, split)
@@ -112,7 +115,10 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
 
 
 def _fetch_optional(url: str, path: Path) -> bool:
-    """Fetch what may not be there. Only HTTP tells "not there" from a broken line, which raises InputError."""
+    """Fetch a file that may not exist; False where it does not.
+
+    Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
+    """
     try:
         download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1)
     except PermanentError:
@@ -126,7 +132,7 @@ def _fetch_optional(url: str, path: Path) -> bool:
 
 def _readable_manifest(path: Path) -> Manifest | None:
     if path.exists():
-        with suppress(InputError):  # a page that says 404 with code 200, say
+        with suppress(InputError):  # for example a page that says 404, sent with code 200
             return parse_manifest(path)
         path.unlink(missing_ok=True)
     return None
@@ -144,14 +150,14 @@ def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) 
 
 
 def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> None:
-    """Check a fetched tar, and put its index where the tar will stand. Raises InputError to have it fetched again."""
+    """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
     if info is not None:
         with temporary.open("rb") as file:
             digest = sha256()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
-            raise InputError("its bytes are not those the manifest beside it promises (sha256)")
+            raise InputError("its bytes differ from the manifest beside it (sha256)")
     if _fetch_index(shard, temporary):
         return
     try:
@@ -159,14 +165,16 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
     except CutTarError as error:
         raise CutTarError(str(error).removeprefix(f"{without_secrets(shard.url)}: ")) from error
     except InputError as error:
-        raise PermanentError(str(error)) from error  # whole, but no shard for us: fetching again does not help
+        raise PermanentError(
+            str(error)
+        ) from error  # a whole tar that relic cannot read: fetching it again does not help
     status = temporary.stat()
     write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns)
 
 
 def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
-    """Take the index that lies beside the URL, if it is one of ours and of a tar of that length."""
-    if not _OURS.fullmatch(file_name(shard.url)):
+    """Fetch the index beside the URL; True if relic wrote it, for a tar of that length."""
+    if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return False
     path = index_path(shard.tar)
     if not _fetch_optional(beside(shard.url, path.name), path):
