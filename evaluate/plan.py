@@ -9,9 +9,9 @@ from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
-from relic.loader.remote import resolve_shards
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.shards.shard_set import ShardSet
+from relic.storage.spec import resolve_shards
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Evaluate codecs: `python evaluate/run.py ...` or `torchrun --nproc_per_node N evaluate/run.py ...`."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,7 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
 from evaluate.config import GONE, EvaluateConfig
 from evaluate.plan import make_plan
 from relic.cli import parse
-from relic.errors import InputError, command, print_error
-from relic.loader.download import DownloadError
+from relic.errors import before_work, command, print_error
 
 PROG = "evaluate/run.py"
 
@@ -27,14 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     1: the work failed, a stream was not exact or, with --strict, real and estimated rates differ.
     """
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
-    try:
+    with before_work():
         plan = make_plan(config)
-    except DownloadError:  # not an error of the command line
-        raise
-    except InputError as error:  # the flags do not fit the files on this machine
-        if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
-            print_error(PROG, str(error))
-        return 2
 
     import torch
 

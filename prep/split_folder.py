@@ -10,16 +10,15 @@ A run can be killed at any moment. The next run keeps the shards that have a rec
 
 import dataclasses
 import json
-import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from relic.errors import InputError
-from relic.files import TEMPORARY_SUFFIX, atomic_write, lock_file, write_json
+from relic.files import TEMPORARY_SUFFIX, atomic_write, write_json
+from relic.lock import lock
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, read_manifest
 from relic.shards.shard_set import plan_path
@@ -198,26 +197,12 @@ class SplitFolder:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two runs never pack into one folder. Raises InputError after 5 seconds' wait.
+    """Lock `folder`, so that two runs never pack into it at once. Raises InputError after waiting for 5 seconds.
 
-    File systems without locks are trusted to have one writer.
+    The lock is on the folder itself: a run that is refused leaves no file there. On file systems without locks the user
+    must start only one run.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            if lock_file(descriptor, wait=False):
-                return
-        except OSError:
-            return
-        if time.monotonic() > deadline:
+    with lock(folder, wait_seconds=_LOCK_SECONDS) as held:
+        if not held:
             raise InputError(f"--out_dir {folder}: another make_shards.py is packing into it")
-        time.sleep(0.1)
+        yield

@@ -1,6 +1,5 @@
 """Files that appear whole or not at all."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any]]:
     """Yield a file that becomes `path` when the block ends without an error.
 
-    The bytes go to `path` + `tag` + ".tmp" (writers that may meet need a tag each), are flushed to the disk (fsync)
-    and renamed over `path`, so a reader sees the old file or the new one, never a half. On any error the temporary
-    file is removed and `path` is untouched.
+    The bytes go to `path` + `tag` + ".tmp". Concurrent writers of one path must pass different tags. The bytes are
+    flushed to the disk (fsync), and the file is renamed over `path`: a reader sees the old file or the new one, never a
+    part. On an error the temporary file is removed and `path` is unchanged.
     """
     temporary = path.with_name(path.name + tag + TEMPORARY_SUFFIX)
     try:
@@ -38,7 +37,7 @@ def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any
 
 
 def check_folder(flag: str, folder: Path) -> None:
-    """Raise InputError naming `flag` unless `folder` is, or can be made, a folder to write into. Makes nothing."""
+    """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Makes no folder."""
     existing = nearest_existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{flag} {folder}: {existing} is not a folder that can be written to")
@@ -50,19 +49,6 @@ def nearest_existing(path: Path) -> Path:
     while not os.path.lexists(path):
         path = path.parent
     return path
-
-
-def lock_file(descriptor: int, *, wait: bool = True) -> bool:
-    """Lock an open file against everyone else who locks it; False where another has it and `wait` is False.
-
-    Held until the descriptor is closed; the kernel closes it when the process ends, however it ends. Raises OSError on
-    file systems that cannot lock.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,16 +10,28 @@ import pytest
 from relic import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"relic.__version__", "relic.errors", "relic.files", "relic.machine", "relic.options"}
+SHARED = {
+    "relic.__version__",
+    "relic.cache",
+    "relic.errors",
+    "relic.files",
+    "relic.lock",
+    "relic.machine",
+    "relic.options",
+}
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Folder -> what it may import of this project, and which packages besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/pictures": ({"relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
+    "relic/storage": (
+        {"relic.cache", "relic.errors", "relic.files", "relic.lock", "relic.shards", "relic.storage"},
+        {"braceexpand", "webdataset"},
+    ),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
         SHARED | {"relic.pictures", "relic.shards", "relic.loader"},
-        {"torch", "numpy", "simplejpeg", "PIL", "webdataset", "braceexpand", "xxhash"},
+        {"torch", "numpy", "PIL", "xxhash"},
     ),
     "relic/codec": (
         SHARED | {"relic.bitstream", "relic.codec"},
@@ -27,7 +39,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
-    "relic": (SHARED, {"yaml", "torch", "PIL", "tabulate"}),
+    "relic": (SHARED, {"yaml", "torch", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
@@ -113,6 +125,14 @@ def test_what_must_not_wait_for_torch_does_not_import_it(module: str) -> None:
 
 
 def test_the_rooms_packages_are_empty() -> None:
-    for room in ("relic/shards", "relic/bitstream", "relic/loader", "relic/codec", "relic/swap", "relic/onnx"):
+    for room in (
+        "relic/shards",
+        "relic/bitstream",
+        "relic/storage",
+        "relic/loader",
+        "relic/codec",
+        "relic/swap",
+        "relic/onnx",
+    ):
         assert (ROOT / room / "__init__.py").read_text() == ""
     assert (ROOT / "relic" / "__init__.py").read_text() == f'__version__ = "{__version__}"\n'

@@ -10,8 +10,7 @@ if not __package__:  # run as a file: same import root as `python -m train.main`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, command, print_error
-from relic.loader.download import DownloadError
+from relic.errors import before_work, command, print_error
 from train.config import GONE, TrainConfig
 from train.plan import make_plan
 
@@ -32,14 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     if config.deterministic:  # cuBLAS reads this variable when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
+    with before_work():
         plan = make_plan(config)
-    except DownloadError:  # the command line is not wrong: exit code 1
-        raise
-    except InputError as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank makes the same plan
-            print_error(PROG, str(error))
-        return 2
 
     import torch
 

@@ -17,8 +17,8 @@ import yaml
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
-from relic.loader.remote import resolve_shards
 from relic.shards.shard_set import ShardSet
+from relic.storage.spec import resolve_shards
 from train.config import TrainConfig
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")

@@ -1,4 +1,4 @@
-"""Read samples into rows of a batch: raw straight from the file, JPEG by simplejpeg, PNG by Pillow."""
+"""Read samples into rows of a batch: raw ones without decoding, JPEG by simplejpeg, PNG by Pillow."""
 
 import io
 import threading
@@ -16,7 +16,7 @@ from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.options import Verify
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.npy import HEADER_BYTES, npy_header, read_picture
+from relic.shards.npy import HEADER_BYTES, npy_header, read_npy
 from relic.shards.plain_webdataset import PACK
 from relic.shards.shard_set import ShardSet
 
@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.uint8]
 
 
 class Seconds(NamedTuple):
-    """Thread time spent by stage."""
+    """Time of one thread, per stage."""
 
     read: float
     """Reading and hashing."""
@@ -32,13 +32,13 @@ class Seconds(NamedTuple):
 
 
 _Sample = tuple[OpenShard, int, bool]
-"""Shard, place in it, and whether its hash is to be checked: a plain tuple, since one is made for every image."""
+"""Shard, place in it, whether to check its hash. A plain tuple is fast to make, and every sample needs one."""
 
 
 class SampleDecoder:
-    """Fill rows (height, width, 3) uint8 with samples of a shard set; safe to call from several threads.
+    """Fill rows (height, width, 3) uint8 with samples of a shard set. Several threads may call it at once.
 
-    `verify`: compare a sample's xxh3-64 on its `first` read in this process, `always`, or never (`off`).
+    `verify`: when to compare a sample's xxh3-64: at its `first` read in this process, `always`, or never (`off`).
     """
 
     def __init__(self, shards: ShardSet, verify: Verify) -> None:
@@ -52,9 +52,9 @@ class SampleDecoder:
         self._scratch = threading.local()
 
     def fill(self, rows: Rows, samples: Indices) -> tuple[list[str], Seconds]:
-        """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous; return their keys and the seconds taken.
+        """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous. Return their keys and the time taken.
 
-        Raises InputError naming shard and sample for a cut shard, a wrong hash or an undecodable image.
+        Raises InputError naming shard and sample for a cut shard, a wrong hash, or an image that cannot be decoded.
         """
         located = self._locate(samples)
         if self._encoding == "raw":
@@ -75,7 +75,7 @@ class SampleDecoder:
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
     def _fill_raw(self, rows: Rows, located: Iterable[_Sample]) -> Seconds:
-        """The file's bytes go straight into the rows; only the 128 bytes before them go elsewhere."""
+        """Read pixels from the file directly into the rows. The 128 bytes of .npy header before them go elsewhere."""
         began = time.perf_counter()
         header, expected_header = bytearray(HEADER_BYTES), self._npy_header
         row_bytes, pixels, start = rows[0].nbytes, rows.data.cast("B"), 0
@@ -116,13 +116,13 @@ class SampleDecoder:
         return Seconds(reading, decoding)
 
     def _mismatch(self, data: memoryview) -> str:
-        """How a sample differs from the set's encoding and size, if it does."""
+        """How a sample differs from the set's encoding and size; empty when it does not."""
         found = read_geometry(data)
         expected = Geometry(self._encoding, *self._shape[:2])
         return "" if found in (None, expected) else f"is {found}, the set's crops are {expected}; {PACK}"
 
     def _buffer(self, size: int) -> memoryview:
-        """This thread's reused scratch memory: fresh memory for every sample would cost page faults."""
+        """Scratch memory of this thread, reused: new memory for every sample costs page faults."""
         scratch = getattr(self._scratch, "data", None)
         if scratch is None or len(scratch) < size:
             scratch = self._scratch.data = bytearray(max(size, 1 << 16))
@@ -130,8 +130,8 @@ class SampleDecoder:
 
 
 def _npy(data: memoryview, row: Rows) -> tuple[int, ...]:
-    """An array with a header of another length than ours, or in Fortran's order."""
-    pixels = read_picture(data)
+    """Copy an array whose header has another length than relic's, or whose pixels are in Fortran order."""
+    pixels = read_npy(data)
     if pixels.shape == row.shape:
         row[:] = pixels
     return pixels.shape
@@ -145,7 +145,7 @@ def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
 def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
     with Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith(("I", "F")):
-            raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits a sample; {PACK}")
+            raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape == row.shape:
         row[:] = pixels
@@ -154,4 +154,4 @@ def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
 
 def _compare(found: int, shard: OpenShard, place: int) -> None:
     if found != shard.digests[place]:
-        raise shard.fault(place, "its bytes changed since it was packed (xxh3); pack the shards again")
+        raise shard.fault(place, "its bytes changed since it was packed (xxh3 differs); pack the shards again")

@@ -1,4 +1,4 @@
-"""From batches in host memory to float images on the device, one batch ahead of the computation."""
+"""Copy batches from host memory to the device, one batch ahead of the computation, as float images."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +22,9 @@ def feed_device(
 ) -> Iterator[DeviceBatch]:
     """Yield each batch on `device` after `convert` (uint8 (B, H, W, 3) -> what the model takes).
 
-    On CUDA uint8 crosses the bus on a side stream while the batch before is computed, and `convert` runs on the
-    consumer's stream. A pinned row is refilled only when its copy has completed: the loader keeps the last `HOLD`
-    batches intact, and before it is asked for a further one the copy out of the row that this frees is waited for.
+    On CUDA a side stream copies the uint8 images while the batch before is computed. `convert` runs on the consumer's
+    stream. The loader keeps the last `HOLD` batches intact, and may refill older ones. So before a further batch is
+    requested, the copy of the batch that becomes free is waited for.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -51,6 +51,6 @@ def feed_device(
             images, keys, copied = ready
             current = torch.cuda.current_stream(device)
             current.wait_event(copied)
-            # The allocator must not hand this memory to the side stream again while this stream still reads it.
+            # Keeps the allocator from giving this memory to the side stream while this stream still reads it.
             images.record_stream(current)
             yield DeviceBatch(convert(images), keys)

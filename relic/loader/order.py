@@ -1,11 +1,11 @@
-"""Which samples make up which batch: pure functions of their arguments, nothing else.
+"""Which samples make up which batch: pure functions of their arguments.
 
-Not of threads, ranks, restarts or numpy's version: random words come from Philox (a counter-based generator whose raw
-stream numpy keeps stable) and are turned into an order by a stable argsort.
+Threads, restarts and numpy's version change nothing. Random words come from Philox, a counter-based generator whose raw
+stream numpy keeps stable. A stable argsort of the words is the order.
 """
 
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,14 @@ from relic.errors import InputError
 
 Indices = npt.NDArray[np.signedinteger[Any]]
 _BUCKET = 1 << 20
-"""Samples sorted at once: memory stays near that of words and result, and the sort in the processor's cache."""
+"""Samples sorted at once. Memory stays near that of words and result, and each sort fits the processor's cache."""
 
 
 def epoch_order(samples: Sequence[int], seed: int, epoch: int, window: int = 0) -> Indices:
     """The order of an epoch: sample numbers, counted through all shards.
 
-    `samples`: samples of each shard. `window`: how many shards are mixed, and so open, at once; 0 mixes all (a true
-    global shuffle). With a window the shards are shuffled first and then mixed in groups of `window`.
+    `samples`: samples per shard. `window`: how many shards are mixed, and so open, at once. 0 mixes all: a global
+    shuffle. With a window the shards are shuffled first, and then mixed in groups of `window`.
     """
     if not window or window >= len(samples):
         return _shuffled(sum(samples), seed, epoch, 0)
@@ -38,7 +38,7 @@ def epoch_order(samples: Sequence[int], seed: int, epoch: int, window: int = 0) 
 
 
 def _shuffled(count: int, seed: int, epoch: int, stream: int) -> Indices:
-    """The stable argsort of `count` words, bucket by bucket of their highest bits; int32 where that is enough."""
+    """The stable argsort of `count` words, sorted per bucket of their highest bits. int32 where that is enough."""
     words = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]).random_raw(count)
     if count <= _BUCKET:
         return _argsort(words)
@@ -61,12 +61,12 @@ def _argsort(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 def train_batches(order: Indices, images_per_step: int, rank: int, world_size: int, start_images: int = 0) -> Indices:
     """This rank's rows of every global batch from image `start_images` on: (batches, images_per_step / world_size).
 
-    Global batch b holds the same images at any world size, and every rank gets the same number of batches; what is
-    left at the end of the order and fills no batch is dropped. Raises InputError for fewer samples than one batch, and
-    for a batch that the ranks do not divide.
+    Global batch b holds the same samples at any world size. Every rank gets the same number of batches. Samples at the
+    end of the order that fill no batch are dropped. Raises InputError when there are fewer samples than one batch
+    holds, and when `world_size` does not divide a batch.
     """
     if images_per_step % world_size:
-        raise InputError(f"--batch_size {images_per_step}: not divisible by the {world_size} processes it is shared by")
+        raise InputError(f"--batch_size {images_per_step}: not divisible by the {world_size} processes that share it")
     if len(order) < images_per_step:
         raise InputError(f"--batch_size {images_per_step}: the train shards hold only {len(order)} samples")
     per_rank = images_per_step // world_size
@@ -74,34 +74,13 @@ def train_batches(order: Indices, images_per_step: int, rank: int, world_size: i
     return batches[start_images // images_per_step :, rank * per_rank : (rank + 1) * per_rank]
 
 
-class EvalBatches(Sequence[Indices]):
-    """Consecutive samples in batches, each array made when it is asked for: a list of ten million would be large."""
+def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[Indices]:
+    """Yield this rank's batches, in order: over all ranks every sample exactly once. None is padded or dropped.
 
-    def __init__(self, first: int, stop: int, batch_size: int) -> None:
-        self._samples = range(first, stop)
-        self._starts = range(first, stop, batch_size)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, number: int) -> Indices: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Indices]: ...
-
-    def __getitem__(self, number: int | slice) -> Indices | list[Indices]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        start = self._starts[number]
-        return np.arange(start, min(start + self._starts.step, self._samples.stop))
-
-
-def eval_batches(num_samples: int, batch_size: int, rank: int, world_size: int) -> EvalBatches:
-    """This rank's batches of every sample exactly once over all ranks, in order; none padded, none dropped.
-
-    Ranks differ by at most one sample; with more ranks than samples some get no batch.
+    Ranks differ by at most one sample. With more ranks than samples some ranks get no batch.
     """
     share, extra = divmod(num_samples, world_size)
     first = rank * share + min(rank, extra)
-    return EvalBatches(first, first + share + (rank < extra), batch_size)
+    stop = first + share + (rank < extra)
+    for start in range(first, stop, batch_size):
+        yield np.arange(start, min(start + batch_size, stop))

@@ -1,4 +1,4 @@
-"""Open shards: a descriptor and the index of each, a bounded number at a time."""
+"""Open shards: the descriptor and the index of each. The number of open shards is bounded."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from relic.shards.index import read_header, read_records
 
 
 class OpenShard:
-    """A tar with its records, kept as compact as they lie in the index: many shards are open at once.
+    """A tar and the records of its index. They are kept as arrays, since many shards are open at once.
 
     The descriptor closes when the last user drops the object.
     """
@@ -38,10 +38,10 @@ class OpenShard:
         return self._keys[place * self._key_bytes : (place + 1) * self._key_bytes].rstrip(b"\0").decode()
 
     def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
-        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends before it does."""
+        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends too early."""
         got = os.preadv(self._descriptor, buffers, self.offsets[place])
         if got != self.sizes[place]:
-            raise self.fault(place, f"{self.sizes[place]} bytes wanted, {got} there; the shard was cut")
+            raise self.fault(place, f"{self.sizes[place]} bytes expected, {got} found; the shard was cut")
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
@@ -53,9 +53,10 @@ class OpenShard:
 
 
 class ShardFiles:
-    """The shards of a set, opened on first use; the least recently used are let go.
+    """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    That is beyond `max_open` shards (descriptors are few), and beyond `max_records` samples in them (memory).
+    At most `max_open` shards stay open, since descriptors are few, with at most `max_records` samples in them, which
+    bounds the memory.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ShardFiles:
         self._lock = threading.Lock()
 
     def open(self, numbers: Iterable[int]) -> dict[int, OpenShard]:
-        """The shards of those numbers, which stay open as long as they are held."""
+        """The shards of those numbers. Each stays open while the caller holds it."""
         with self._lock:
             return {number: self._opened(number) for number in numbers}
 

@@ -22,14 +22,14 @@ class Geometry(NamedTuple):
 
 
 def read_geometry(payload: memoryview) -> Geometry | None:
-    """Recognise an image by its content: npy (uint8 height x width x 3), JPEG or PNG; None for anything else."""
+    """Recognise npy (uint8 height x width x 3), JPEG or PNG by their content. None for anything else."""
     start = bytes(payload[:24])
     if start.startswith(b"\x93NUMPY"):
         try:
             header = parse_npy_header(payload)
         except ValueError:
             return None
-        return Geometry("raw", header.shape[0], header.shape[1]) if header.is_picture else None
+        return Geometry("raw", header.shape[0], header.shape[1]) if header.is_image else None
     if start.startswith(_PNG_MAGIC) and len(start) == 24:
         width, height = struct.unpack_from(">II", start, 16)
         return Geometry("png", height, width)

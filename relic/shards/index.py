@@ -1,9 +1,9 @@
-"""The index beside a shard: where each sample lies, its hash and its key, as fixed-size binary records.
+"""The index beside a shard: the place, hash and key of each sample, as binary records of one size.
 
 64-byte header | samples x record
 
-header: magic, version, bytes a record, samples, bytes of the tar, xxh3-64 of all records, mtime of the tar in
-        nanoseconds (0 beside shards we packed, which may be copied at will), 16 zeros (little endian)
+header: magic, version, bytes per record, samples, bytes of the tar, xxh3-64 of all records, mtime of the tar in
+        nanoseconds (0 for shards that relic packed: they may be copied), 16 zeros (little endian)
 record: offset u64, size u64 (of the image member's payload inside the tar), xxh3-64 of that payload, key
         (ASCII or UTF-8, padded with zeros to the longest key of the shard)
 """
@@ -36,7 +36,7 @@ class IndexRecord(NamedTuple):
 
 
 class IndexHeader(NamedTuple):
-    """What is known of a shard without reading its records."""
+    """What the header says of a shard."""
 
     samples: int
     record_bytes: int
@@ -84,7 +84,7 @@ def read_header(path: Path) -> IndexHeader:
     except FileNotFoundError:
         raise InputError(f"{path}: the shard's index is missing; pack the shards again") from None
     if len(raw) < _HEADER.size or raw[:8] != _MAGIC:
-        raise InputError(f"{path}: not an index of relic's; delete it and pack the shards again")
+        raise InputError(f"{path}: not an index that relic wrote; delete it and pack the shards again")
     _, version, record_bytes, samples, tar_bytes, digest, tar_mtime_ns = _HEADER.unpack(raw)
     if version != _VERSION:
         raise InputError(f"{path}: index version {version}, this relic reads {_VERSION}; pack the shards again")

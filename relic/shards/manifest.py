@@ -1,4 +1,4 @@
-"""`train.json` / `val.json`: what a finished split consists of. Written last; where it stands, all shards do."""
+"""`train.json` / `val.json`: the shards of a finished split. Written last: where it exists, all shards do."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Everything besides the pixels that decides a shard's bytes."""
+    """Everything that decides a shard's bytes, besides the pixels."""
 
     split: str
     width: int
@@ -44,7 +44,7 @@ class Packing:
     """Versions of the libraries that decode, resize and encode."""
 
     def difference(self, other: "Packing") -> str:
-        """What differs, as `encoding: raw -> jpg; seed: 0 -> 1` (self -> other); empty when nothing does."""
+        """What differs, as `encoding: raw -> jpg; seed: 0 -> 1` (self -> other); empty when nothing differs."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return "; ".join(f"{name}: {mine[name]} -> {theirs[name]}" for name in mine if mine[name] != theirs[name])
 
@@ -58,7 +58,7 @@ class Manifest:
     accepted: int
     """Crops in the shards."""
     rejected: int
-    """Sources left out, listed with their reasons in `SPLIT.rejected.jsonl`."""
+    """Sources without a crop; `SPLIT.rejected.jsonl` lists them with their reasons."""
     format_version: int = FORMAT_VERSION
 
 
@@ -73,7 +73,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path, split: str) -> Manifest | None:
-    """The split's manifest, or None where there is none. Raises InputError when it cannot be understood."""
+    """The split's manifest, or None where there is none. Raises InputError for a damaged one or another version."""
     path = manifest_path(folder, split)
     if not path.exists():
         return None
@@ -81,7 +81,7 @@ def read_manifest(folder: Path, split: str) -> Manifest | None:
 
 
 def parse_manifest(path: Path) -> Manifest:
-    """Read the manifest `path`. Raises InputError when it cannot be understood."""
+    """Read the manifest `path`. Raises InputError for a damaged one or another version."""
     try:
         value: dict[str, Any] = json.loads(path.read_text())
         version = value["format_version"]
@@ -94,4 +94,4 @@ def parse_manifest(path: Path) -> Manifest:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of relic's ({error}); pack the shards again") from error
+        raise InputError(f"{path}: not a manifest that relic wrote ({error}); pack the shards again") from error

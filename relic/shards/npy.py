@@ -1,4 +1,4 @@
-"""Raw crops as `.npy`: 128 bytes of header, then height x width x 3 bytes."""
+"""Raw crops as `.npy` files: a header of 128 bytes, then height x width x 3 bytes."""
 
 import functools
 import io
@@ -23,7 +23,7 @@ def npy_header(height: int, width: int) -> bytes:
 
 
 class NpyHeader(NamedTuple):
-    """What stands before the bytes of an array."""
+    """What the header of an `.npy` file says."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -31,13 +31,13 @@ class NpyHeader(NamedTuple):
     data_offset: int
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it is uint8 (height, width, 3)."""
+    def is_image(self) -> bool:
+        """Whether the array is uint8 (height, width, 3)."""
         return self.dtype == np.uint8 and len(self.shape) == 3 and self.shape[2] == 3
 
 
 def parse_npy_header(payload: bytes | memoryview) -> NpyHeader:
-    """Read the header of any `.npy` file, as others pad it. Raises ValueError where it is none."""
+    """Read the header of any `.npy` file, with any padding. Raises ValueError for other bytes."""
     buffer = io.BytesIO(bytes(payload[:_LONGEST_HEADER]))
     version = np.lib.format.read_magic(buffer)
     if version not in ((1, 0), (2, 0)):
@@ -49,10 +49,10 @@ def parse_npy_header(payload: bytes | memoryview) -> NpyHeader:
     return NpyHeader(shape, fortran_order, dtype, buffer.tell())
 
 
-def read_picture(payload: memoryview) -> npt.NDArray[np.uint8]:
-    """The uint8 (height, width, 3) array in a `.npy` payload, a view of it. Raises ValueError where it holds none."""
+def read_npy(payload: memoryview) -> npt.NDArray[np.uint8]:
+    """The uint8 (height, width, 3) array in an `.npy` payload, as a view. Raises ValueError for another array."""
     header = parse_npy_header(payload)
-    if not header.is_picture:
+    if not header.is_image:
         raise ValueError(f"{header.dtype} {header.shape}, not a uint8 array of (height, width, 3)")
     pixels = np.frombuffer(payload, np.uint8, offset=header.data_offset)
     return pixels.reshape(header.shape, order="F" if header.fortran_order else "C")

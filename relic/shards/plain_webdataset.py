@@ -1,6 +1,7 @@
-"""Tars that others wrote (webdataset, img2dataset, tar itself): find the images in them and index them once."""
+"""Tars that relic did not write (by webdataset, img2dataset or tar): find their images and index them once."""
 
 import logging
+import math
 import os
 import posixpath
 import re
@@ -12,9 +13,9 @@ from typing import IO, NamedTuple
 
 import xxhash
 
+from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
-from relic.files import lock_file
-from relic.shards.cache import cache_folder, short_hash
+from relic.lock import lock
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, IndexRecord, index_path, read_header, write_index
 from relic.shards.ustar import BLOCK_BYTES
@@ -22,34 +23,34 @@ from relic.shards.ustar import BLOCK_BYTES
 IMAGE_SUFFIXES = {"npy", "jpg", "jpeg", "png"}
 PACK = "pack the images with prep/make_shards.py"
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
-"""Key and suffix as webdataset cuts them: at the first dot of the last component."""
+"""Key and suffix, split as webdataset does: at the first dot of the file name."""
 
 log = logging.getLogger(__name__)
 
 
 class CutTarError(InputError):
-    """A tar that ends too early, or is none."""
+    """A file that ends too early, or is no tar."""
 
 
 class Found(NamedTuple):
-    """A sample's record, and what its image is."""
+    """A sample's record, and the encoding and size of its image."""
 
     record: IndexRecord
     geometry: Geometry
 
 
 class TarIndex(NamedTuple):
-    """Where a tar's index lies, and its header."""
+    """The path of a tar's index, and its header."""
 
     path: Path
     header: IndexHeader
 
 
 def scan_tar(tar: Path, *, name: str = "") -> Iterator[Found]:
-    """Read `tar` from start to end; yield the image of each sample. `name` stands for it in errors.
+    """Read `tar` from start to end and yield the image of each sample. Errors call the tar `name`, if given.
 
-    Raises CutTarError for a tar that is not whole, InputError (naming shard and sample) for a member whose name leaves
-    the archive, a key that comes twice, and a sample without exactly one image.
+    Raises CutTarError for a tar that is not whole. Raises InputError, naming shard and sample, for a member whose name
+    leads out of the archive, a key that occurs twice, and a sample without exactly one image.
     """
     shown = name or str(tar)
     with tar.open("rb") as file:
@@ -65,7 +66,7 @@ def _samples(archive: tarfile.TarFile, file: IO[bytes], shown: str) -> Iterator[
     seen: set[str] = set()
     key, found = "", None
     while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
         split = _NAME.fullmatch(_checked_name(member.name, shown))
         if not member.isreg() or split is None or posixpath.basename(split[1]).startswith("__"):
             continue
@@ -74,7 +75,7 @@ def _samples(archive: tarfile.TarFile, file: IO[bytes], shown: str) -> Iterator[
                 yield _complete(found, key, shown)
             key, found = split[1], None
             if key in seen:
-                raise InputError(f"{shown}: sample {key}: comes twice, or its members do not lie together; {PACK}")
+                raise InputError(f"{shown}: sample {key}: occurs twice, or its members are not adjacent; {PACK}")
             seen.add(key)
         if split[2].lower().rpartition(".")[2] in IMAGE_SUFFIXES:
             image = _read_image(member, file, key, shown)
@@ -99,25 +100,27 @@ def _complete(found: Found | None, key: str, shown: str) -> Found:
 
 
 def _read_image(member: tarfile.TarInfo, file: IO[bytes], key: str, shown: str) -> Found | None:
-    """None for a `.npy` that is no picture, an embedding say."""
+    """None for an `.npy` file that is no image, such as an embedding."""
     if member.issparse():
-        raise InputError(f"{shown}: sample {key}: {member.name} is stored with holes; {PACK}")
+        raise InputError(f"{shown}: sample {key}: {member.name} is a sparse file; {PACK}")
     file.seek(member.offset_data)
     payload = file.read(member.size)
     if len(payload) != member.size:
-        raise CutTarError(f"{shown}: sample {key}: {member.size} bytes wanted, {len(payload)} there; the shard was cut")
+        raise CutTarError(
+            f"{shown}: sample {key}: {member.size} bytes expected, {len(payload)} found; the shard was cut"
+        )
     geometry = read_geometry(memoryview(payload))
     if geometry is None:
         if member.name.lower().endswith(".npy"):
             return None
-        raise InputError(f"{shown}: sample {key}: {member.name} is neither JPEG nor PNG inside; {PACK}")
+        raise InputError(f"{shown}: sample {key}: {member.name} holds neither JPEG nor PNG data; {PACK}")
     return Found(IndexRecord(member.offset_data, member.size, xxhash.xxh3_64_intdigest(payload), key), geometry)
 
 
 def _check_end(file: IO[bytes], offset: int, shown: str) -> None:
-    """After the last member stand zeros to the end of the file, one block of them at least.
+    """Check that only zeros follow the last member, in at least one block.
 
-    tarfile stops without a word at a damaged header and at the end of a file that was cut between two members.
+    tarfile raises no error for a damaged header, nor for a file that was cut between two members.
     """
     file.seek(offset)
     block = file.read(BLOCK_BYTES)
@@ -131,7 +134,7 @@ def _check_end(file: IO[bytes], offset: int, shown: str) -> None:
 
 
 def index_tar(tar: Path, geometry: Geometry | None, *, name: str = "") -> list[IndexRecord]:
-    """The records of `tar`. Raises InputError when an image is not of `geometry` (None: of the first one's)."""
+    """The records of `tar`. Raises InputError for an image of other `geometry` (None: that of the first image)."""
     records = []
     for record, found in scan_tar(tar, name=name):
         geometry = geometry or found
@@ -144,14 +147,14 @@ def index_tar(tar: Path, geometry: Geometry | None, *, name: str = "") -> list[I
 
 
 def cached_index_path(tar: Path) -> Path:
-    """Where the index of a tar in a folder that cannot be written to is kept."""
+    """The path of the index of a tar in a folder that cannot be written to."""
     return cache_folder("indexes", short_hash(str(tar.resolve().parent)), index_path(tar).name)
 
 
 def find_index(tar: Path) -> TarIndex | None:
-    """A tar's index that still fits it, beside it or in the cache folder.
+    """A tar's index that still fits it, beside the tar or in the cache folder.
 
-    Raises InputError for a shard of ours that is not as long as its index says: it is to be packed again.
+    Raises InputError for a shard that relic packed and whose length is not the indexed one.
     """
     status = tar.stat()
     for path in (index_path(tar), cached_index_path(tar)):
@@ -167,22 +170,22 @@ def find_index(tar: Path) -> TarIndex | None:
 
 
 def ensure_indexes(tars: Sequence[Path]) -> list[TarIndex]:
-    """The index of every tar; those that have none, or a stale one, are read once and indexed.
+    """The index of every tar. A tar without an index, or with a stale one, is read once and indexed.
 
-    Processes that begin at once share the work: each tar is locked while it is indexed, and who finds one locked takes
-    the next. An index is renamed into place whole; beside the tar, or in the cache folder where that cannot be written.
+    Processes that start together share the work. Each tar is locked while it is indexed. A process that finds a tar
+    locked takes the next one. The index is written beside the tar, or into the cache folder where that is not possible.
     """
     missing = [tar for tar in tars if find_index(tar) is None]
     if missing:
         geometry = _first_geometry(tars)
-        busy = [tar for tar in missing if not _index_locked(tar, geometry, missing, wait=False)]
+        busy = [tar for tar in missing if not _index_locked(tar, geometry, missing, wait_seconds=0)]
         for tar in busy:
-            _index_locked(tar, geometry, missing, wait=True)
+            _index_locked(tar, geometry, missing, wait_seconds=math.inf)
     indexes = []
     for tar in tars:
         index = find_index(tar)
         if index is None:
-            raise InputError(f"{tar}: changes while it is being read; wait until it is written")
+            raise InputError(f"{tar}: changed while it was read; wait until it is written")
         indexes.append(index)
     return indexes
 
@@ -191,24 +194,22 @@ def _first_geometry(tars: Sequence[Path]) -> Geometry | None:
     return next((found.geometry for tar in tars for found in scan_tar(tar)), None)
 
 
-def _index_locked(tar: Path, geometry: Geometry | None, missing: Sequence[Path], *, wait: bool) -> bool:
-    """Index `tar` unless another process does or did; False when it is busy with it and `wait` is not set."""
-    with tar.open("rb") as file:
-        try:
-            if not lock_file(file.fileno(), wait=wait):
-                return False
-        except OSError:  # a file system without locks: each does it, and renames the same bytes into place
-            pass
-        if find_index(tar) is None:
+def _index_locked(tar: Path, geometry: Geometry | None, missing: Sequence[Path], *, wait_seconds: float) -> bool:
+    """Index `tar` unless another process did; False when another is still indexing it after `wait_seconds`.
+
+    On a file system without locks several processes may index a tar. Each renames the same bytes into place.
+    """
+    with lock(tar, wait_seconds=wait_seconds) as held:
+        if held and find_index(tar) is None:
             if tar == missing[0]:
                 log.info("%s: %d tars without an index: indexing them once", tar.parent, len(missing))
-            status = os.fstat(file.fileno())
+            status = tar.stat()
             store_index(tar, index_tar(tar, geometry), status)
-    return True
+    return held
 
 
 def store_index(tar: Path, records: Sequence[IndexRecord], status: os.stat_result) -> None:
-    """Write the index of `tar` (of that size and mtime) beside it or, where that fails, into the cache folder."""
+    """Write the index of `tar`, which has that size and mtime, beside it; where that fails, into the cache folder."""
     tag = f".{os.getpid()}-{threading.get_ident()}"
     try:
         write_index(index_path(tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns, tag=tag)

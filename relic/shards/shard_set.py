@@ -1,4 +1,4 @@
-"""A split of a folder of shards, opened for reading: which shards, how many samples, of what shape."""
+"""A split of a folder of shards, opened for reading: its shards, their samples, the shape of the crops."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.options import Encoding
-from relic.shards.cache import cache_folder
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_header, read_records
 from relic.shards.manifest import Manifest, manifest_path, read_manifest
@@ -31,7 +31,7 @@ class ShardSet(NamedTuple):
     width: int
     encoding: Encoding
     fingerprint: str
-    """sha256 over what decides the samples and their order: shards and their contents."""
+    """sha256 over what decides the samples and their order: the shards and their contents."""
 
     @property
     def num_samples(self) -> int:
@@ -39,16 +39,16 @@ class ShardSet(NamedTuple):
 
 
 def plan_path(folder: Path, split: str) -> Path:
-    """The record of a packing that has begun: it stands until the manifest does."""
+    """The record of a packing that is not finished: it is removed once the manifest is written."""
     return folder / f"{split}.plan.json"
 
 
 def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> ShardSet:
-    """Open a split of a folder: the one a manifest describes or, where there is none, of any WebDataset.
+    """Open a split of a folder: the one its manifest describes, or without a manifest that of any WebDataset.
 
-    With a manifest this reads index headers and touches no sample. Without one the split's tars (`select_split`) are
-    indexed on first use, which reads them once. Raises InputError, naming `flag` and the path, for a folder that is
-    missing, empty, unfinished or incomplete, and for a shard whose length is not the one indexed.
+    With a manifest this reads the index headers and no sample. Without one the split's tars (`select_split`) are read
+    once and indexed. Raises InputError, naming `flag` and the path, for a folder that is missing, empty, unfinished or
+    incomplete, and for a shard whose length is not the indexed one.
     """
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: no such folder; python prep/make_shards.py makes one")
@@ -68,7 +68,7 @@ def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> Shard
 
 
 def select_split(tars: Sequence[Path], split: str) -> list[Path]:
-    """Those named `SPLIT-*`; where no name begins with train- or val-, all: they then serve either split."""
+    """The tars named `SPLIT-*`. If no name begins with `train-` or `val-`, all: they serve either split."""
     if any(tar.name.startswith(("train-", "val-")) for tar in tars):
         return [tar for tar in tars if tar.name.startswith(f"{split}-")]
     return list(tars)
@@ -92,10 +92,10 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
 
 
 def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--shards") -> ShardSet:
-    """Open tars without a manifest; `folder` is what messages and reports call them.
+    """Open tars without a manifest. Messages and reports call them `folder`.
 
-    Encoding and size are those of the first image. Raises InputError for what `scan_tar` refuses, and for a key that
-    two shards share.
+    Encoding and size are those of the first image. Raises InputError for what `scan_tar` refuses, and for a key in two
+    shards.
     """
     for tar in tars:
         if not tar.is_file():
@@ -140,7 +140,7 @@ def _first_image(tar: Path, index: Path) -> Geometry:
 
 
 def _refuse_shared_keys(shards: ShardSet) -> None:
-    """Every key once in the set. Checked once a set: the cache folder remembers which fingerprints passed."""
+    """Refuse a key that is in two shards. Checked once per set: the cache keeps the fingerprints of good sets."""
     passed = cache_folder("unique-keys", shards.fingerprint)
     if passed.exists():
         return

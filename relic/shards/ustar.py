@@ -1,4 +1,4 @@
-"""The 512 bytes before a member (POSIX.1-1988 ustar), written here so that no tar library's version can change them."""
+"""The 512 bytes before a member (POSIX.1-1988 ustar). Written here, so that no tar library can change them."""
 
 from relic.errors import InputError
 
@@ -10,7 +10,7 @@ _MAX_SIZE = 8**11 - 1
 def ustar_header(name: str, size: int) -> bytes:
     """The header of a regular file of `size` bytes: mode 644, owner 0, no owner names, time 0.
 
-    Raises InputError for what the format cannot hold: names over 100 bytes, sizes of 8 GiB and more.
+    Raises InputError for names over 100 bytes and sizes of 8 GiB or more, which the format cannot hold.
     """
     raw_name = name.encode()
     if len(raw_name) > _MAX_NAME_BYTES or size > _MAX_SIZE:

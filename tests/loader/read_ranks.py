@@ -1,4 +1,4 @@
-"""One rank of a reader that `torchrun` starts: writes what it read, and when it began and ended.
+"""One rank of a reader that `torchrun` starts: writes the keys of its batches, and of every sample read from a shard.
 
 python tests/loader/read_ranks.py SHARDS OUT IMAGES_PER_STEP
 """
@@ -6,20 +6,29 @@ python tests/loader/read_ranks.py SHARDS OUT IMAGES_PER_STEP
 import json
 import os
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
-from relic.loader.remote import resolve_shards
+from relic.loader.shard_files import OpenShard
+from relic.storage.spec import resolve_shards
 
 
 def main(shards_spec: str, out: str, images_per_step: int) -> None:
     """Read one epoch of train batches, then the set once as evaluation does."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     shards = resolve_shards(shards_spec, "train")
-    found: dict[str, object] = {"began": time.time()}
+    read: list[str] = []
+    read_into = OpenShard.read_into
+
+    def spy(self: OpenShard, buffers: Sequence[memoryview | bytearray], place: int) -> None:
+        read.append(self.key(place))
+        read_into(self, buffers, place)
+
+    OpenShard.read_into = spy  # type: ignore[method-assign]
+    found: dict[str, object] = {"read": read}
     with ShardLoader(shards, batch_size=max(2, images_per_step)) as loader:
         try:
             plan = train_batches(epoch_order(shards.samples, 0, 0), images_per_step, rank, world_size)
@@ -27,7 +36,6 @@ def main(shards_spec: str, out: str, images_per_step: int) -> None:
         except InputError as error:
             found["train"] = str(error)
         found["eval"] = [b.keys for b in loader.batches(eval_batches(shards.num_samples, 2, rank, world_size))]
-    found["ended"] = time.time()
     Path(out, f"{rank}.json").write_text(json.dumps(found))
 
 

@@ -108,7 +108,7 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
         ShardLoader(shards, batch_size=4, verify="off") as off,
         ShardLoader(shards, batch_size=4, verify="always") as always,
     ):
-        plan = eval_batches(4, 4, 0, 1)
+        plan = list(eval_batches(4, 4, 0, 1))
         for loader in (first, always):
             assert len(list(loader.batches(plan))) == 1
         with tar.open("r+b") as file:

@@ -80,7 +80,7 @@ def test_batches_that_cannot_be_are_refused() -> None:
 
 @given(st.integers(0, 40), st.integers(1, 7), st.integers(1, 6))
 def test_evaluation_takes_every_sample_once(samples: int, batch_size: int, world: int) -> None:
-    ranks = [eval_batches(samples, batch_size, rank, world) for rank in range(world)]
+    ranks = [list(eval_batches(samples, batch_size, rank, world)) for rank in range(world)]
     taken = [sample for rank in ranks for batch in rank for sample in batch.tolist()]
     assert taken == list(range(samples))
     assert all(0 < len(batch) <= batch_size for rank in ranks for batch in rank)

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-import relic.loader.download
 import relic.shards.manifest
 import relic.shards.shard_set
+import relic.storage.download
 from relic.codec.checkpoint import load_checkpoint
 from tests.conftest import write_shards
 from tests.train.runs import Run, tiny
@@ -92,7 +92,7 @@ def test_a_set_too_small_to_calibrate_on_says_so(tmp_path: Path, capsys: pytest.
 def test_a_host_that_does_not_answer_is_no_wrong_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(relic.loader.download, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(relic.storage.download, "PAUSE_SECONDS", 0.0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # but no process listens
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/train-000000.tar"

@@ -1,8 +1,7 @@
-"""One URL into one file, whole or not at all: through webdataset's gopen, with a bounded number of attempts."""
+"""Download one URL into one file, whole or not at all. Uses webdataset's gopen and a bounded number of attempts."""
 
 import logging
 import os
-import re
 import select
 import shlex
 import subprocess
@@ -14,15 +13,16 @@ from typing import Any
 
 from relic.errors import InputError
 from relic.files import TEMPORARY_SUFFIX, sync_folder
+from relic.storage.urls import without_secrets
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 """Before the second attempt; twice as long before the third."""
 STALL_SECONDS = 60.0
-"""A transfer without a byte for so long has failed."""
+"""A transfer that brings no byte for this long has failed."""
 _CHUNK_BYTES = 1 << 20
-_REFUSED = 22
-_CURL_SAYS = {
+_HTTP_ERROR = 22
+_CURL_EXIT_CODES = {
     6: "the host is not known",
     7: "the host does not answer",
     18: "the connection was cut",
@@ -37,31 +37,29 @@ log = logging.getLogger(__name__)
 
 
 class PermanentError(InputError):
-    """Trying again does not help: not there, not allowed, or whole and of no use."""
+    """Another attempt does not help: the file does not exist, is not allowed, or is no shard."""
 
 
-class DownloadError(InputError):
-    """The host, or the way to it, failed in all attempts. The command line may well be right."""
+class DownloadError(ConnectionError):
+    """The host, or the network, failed in all attempts.
+
+    No InputError: the command line may be right. As an OSError it ends a command in one line, with exit code 1.
+    """
 
 
 class _TransferError(Exception):
-    """Failed, and may succeed another time."""
-
-
-def shown(url: str) -> str:
-    """The URL for messages: without passwords and signatures."""
-    if url.startswith("pipe:"):
-        return url
-    return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
+    """A transfer failed. Another attempt may succeed."""
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], attempts: int = ATTEMPTS) -> None:
-    """Stream `url` to `path` by way of `path`.tmp; `check` may read that file, raising InputError against it.
+    """Download `url` to `path`.tmp, have `check` read that file, and rename it to `path`.
 
-    A broken transfer, and a file that `check` refuses, are tried again. Raises PermanentError when the server says so,
-    and after the last attempt DownloadError or, for a refused file, InputError. They name the URL, and nothing is left
-    at either path. The caller sees to it that no other process does the same.
+    `check` raises InputError for a file that is damaged. A failed transfer and a damaged file are tried again. After
+    the last attempt the first raises DownloadError, the second InputError. Raises PermanentError at once where another
+    attempt does not help. Messages name the URL. After an error no file is left at either path. The caller makes sure
+    that no other process downloads to `path`.
     """
+    shown = without_secrets(url)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         for attempt in range(1, attempts + 1):
@@ -74,8 +72,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], attempts: int 
                     raise
                 if attempt == attempts:
                     failed = DownloadError if isinstance(error, _TransferError) else InputError
-                    raise failed(f"{shown(url)}: could not be fetched in {attempts} attempts: {error}") from error
-                log.info("%s: %s; trying again", shown(url), error)
+                    raise failed(f"{shown}: could not be fetched in {attempts} attempts: {error}") from error
+                log.info("%s: %s; trying again", shown, error)
                 time.sleep(PAUSE_SECONDS * attempt)
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -92,14 +90,16 @@ def _stream(url: str, path: Path) -> None:
 
 
 def _chunks(url: str) -> Iterator[bytes]:
-    from webdataset.gopen import gopen, gopen_schemes  # imports torch: only when there is something to fetch
+    from webdataset.gopen import gopen, gopen_schemes  # imports torch, so only when a file must be fetched
 
     if url.startswith("s3://") and "s3" not in gopen_schemes:
         url = f"pipe:aws s3 cp {shlex.quote(url)} -"
     try:
         stream: Any = gopen(url, "rb")
     except (OSError, ValueError, ImportError) as error:
-        raise PermanentError(f"{shown(url)}: cannot be opened ({error})") from error  # no such scheme or program
+        raise PermanentError(
+            f"{without_secrets(url)}: cannot be opened ({error})"
+        ) from error  # no such scheme or program
     process: subprocess.Popen[bytes] | None = getattr(stream, "proc", None)
     try:
         if process is None:
@@ -107,16 +107,16 @@ def _chunks(url: str) -> Iterator[bytes]:
                 yield chunk
             return
         yield from _chunks_of_process(stream.stream.fileno())
-        _judge(url, process)
+        _check_exit_code(url, process)
     finally:
         if process is not None and process.poll() is None:
             process.kill()
-        with suppress(OSError):  # gopen's own complaint about the exit code that was judged above
+        with suppress(OSError):  # gopen's own error for the exit code that is checked above
             stream.close()
 
 
 def _chunks_of_process(descriptor: int) -> Iterator[bytes]:
-    """Read past gopen's buffer, which would wait without an end for a host that has gone quiet."""
+    """Read the pipe without gopen's buffer, which would wait for ever for a host that sends nothing."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     while True:
@@ -128,17 +128,17 @@ def _chunks_of_process(descriptor: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _judge(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """gopen overlooks some exit codes, and under GOPEN_VERBOSE all."""
+def _check_exit_code(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Raise for a command that failed. gopen ignores some exit codes, and with GOPEN_VERBOSE all."""
     try:
         code = process.wait(STALL_SECONDS)
     except subprocess.TimeoutExpired:
-        raise _TransferError("the transfer has ended, its command has not") from None
+        raise _TransferError("the transfer has ended, but its command has not") from None
     if code == 0:
         return
     is_curl = not url.startswith(("pipe:", "gs://"))
-    what = _CURL_SAYS.get(code, "") if is_curl else {127: "its command is not installed"}.get(code, "")
+    what = _CURL_EXIT_CODES.get(code, "") if is_curl else {127: "its command is not installed"}.get(code, "")
     what = what or f"its command ended with exit code {code}"
-    if is_curl and code == _REFUSED:
-        raise PermanentError(f"{shown(url)}: {what}")
+    if is_curl and code == _HTTP_ERROR:
+        raise PermanentError(f"{without_secrets(url)}: {what}")
     raise _TransferError(what)

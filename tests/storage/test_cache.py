@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from relic.errors import InputError
-from relic.loader import download as download_module
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.loader.remote import resolve_shards
+from relic.storage import download as download_module
+from relic.storage.download import DownloadError
+from relic.storage.spec import resolve_shards
 from tests.conftest import write_shards
-from tests.loader.http_shards import serve
+from tests.storage.http_shards import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = "train-{000000..000002}.tar"
@@ -96,7 +97,7 @@ def test_a_line_cut_every_time_is_an_error_and_the_next_start_goes_on(packed: Pa
     with serve(packed) as server:
         server.cuts["train-000001.tar"] = 99
         with pytest.raises(
-            InputError, match=r"http://127\S+/train-000001\.tar: could not be fetched in 3 attempts: the conn.* cut"
+            DownloadError, match=r"http://127\S+/train-000001\.tar: could not be fetched in 3 attempts: the conn.* cut"
         ):
             keys_of(f"{server.url}/{PATTERN}")
         assert_cache_holds(packed)
@@ -110,7 +111,7 @@ def test_a_line_cut_every_time_is_an_error_and_the_next_start_goes_on(packed: Pa
 
 
 def start_reader(spec: str) -> "subprocess.Popen[str]":
-    code = f"from relic.loader.remote import resolve_shards; print(resolve_shards({spec!r}, 'train').num_samples)"
+    code = f"from relic.storage.spec import resolve_shards; print(resolve_shards({spec!r}, 'train').num_samples)"
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -135,7 +136,7 @@ def test_a_host_that_goes_quiet_is_given_up(packed: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
     with serve(packed) as server:
         server.stalls.add("train-000001.tar")
-        with pytest.raises(InputError, match=r"train-000001\.tar: could not be fetched.*no byte came"):
+        with pytest.raises(DownloadError, match=r"train-000001\.tar: could not be fetched.*no byte came"):
             keys_of(f"{server.url}/{PATTERN}")
     assert_cache_holds(packed)
 
@@ -155,7 +156,7 @@ def test_what_the_server_does_not_have_is_named_at_once(packed: Path) -> None:
         with pytest.raises(InputError, match=r"http://127\S+/train-000001\.tar: the server refuses it"):
             keys_of(f"{server.url}/{PATTERN}")
         assert server.requests["train-000001.tar"] == 1
-    with pytest.raises(InputError, match=r"http://127\S+: could not be .*the host does not answer"):
+    with pytest.raises(DownloadError, match=r"http://127\S+: could not be .*the host does not answer"):
         keys_of(f"{server.url}/train-000001.tar")
 
 
@@ -206,7 +207,7 @@ def test_pipes(packed: Path) -> None:
         InputError, match=r"pipe:head .*000000\.tar: could not be fetched in 3 attempts: sample train00005: .*cut"
     ):
         keys_of(f"pipe:head -c 70000 {packed}/train-00000{{0,1}}.tar")
-    with pytest.raises(InputError, match=r"pipe:cat missing\.tar: could not be .* exit code 1"):
+    with pytest.raises(DownloadError, match=r"pipe:cat missing\.tar: could not be .* exit code 1"):
         keys_of("pipe:cat missing.tar")
     assert not cached("*.tmp")
 
@@ -228,7 +229,7 @@ def test_patterns_of_local_tars(packed: Path) -> None:
     assert keys_of(f"{packed}/train-000002.tar") == KEYS[12:]
     for spec, message in (
         (f"{packed}/train-{{000002..000003}}.tar", r"--shards .*train-000003\.tar: no such tar"),
-        (f"{packed}/train-{{000002", "Unbalanced braces"),
+        (f"{packed}/train-{{000002", "unbalanced braces"),
         (str(packed / "none"), r"--shards .*none: no such folder"),
     ):
         with pytest.raises(InputError, match=message):
@@ -239,7 +240,7 @@ def test_patterns_of_local_tars(packed: Path) -> None:
 
 
 def test_secrets_in_urls_are_not_repeated() -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DownloadError) as caught:
         resolve_shards("http://user:secret@127.0.0.1:1/x.tar?sig=secret", "train")
     assert "http://127.0.0.1:1/x.tar" in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -247,7 +248,7 @@ def test_secrets_in_urls_are_not_repeated() -> None:
 
 def test_local_shards_need_neither_torch_nor_webdataset(packed: Path) -> None:
     code = (
-        "import sys; from relic.loader.remote import resolve_shards\n"
+        "import sys; from relic.storage.spec import resolve_shards\n"
         f"resolve_shards({f'{packed}/{PATTERN}'!r}, 'train')\n"
         "sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
     )

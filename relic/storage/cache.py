@@ -1,0 +1,190 @@
+"""Shards behind URLs, fetched once into a local cache.
+
+The cache is `$XDG_CACHE_HOME/relic/shards` (`~/.cache/relic/shards` without the variable). It holds one folder per
+folder of URLs, and in it the tars with their indexes. A tar there is whole, and is not asked for again. To fetch shards
+anew, delete their folder.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from relic.cache import cache_folder, short_hash
+from relic.errors import InputError
+from relic.lock import lock
+from relic.shards.index import index_path, read_header, read_records, write_index
+from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
+from relic.shards.plain_webdataset import CutTarError, index_tar
+from relic.storage.download import ATTEMPTS, DownloadError, PermanentError, download
+from relic.storage.urls import beside, file_name, is_http, without_secrets
+
+_PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
+_PARALLEL = 4
+"""Shards that one process fetches at once."""
+
+log = logging.getLogger(__name__)
+
+
+class _RemoteShard(NamedTuple):
+    """A URL, and the path of its tar in the cache."""
+
+    url: str
+    tar: Path
+
+
+def _place(url: str) -> _RemoteShard:
+    name = file_name(url)
+    folder = beside(url, "") if name else url
+    if not name:
+        name = "shard.tar"
+    elif not re.fullmatch(r"[\w.-]+\.tar", name, re.ASCII):
+        name = f"{short_hash(name)}.tar"
+    return _RemoteShard(url, cache_folder("shards", short_hash(folder), name))
+
+
+def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
+    """The tars of the cache for `urls`, in order; those that are missing are fetched.
+
+    Several processes share the work: none fetches a shard that another is fetching. Raises DownloadError when a host
+    cannot be reached, and InputError for a shard that does not exist or is damaged.
+    """
+    shards = [_place(url) for url in urls]
+    missing = [shard for shard in shards if not shard.tar.exists()]
+    if missing:
+        _fetch_missing(shards, missing, split)
+    return [shard.tar for shard in shards]
+
+
+def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShard], split: str) -> None:
+    first = without_secrets(missing[0].url)
+    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), first, cache_folder("shards"))
+    manifests: dict[Path, Manifest | None] = {}
+    for shard in missing:
+        folder = shard.tar.parent
+        if folder not in manifests:
+            folder.mkdir(parents=True, exist_ok=True)
+            manifests[folder] = _fetch_manifest(shard, split)
+    missing = [shard for shard in shards if not shard.tar.exists()]
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="relic-fetch") as pool:
+        infos = {
+            (folder, info.name): info
+            for folder, manifest in manifests.items()
+            for info in (manifest.shards if manifest else ())
+        }
+        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), wait_seconds=0) for s in missing]
+        try:
+            busy = [shard for shard, job in zip(missing, jobs, strict=True) if not job.result()]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    for shard in busy:  # another process was fetching it; if that failed, it is fetched here
+        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait_seconds=math.inf)
+
+
+def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
+    """The lock file `path` of the cache. Two downloads into one file would damage it, so locks are required here."""
+    return lock(path, wait_seconds=wait_seconds, create=True, advice="set XDG_CACHE_HOME to a local disk")
+
+
+def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
+    """The manifest beside a shard that is named as relic names them, or None.
+
+    Shards in the cache that the manifest no longer describes are removed.
+    """
+    if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
+        return None
+    folder = shard.tar.parent
+    path = manifest_path(folder, split)
+    with _locked(path.with_suffix(".lock")):
+        before = _readable_manifest(path)
+        if not _fetch_optional(beside(shard.url, path.name), path):
+            return None
+        manifest = _readable_manifest(path)
+        now = {info.name: info for info in manifest.shards} if manifest else {}
+        for info in before.shards if before else ():
+            if now.get(info.name) != info:
+                (folder / info.name).unlink(missing_ok=True)
+                index_path(folder / info.name).unlink(missing_ok=True)
+        return manifest
+
+
+def _fetch_optional(url: str, path: Path) -> bool:
+    """Fetch a file that may not exist; False where it does not.
+
+    Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
+    """
+    try:
+        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1)
+    except PermanentError:
+        return False
+    except DownloadError:
+        if is_http(url):
+            raise
+        return False
+    return True
+
+
+def _readable_manifest(path: Path) -> Manifest | None:
+    if path.exists():
+        with suppress(InputError):  # for example a page that says 404, sent with code 200
+            return parse_manifest(path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) -> bool:
+    """Fetch one shard with its index unless it is in the cache by now.
+
+    Returns False when another process is still fetching it after `wait_seconds`.
+    """
+    with _locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
+        if held and not shard.tar.exists():
+            download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary))
+    return held
+
+
+def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> None:
+    """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
+    if info is not None:
+        with temporary.open("rb") as file:
+            digest = sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
+            raise InputError("its bytes differ from the manifest beside it (sha256)")
+    if _fetch_index(shard, temporary):
+        return
+    try:
+        records = index_tar(temporary, None, name=without_secrets(shard.url))
+    except CutTarError as error:
+        raise CutTarError(str(error).removeprefix(f"{without_secrets(shard.url)}: ")) from error
+    except InputError as error:
+        raise PermanentError(
+            str(error)
+        ) from error  # a whole tar that relic cannot read: fetching it again does not help
+    status = temporary.stat()
+    write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns)
+
+
+def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
+    """Fetch the index beside the URL; True if relic wrote it, for a tar of that length."""
+    if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
+        return False
+    path = index_path(shard.tar)
+    if not _fetch_optional(beside(shard.url, path.name), path):
+        return False
+    try:
+        header = read_header(path)
+        read_records(path)
+        if header.tar_bytes == tar.stat().st_size and not header.tar_mtime_ns:
+            return True
+    except InputError:
+        pass
+    path.unlink(missing_ok=True)
+    return False
