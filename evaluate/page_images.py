@@ -18,7 +18,7 @@ _MAX_SIDE = 1280
 
 
 def worst_and_best(evaluation: Evaluation, count: int) -> dict[int, str]:
-    """Number in the source -> rank, for the `count` worst and `count` best images by PSNR. None is there twice."""
+    """Number in the source -> rank, for the `count` worst and `count` best images by PSNR. No image is in both."""
     num_images = len(evaluation.results)
     order = sorted(range(num_images), key=lambda number: evaluation.results[number].psnr_db)
     worst = {number: f"worst {place}" for place, number in enumerate(order[:count], start=1)}

@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
     @property
     def psnr_loss_db(self) -> float | None:
-        """None where a PSNR is: all crops came back exactly."""
+        """None where all crops came back exactly, before or after: their PSNR is infinite."""
         before, after = self.before.psnr_db, self.after.psnr_db
         return None if before is None or after is None else before - after
 
