@@ -1,4 +1,4 @@
-"""One process or many: who we are, and the few things ranks must agree on."""
+"""One process or many: this process's rank, and what the ranks exchange."""
 
 import os
 import time
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.02
 
 
 class World(NamedTuple):
-    """This process among all."""
+    """This process's rank and device, and the number of processes."""
 
     rank: int
     size: int
@@ -28,13 +28,16 @@ class World(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, which alone writes and prints."""
+        """Whether this is rank 0, the only one that writes and prints."""
         return self.rank == 0
 
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes `torchrun` started (NCCL on CUDA, gloo on a CPU), or be alone; leave at the block's end."""
+    """Join the processes that `torchrun` started (NCCL on CUDA, gloo on a CPU); leave them at the end of the block.
+
+    Without torchrun the world is this process.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu")
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
@@ -64,40 +67,43 @@ def _check_device_count(devices: int) -> None:
 
 
 def agree_on_attempt(store: dist.Store, rank: int, size: int, wait_seconds: float = _JOIN_SECONDS) -> dist.Store:
-    """The part of `store` that belongs to this attempt of torchrun to run the ranks, and to no other.
+    """The part of `store` that belongs to this attempt of torchrun to run the ranks.
 
-    torchrun keeps one store for all its attempts, and in it the addresses of ranks that were killed; whoever finds
-    those waits for the dead. Restart counts do not tell attempts apart, since each machine has its own. So rank 0
-    counts the attempts and tells each rank that greets it, under a name of the greeting's own, until all have thanked:
-    what a dead rank left is answered too, and read by nobody. Raises RuntimeError when a rank does not come.
+    torchrun keeps one store for all its attempts (checked in torch 2.14.1). A restarted rank that reads an address of
+    an earlier attempt waits for a process that has ended. torchrun's restart count does not tell attempts apart, since
+    each machine counts its own. So rank 0 counts the attempts. Every other rank sends a request with a random id. Rank
+    0 answers each id with the number of the attempt, until every rank has acknowledged that number. It also answers
+    requests of ended ranks; nobody reads those answers.
+
+    Raises RuntimeError when a rank does not come within `wait_seconds`.
     """
     deadline = time.monotonic() + wait_seconds
     if rank:
-        greeting = uuid.uuid4().hex
-        store.set(f"relic/greeting/{rank}", greeting)
-        _await(store, f"relic/attempt/{greeting}", deadline, "rank 0")
-        attempt = store.get(f"relic/attempt/{greeting}").decode()
-        store.set(f"relic/thanks/{attempt}/{rank}", "")
+        request = uuid.uuid4().hex
+        store.set(f"relic/request/{rank}", request)
+        _await(store, f"relic/attempt/{request}", deadline, "rank 0")
+        attempt = store.get(f"relic/attempt/{request}").decode()
+        store.set(f"relic/acknowledged/{attempt}/{rank}", "")
         return dist.PrefixStore(f"relic/{attempt}", store)
     attempt = str(store.add("relic/attempts", 1))
     missing = set(range(1, size))
     while missing:
         for other in sorted(missing):
-            if store.check([f"relic/greeting/{other}"]):
-                store.set(f"relic/attempt/{store.get(f'relic/greeting/{other}').decode()}", attempt)
-        missing = {other for other in missing if not store.check([f"relic/thanks/{attempt}/{other}"])}
+            if store.check([f"relic/request/{other}"]):
+                store.set(f"relic/attempt/{store.get(f'relic/request/{other}').decode()}", attempt)
+        missing = {other for other in missing if not store.check([f"relic/acknowledged/{attempt}/{other}"])}
         _pause(deadline, f"ranks {sorted(missing)}")
     return dist.PrefixStore(f"relic/{attempt}", store)
 
 
-def _await(store: dist.Store, key: str, deadline: float, whom: str) -> None:
+def _await(store: dist.Store, key: str, deadline: float, missing: str) -> None:
     while not store.check([key]):
-        _pause(deadline, whom)
+        _pause(deadline, missing)
 
 
-def _pause(deadline: float, whom: str) -> None:
+def _pause(deadline: float, missing: str) -> None:
     if time.monotonic() > deadline:
-        raise RuntimeError(f"{whom} did not come to the start of this run")
+        raise RuntimeError(f"{missing} did not come to the start of this run")
     time.sleep(_POLL_SECONDS)
 
 
@@ -111,7 +117,7 @@ def gather_to_all(value: T, world: World) -> list[T]:
 
 
 def wait_for_all(world: World) -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has made this call."""
     if world.size > 1:
         dist.barrier()
 

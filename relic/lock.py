@@ -18,8 +18,8 @@ _POLL_SECONDS = 0.05
 def lock(path: Path, *, wait_seconds: float = math.inf, create: bool = False, advice: str = "") -> Iterator[bool]:
     """Hold the lock of the file or folder `path` inside the block; yield False when another still holds it.
 
-    The lock is on `path` itself. A file in a folder that cannot be written to can be locked, and no lock file is left
-    behind. The kernel releases the lock when the process ends, however it ends. Threads exclude each other too.
+    The lock is on `path` itself. So a file in a read-only folder can be locked, and no lock file is left in a folder of
+    shards. The kernel releases the lock when the process ends, however it ends. Threads exclude each other too.
 
     `wait_seconds`: how long to wait for another holder. 0 tries once. Waiting ends at the latest when the holder ends.
     `create`: make an empty file `path` where there is none, and open it for writing. NFS locks only such files.

@@ -64,6 +64,16 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
+def arrow_row(room: str) -> str:
+    """The room's row in the table of docs/architecture.md."""
+    ours, packages = ROOMS[room]
+    shared = ["shared"] if ours >= SHARED else []
+    paths = {name.replace(".", "/") for name in (ours - SHARED if shared else ours)} - {room}
+    own = {f"`{path}`" if (ROOT / path).is_dir() else f"`{path}.py`" for path in paths}
+    used = ", ".join(f"`{name}`" for name in sorted(packages))
+    return f"| `{room}{'/*.py' if room == 'relic' else ''}` | {', '.join([*shared, *sorted(own)]) or '-'} | {used} |"
+
+
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -92,6 +102,11 @@ def test_a_room_imports_what_it_may(room: str) -> None:
                 assert covered(name, ours), f"{path.relative_to(ROOT)} imports {name}"
             elif top not in sys.stdlib_module_names:
                 assert top in packages, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    rows = [line for line in (ROOT / "docs/architecture.md").read_text().splitlines() if line.count("|") == 4]
+    assert rows[-len(ROOMS) :] == [arrow_row(room) for room in ROOMS]
 
 
 def test_only_command_lines_touch_the_import_path() -> None:

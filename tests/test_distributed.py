@@ -30,7 +30,7 @@ def test_each_attempt_has_a_store_of_its_own_that_all_its_ranks_share() -> None:
 
 def test_a_rank_killed_before_it_was_answered_leads_nobody_astray() -> None:
     kept = dist.HashStore()
-    kept.set("relic/greeting/1", "of the dead")
+    kept.set("relic/request/1", "of the dead")
     stores = attempt(kept, 2)
     stores[0].set("here", "")
     assert stores[1].check(["here"])

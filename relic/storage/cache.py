@@ -1,8 +1,8 @@
 """Shards behind URLs, fetched once into a local cache.
 
 The cache is `$XDG_CACHE_HOME/relic/shards` (`~/.cache/relic/shards` without the variable). It holds one folder per
-folder of URLs, and in it the tars with their indexes. A tar there is whole, and is not asked for again. To fetch shards
-anew, delete their folder.
+folder of URLs, and in it the tars with their indexes. A tar there is whole, and is not requested again. To fetch shards
+again, delete their folder.
 """
 
 import logging
@@ -165,9 +165,8 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
     except CutTarError as error:
         raise CutTarError(str(error).removeprefix(f"{without_secrets(shard.url)}: ")) from error
     except InputError as error:
-        raise PermanentError(
-            str(error)
-        ) from error  # a whole tar that relic cannot read: fetching it again does not help
+        # A whole tar that relic cannot read: fetching it again does not help.
+        raise PermanentError(str(error)) from error
     status = temporary.stat()
     write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns)
 

@@ -27,7 +27,7 @@ _CURL_EXIT_CODES = {
     7: "the host does not answer",
     18: "the connection was cut",
     22: "the server refuses it (HTTP error: not there, or not allowed)",
-    23: "the transfer was broken off",
+    23: "the transfer was interrupted",
     28: "the host does not answer in time",
     52: "the server sent nothing",
     56: "the connection was cut",
@@ -97,9 +97,8 @@ def _chunks(url: str) -> Iterator[bytes]:
     try:
         stream: Any = gopen(url, "rb")
     except (OSError, ValueError, ImportError) as error:
-        raise PermanentError(
-            f"{without_secrets(url)}: cannot be opened ({error})"
-        ) from error  # no such scheme or program
+        # No such scheme, or no such program.
+        raise PermanentError(f"{without_secrets(url)}: cannot be opened ({error})") from error
     process: subprocess.Popen[bytes] | None = getattr(stream, "proc", None)
     try:
         if process is None:
@@ -116,7 +115,7 @@ def _chunks(url: str) -> Iterator[bytes]:
 
 
 def _chunks_of_process(descriptor: int) -> Iterator[bytes]:
-    """Read the pipe without gopen's buffer, which would wait for ever for a host that sends nothing."""
+    """Read the pipe without gopen's buffer, which waits without end for a host that sends nothing."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     while True:

@@ -1,4 +1,4 @@
-"""The loader against tarfile and the codecs themselves, and against damage."""
+"""The loader, compared with tarfile and the decoders, and on damaged shards."""
 
 import os
 import tarfile
@@ -83,6 +83,20 @@ def test_an_iterator_dropped_early_leaves_the_loader_usable(tmp_path: Path, make
         first.close()  # type: ignore[attr-defined]
         keys = [key for batch in loader.batches(eval_batches(20, 2, 0, 1)) for key in batch.keys]
     assert keys == [f"train{number:05d}" for number in range(20)]
+
+
+def test_an_error_comes_at_its_batch_and_leaves_the_loader_usable(tmp_path: Path, make_shards: ShardFactory) -> None:
+    make_shards(tmp_path, counts=(20,), side=32)
+    tar = tmp_path / "train-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[int(read_records(index_path(tar))[7]["offset"]) + 200] ^= 1
+    tar.write_bytes(data)
+    keys: list[str] = []
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
+        with pytest.raises(InputError, match="sample train00007"):
+            keys += (key for batch in loader.batches(eval_batches(20, 2, 0, 1)) for key in batch.keys)
+        assert keys == [f"train{number:05d}" for number in range(6)]
+        assert len(list(loader.batches([np.arange(8, 10), np.arange(10, 12)]))) == 2
 
 
 @pytest.mark.timeout(5)

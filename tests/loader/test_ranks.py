@@ -1,4 +1,4 @@
-"""Uneven shards over several ranks, simulated and by real processes; and what a killed process leaves behind."""
+"""Uneven shards over several ranks, simulated and in real processes. A killed reader leaves nothing behind."""
 
 import itertools
 import json

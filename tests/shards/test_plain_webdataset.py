@@ -1,4 +1,4 @@
-"""Tars that webdataset and tarfile wrote: against webdataset's own reading of them, and against damage."""
+"""Tars that webdataset and tarfile wrote: compared with webdataset's reading of them, and damaged."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def read_all(folder: Path, split: str = "train") -> list[tuple[str, bytes]]:
 
 
 def webdataset_reads(folder: Path) -> list[tuple[str, bytes]]:
-    """What webdataset makes of the same tars."""
+    """The keys and pixels that webdataset reads from the same tars."""
     tars = sorted(map(str, folder.glob("*.tar")))
     found = []
     for sample in webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"):
@@ -110,7 +110,7 @@ def test_folders_links_names_without_keys_and_other_arrays_are_passed_over(tmp_p
 
 
 def padded_npy(pixels: NDArray[Any], order: Literal["C", "F"], header_bytes: int) -> bytes:
-    """An .npy as other writers pad it."""
+    """An .npy file with another padding."""
     text = f"{{'descr': '|u1', 'fortran_order': {order == 'F'}, 'shape': {pixels.shape}, }}"
     text = text.ljust(header_bytes - 11) + "\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + pixels.tobytes(order)

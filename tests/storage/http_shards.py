@@ -1,4 +1,4 @@
-"""A web server on loopback for a folder of shards, which counts, cuts and stalls as told."""
+"""A web server on loopback for a folder of shards. It counts requests, and cuts or stalls answers when told to."""
 
 import threading
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class ShardServer:
-    """Serves `folder`; what it was asked for is in `requests`."""
+    """Serves `folder` and counts the requests per file name in `requests`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -17,7 +17,7 @@ class ShardServer:
         self.cuts: Counter[str] = Counter()
         """By file name: how many more answers are cut in the middle."""
         self.stalls: set[str] = set()
-        """File names whose answers stop in the middle and keep the line open."""
+        """File names whose answers stop in the middle and keep the connection open."""
         self.stalled = threading.Event()
         """Set when an answer has stopped."""
         self.release = threading.Event()

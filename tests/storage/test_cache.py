@@ -1,4 +1,4 @@
-"""Shards behind URLs and patterns: a real web server, cut lines, killed readers; keys against what was packed."""
+"""Shards behind URLs and patterns: a real web server, cut transfers, killed readers. Keys must be those packed."""
 
 import io
 import os
@@ -58,7 +58,7 @@ def cached(pattern: str = "*") -> list[Path]:
 
 
 def assert_cache_holds(packed: Path) -> None:
-    """Whole copies of the tars, and nothing half."""
+    """Whole copies of the tars, and no temporary file."""
     assert not cached("*.tmp")
     for tar in cached("*.tar"):
         assert tar.read_bytes() == (packed / tar.name).read_bytes()
@@ -83,7 +83,7 @@ def test_urls_are_fetched_once_and_read_as_local_shards(packed: Path, ours: bool
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_line_cut_in_the_middle_is_tried_again(packed: Path, ours: bool) -> None:
+def test_a_transfer_cut_in_the_middle_is_tried_again(packed: Path, ours: bool) -> None:
     if not ours:
         without_ours(packed)
     with serve(packed) as server:
@@ -93,7 +93,7 @@ def test_a_line_cut_in_the_middle_is_tried_again(packed: Path, ours: bool) -> No
     assert_cache_holds(packed)
 
 
-def test_a_line_cut_every_time_is_an_error_and_the_next_start_goes_on(packed: Path) -> None:
+def test_a_transfer_cut_every_time_is_an_error_and_the_next_start_goes_on(packed: Path) -> None:
     with serve(packed) as server:
         server.cuts["train-000001.tar"] = 99
         with pytest.raises(
@@ -132,7 +132,7 @@ def test_a_reader_killed_in_the_middle_of_a_shard(packed: Path) -> None:
     assert_cache_holds(packed)
 
 
-def test_a_host_that_goes_quiet_is_given_up(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_stops_sending_is_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
     with serve(packed) as server:
         server.stalls.add("train-000001.tar")
