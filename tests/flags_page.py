@@ -25,8 +25,8 @@ exit.
 | 130 | Interrupted by Ctrl-C. |
 | 143 | Ended by SIGTERM. `prep/make_shards.py` can be started again and continues. |
 
-Errors are one line. For wrong input and failed file operations with exit code 1, the environment variable
-`RELIC_TRACEBACK=1` shows the traceback.
+Errors are one line. For wrong input and failed file operations, the environment variable `RELIC_TRACEBACK=1` shows the
+traceback, except for flags that cannot be read.
 
 Evaluation and export have no flag `--verify`. They check the hash of every sample on its first
 read, which is the default of training too.
