@@ -66,8 +66,8 @@ class ExportConfig:
     calib_shards: Path | None = None
     """Folder of shards for --int8. Its `train` crops calibrate. The cost is measured on the `val` crops of --shards, or
     else of this folder."""
-    calib_images: int = 200
-    """Number of crops to calibrate on, 100 to 500."""
+    calib_images: int | None = None
+    """Number of crops to calibrate on, 100 to 500. Default: 200, or all if there are fewer."""
     calib_method: Method = "percentile"
     """How --int8 chooses the ranges of activations. minmax: all values. percentile: all but 0.001 %. entropy: by
     relative entropy."""
@@ -103,7 +103,7 @@ class ExportConfig:
 
     def _check_int8(self) -> None:
         if not self.int8:
-            for name in ("calib_shards", "int8_keep_last"):
+            for name in ("calib_shards", "calib_images", "int8_keep_last"):
                 if getattr(self, name):
                     raise InputError(f"--{name}: goes with --int8")
             return
@@ -115,7 +115,7 @@ class ExportConfig:
             raise InputError("--int8: calibrates one image at a time; leave out --batch")
         if self.calib_shards is None:
             raise InputError("--int8: needs --calib_shards, a folder of shards with `train` crops to calibrate on")
-        if not _FEWEST_CALIB <= self.calib_images <= _MOST_CALIB:
+        if self.calib_images is not None and not _FEWEST_CALIB <= self.calib_images <= _MOST_CALIB:
             raise InputError(f"--calib_images {self.calib_images}: choose from {_FEWEST_CALIB} to {_MOST_CALIB}")
 
     def _check_out(self) -> None:

@@ -9,6 +9,9 @@ from relic.errors import InputError
 from relic.files import check_folder
 from relic.shards.shard_set import ShardSet, open_shard_set
 
+_CALIB_IMAGES = 200
+"""Number of crops for calibration without --calib_images, if the set holds as many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Crops:
@@ -16,6 +19,8 @@ class Int8Crops:
 
     train: ShardSet
     """Calibration."""
+    calib_images: int
+    """Number of train crops to calibrate on."""
     val: ShardSet
     """Measuring the cost."""
 
@@ -48,8 +53,12 @@ def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | Non
     if config.calib_shards is None:
         return None
     train = open_shard_set(config.calib_shards, "train", flag="--calib_shards")
-    if train.num_samples < config.calib_images:
+    if config.calib_images is not None and config.calib_images > train.num_samples:
         raise InputError(
             f"--calib_images {config.calib_images}: {config.calib_shards} has {train.num_samples} train crops"
         )
-    return Int8Crops(train=train, val=shards or open_shard_set(config.calib_shards, "val", flag="--calib_shards"))
+    return Int8Crops(
+        train=train,
+        calib_images=config.calib_images or min(_CALIB_IMAGES, train.num_samples),
+        val=shards or open_shard_set(config.calib_shards, "val", flag="--calib_shards"),
+    )

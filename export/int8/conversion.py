@@ -73,8 +73,8 @@ def convert_to_int8(
     The calibration inputs stay in `folder`. If only one half is exported, the other is measured in float. Raises
     InputError for crops that cannot be read.
     """
-    log.info("calibrating on %d train crops of %s", config.calib_images, crops.train.folder)
-    calibration = write_calibration(folder, source, size, crops.train, config.calib_images)
+    log.info("calibrating on %d train crops of %s", crops.calib_images, crops.train.folder)
+    calibration = write_calibration(folder, source, size, crops.train, crops.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
     for part in ("encoder", "decoder"):
@@ -130,7 +130,7 @@ def _facts(config: ExportConfig, crops: Int8Crops, cost: Cost) -> dict[str, Any]
     return {
         "calibration": {
             "method": config.calib_method,
-            "crops": config.calib_images,
+            "crops": crops.calib_images,
             "fingerprint": crops.train.fingerprint,
         },
         "encoder_last_layer": "float32" if config.int8_keep_last else "int8",

@@ -75,3 +75,15 @@ def test_a_mistake_is_one_line_before_any_work(
         error = str(refusal)
     assert said in error and "\n" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("crops", "images"), [(24, 24), (250, 200)])
+def test_calibration_takes_what_there_is_up_to_200(tmp_path: Path, crops: int, images: int) -> None:
+    write_shards(tmp_path / "set", "train", (crops,), side=16)
+    write_shards(tmp_path / "set", "val", (1,), side=16)
+    flags = ["--ckpt", "embedded", "--part", "all", "--out", str(tmp_path / "out"), "--input_size", "16"]
+    flags += ["--int8", "--calib_shards", str(tmp_path / "set")]
+    plan = make_plan(parse(ExportConfig, flags, prog="export"))
+    assert plan.int8 is not None and plan.int8.calib_images == images
+    with pytest.raises(InputError, match=f"has {crops} train crops"):
+        make_plan(parse(ExportConfig, [*flags, "--calib_images", "300"], prog="export"))
