@@ -181,9 +181,9 @@ class SplitFolder:
         write_json(self._record_path(shard), dataclasses.asdict(record))
 
     def remove_shard(self, shard: int) -> None:
-        """Remove a shard's files, the tar first."""
+        """Remove a shard's record and files, the tar before the files that describe it."""
         tar = self.tar(shard)
-        for path in (tar, index_path(tar), tar.with_suffix(".jsonl")):
+        for path in (self._record_path(shard), tar, index_path(tar), tar.with_suffix(".jsonl")):
             path.unlink(missing_ok=True)
 
     def finished_shard(self, shard: int) -> ShardRecord | None:
@@ -195,6 +195,13 @@ class SplitFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if info is None or self._is_whole(info) else None
+
+    def packed_ns(self, shard: int) -> int:
+        """When a shard was packed, in nanoseconds since 1970. Of one without a crop, when that was recorded."""
+        for path in (self.tar(shard), self._record_path(shard), self.rejected_path):
+            if path.exists():
+                return path.stat().st_mtime_ns
+        return 0
 
     def write_rejected(self, rejected: list[Rejection]) -> None:
         """Write `SPLIT.rejected.jsonl`, in the order of the listing."""
