@@ -213,8 +213,8 @@ class TrainConfig:
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
         }
         for name in ("shards", "val_shards"):
-            if values[name] is not None:
-                values[name] = without_secrets(values[name])
+            if (text := values[name]) is not None:
+                values[name] = without_secrets(str(text))
         return values
 
     @property

@@ -242,7 +242,7 @@ def _calib_images(config: TrainConfig, train_set: ShardSet, *, begins: bool) -> 
             raise InputError(f"--calib_images {config.calib_images}: {there_are}; use fewer, or --swap_init naive")
         if train_set.num_samples < MIN_CALIB_IMAGES:
             raise InputError(
-                f"--shards {without_secrets(config.shards)}: {there_are}, calibration needs {MIN_CALIB_IMAGES} or more; "
+                f"--shards {train_set.folder}: {there_are}, calibration needs {MIN_CALIB_IMAGES} or more; "
                 "pack more, or use --swap_init naive"
             )
     return min(config.calib_images or _CALIB_IMAGES, train_set.num_samples)

@@ -31,7 +31,8 @@ class ShardSpec(NamedTuple):
 
 
 _MOST_TARS = 1_000_000
-_RANGE = re.compile(r"(-?\d{1,15})\.\.(-?\d{1,15})(?:\.\.(-?\d{1,15}))?")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+_LONGEST_NUMBER = 18
 
 
 def parse_spec(text: str, *, flag: str = "--shards") -> ShardSpec:
@@ -88,6 +89,8 @@ def _expansions(text: str) -> int:
             if not starts:
                 raise ValueError("unbalanced braces")
             if found:
+                if len(found[0]) > 3 * _LONGEST_NUMBER:
+                    raise ValueError("a range of long numbers")
                 first, last, step = (int(part or 1) for part in found.groups())
                 count = abs(last - first) // (abs(step) or 1) + 1
             elif re.fullmatch(r"[A-Za-z]\.\.[A-Za-z](\.\..*)?", text[:place].rpartition("{")[2]):

@@ -46,6 +46,8 @@ def without_secrets(text: str) -> str:
         # a brace before the scheme: {http://a/x.tar,http://b/x.tar}
         return re.sub(r"://[^,\s]*", lambda found: without_secrets("x" + found[0])[1:], text)
     scheme, _, rest = text.partition("://")
+    if rest.startswith(f"{_HIDDEN}@"):  # shown already
+        return text
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         return f"{scheme}://{_before_query(rest.rpartition('@')[2] if _ends_late(rest) else rest.partition('@')[2])}"
