@@ -39,9 +39,11 @@ class OpenShard:
     no descriptor and opens its tar at every read.
     """
 
-    def __init__(self, tar: Path, index: Path) -> None:
+    def __init__(self, tar: Path, index: Path, tar_bytes: int | None = None) -> None:
+        """`tar_bytes`: the length that the index tells, if it was read before."""
         self.tar = tar
         self._descriptor = -1
+        self.tar_bytes = read_header(index).tar_bytes if tar_bytes is None else tar_bytes
         records = read_records(index)
         self.offsets, self.sizes, self.digests = (
             array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
@@ -49,13 +51,13 @@ class OpenShard:
         self._keys = records["key"].tobytes()
         self._key_bytes = records.dtype["key"].itemsize
         descriptor = self._opened()
-        tar_bytes = os.fstat(descriptor).st_size
+        length = os.fstat(descriptor).st_size
         self._budget = _descriptors()
         if self._budget.acquire(blocking=False):
             self._descriptor = descriptor
         else:
             os.close(descriptor)
-        if tar_bytes != read_header(index).tar_bytes:
+        if length != self.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
     def _opened(self) -> int:
@@ -105,6 +107,7 @@ class ShardFiles:
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
+        self._tar_bytes: dict[int, int] = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -116,7 +119,8 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = self._open[number] = OpenShard(self._tars[number], self._indexes[number])
+            shard = OpenShard(self._tars[number], self._indexes[number], self._tar_bytes.get(number))
+            self._open[number], self._tar_bytes[number] = shard, shard.tar_bytes
             self._records += len(shard.offsets)
             while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):
                 self._records -= len(self._open.popitem(last=False)[1].offsets)

@@ -33,6 +33,9 @@ _HEADER = struct.Struct("<8sIIQQQQ16x")
 _FIXED_BYTES = 24
 _BLOCK_BYTES = 512
 
+_checked: "set[tuple[Path, IndexHeader]]" = set()
+"""Indexes whose records were checked in this process. A loader opens the same shards again and again."""
+
 
 class IndexRecord(NamedTuple):
     """One sample: payload offset and size in bytes, xxh3-64 of the payload, key.
@@ -126,8 +129,9 @@ def read_records(path: Path) -> npt.NDArray[np.void]:
     if len(data) != header.samples * header.record_bytes or xxhash.xxh3_64_intdigest(data) != header.records_xxh3:
         raise _damaged(path, "its bytes changed since it was written")
     records = np.frombuffer(data, record_dtype(header.record_bytes))
-    if len(records):
+    if len(records) and (path, header) not in _checked:
         _check_records(records, header, path)
+        _checked.add((path, header))
     return records
 
 
