@@ -102,6 +102,11 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         return file.read()
 
 
+def shown_path(path: Path) -> str:
+    """The path as reports hold it: bytes that are not UTF-8 are written as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def check_folder(flag: str, folder: Path) -> None:
     """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Makes no folder."""
     existing = nearest_existing(folder)

@@ -10,7 +10,15 @@ import pytest
 from relic import files
 from relic.cache import cache_folder
 from relic.errors import InputError
-from relic.files import atomic_write, open_regular, open_temporary, read_bounded, remove_temporaries, sync_folder
+from relic.files import (
+    atomic_write,
+    open_regular,
+    open_temporary,
+    read_bounded,
+    remove_temporaries,
+    shown_path,
+    sync_folder,
+)
 
 
 def test_a_link_at_a_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +103,8 @@ def test_a_user_without_a_home_has_a_cache_of_his_own(tmp_path: Path, monkeypatc
     folder.chmod(0o777)
     with pytest.raises(InputError, match="XDG_CACHE_HOME"):
         cache_folder("shards")
+
+
+def test_a_path_that_is_not_utf8_can_be_written_to_a_report() -> None:
+    assert shown_path(Path(os.fsdecode(b"/d\xe9/x"))) == r"/d\xe9/x"
+    assert shown_path(Path("/dé/x")) == "/dé/x"
