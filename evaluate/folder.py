@@ -11,7 +11,7 @@ from relic.pictures.reading import Unreadable, read_pixels
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths of all images under `folder`, relative to it (`/` between parts), sorted. Symlinked folders are left out.
+    """Paths of all images under `folder`, relative to it (`/` between parts), sorted. Linked folders are entered too.
 
     Raises InputError for a folder that is missing, unreadable or without an image.
     """
@@ -28,6 +28,8 @@ def list_images(folder: Path) -> list[str]:
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """An image's pixels, (H, W, 3), upright and in sRGB. Raises InputError naming the file when it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file but a pipe or a device; remove it from the folder")
     try:
         return read_pixels(path)
     except Unreadable as error:

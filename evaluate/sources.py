@@ -12,6 +12,7 @@ from torch import Tensor
 from evaluate.folder import read_image
 from evaluate.plan import ImageFolder
 from relic.distributed import World
+from relic.files import shown_path
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.shards.shard_set import ShardSet
@@ -55,7 +56,7 @@ class ShardSource:
 
     def describe(self) -> dict[str, str]:
         return {
-            "shards": str(self.shards.folder),
+            "shards": shown_path(self.shards.folder),
             "split": self.shards.split,
             "fingerprint": self.shards.fingerprint,
         }
@@ -78,7 +79,7 @@ class FolderSource:
         return len(self.images.names)
 
     def describe(self) -> dict[str, str]:
-        return {"images": str(self.images.folder)}
+        return {"images": shown_path(self.images.folder)}
 
     def read(self, numbers: Sequence[int]) -> Iterator[SourceImage]:
         for number in numbers:

@@ -59,11 +59,13 @@ def read_source(path: Path, size: int) -> bytes:
     except FileNotFoundError:
         if path.is_symlink():
             raise Unreadable("dangling link") from None
-        raise InputError(f"{os.fspath(path)!r}: deleted while it was packed; run the command again") from None
+        raise InputError(
+            f"{os.fspath(path)!r}: deleted while it was packed; run the command again with --overwrite"
+        ) from None
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from error
     if len(data) != size:
-        raise InputError(f"{os.fspath(path)!r}: changed while it was packed; run the command again")
+        raise InputError(f"{os.fspath(path)!r}: changed while it was packed; run the command again with --overwrite")
     if not data:
         raise Unreadable("empty file")
     return data

@@ -27,11 +27,12 @@ def listing_sha256(sources: Sequence[Source]) -> str:
 def unique_keys(sources: Sequence[Source], *, reserved_length: int = 0) -> list[str]:
     """One key per source: its file name without ending, in the characters `[A-Za-z0-9_-]`.
 
-    A key is cut to 80 - `reserved_length` characters. If several sources have the same name, the first keeps it and the
-    others get `-1`, `-2`, ... All keys differ, and they depend on the listing alone.
+    Other characters become `_`. A key that would begin with `__` gets a `k` before it: readers of WebDatasets take such
+    names for notes about the set. A key is cut to 80 - `reserved_length` characters. If several sources have the same
+    name, the first keeps it and the others get `-1`, `-2`, ... All keys differ, and they depend on the listing alone.
     """
     room = MAX_KEY_LENGTH - reserved_length
-    stems = [_OUTSIDE_KEY.sub("_", _stem(source.path))[:room] for source in sources]
+    stems = [_plain(_stem(source.path))[:room] for source in sources]
     taken = set(stems)
     if len(taken) == len(stems):
         return stems
@@ -46,6 +47,11 @@ def unique_keys(sources: Sequence[Source], *, reserved_length: int = 0) -> list[
             seen[stem] += 1
         keys.append(key)
     return keys
+
+
+def _plain(stem: str) -> str:
+    key = _OUTSIDE_KEY.sub("_", stem)
+    return f"k{key}" if key.startswith("__") else key
 
 
 def _next_free(stem: str, seen: "Counter[str]", taken: set[str], room: int) -> str:

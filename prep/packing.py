@@ -4,11 +4,12 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from prep.comparing import changed_images
 from prep.contact_sheet import write_contact_sheet
 from prep.planning import SplitPlan
 from prep.pool import Finished, Progress, run_tasks
@@ -17,6 +18,9 @@ from prep.split_folder import Rejection, ShardRecord
 from prep.tasks import ShardTask
 from relic.errors import InputError
 from relic.shards.manifest import Manifest, write_manifest
+
+_ROUNDS = 3
+"""How often a shard is packed whose images change meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +69,16 @@ def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary
     manifest = folder.manifest()
     if manifest is not None:
         if folder.is_whole(manifest):
+            rejected = folder.read_rejected()
+            _refuse_changed(plan, _changed(plan, plan.tasks, rejected, workers))
             folder.tidy()
-            return _summary(plan, manifest, folder.read_rejected(), packed_images=0, seconds=0, already=True)
+            return _summary(plan, manifest, rejected, packed_images=0, seconds=0, already=True)
         log.info("%s: some shards are missing; packing them again", plan.packing.split)
         folder.reopen(plan.packing, manifest, [[keyed.source.path for keyed in task.sources] for task in plan.tasks])
     folder.begin(plan.packing)
     records = {task.shard: folder.finished_shard(task.shard) for task in plan.tasks}
-    todo = [task for task in plan.tasks if records[task.shard] is None]
-    try:
-        with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
-            for shard, record in results:
-                records[shard] = record
-    except BaseException:
-        folder.remove_unfinished()
-        raise
+    _forget_changed(plan, records, [task for task in plan.tasks if records[task.shard] is not None], workers)
+    packed = _pack_missing(plan, records, workers)
     finished = [record for _, record in sorted(records.items()) if record is not None]
     assert len(finished) == len(plan.tasks)
     rejected = [entry for record in finished for entry in record.rejected]
@@ -89,8 +89,80 @@ def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary
     write_contact_sheet(folder, manifest)
     write_manifest(folder.folder, manifest)
     folder.tidy()
-    packed = sum(len(task.sources) for task in todo)
     return _summary(plan, manifest, rejected, packed_images=packed, seconds=time.monotonic() - began, already=False)
+
+
+def _pack_missing(plan: SplitPlan, records: dict[int, ShardRecord | None], workers: int) -> int:
+    """Pack the shards that have no record, and again those of which an image changed meanwhile. Returns images read."""
+    packed = 0
+    for _ in range(_ROUNDS):
+        todo = [task for task in plan.tasks if records[task.shard] is None]
+        if not todo:
+            return packed
+        began_ns = time.time_ns()
+        try:
+            with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
+                for shard, record in results:
+                    records[shard] = record
+        except BaseException:
+            plan.folder.remove_unfinished()
+            raise
+        packed += sum(len(task.sources) for task in todo)
+        changed = _forget_changed(plan, records, todo, workers, began_ns)
+    if changed:
+        raise InputError(
+            f"{_first_changed(plan, changed)}: changes while it is packed; run the command again when it is written"
+        )
+    return packed
+
+
+def _forget_changed(
+    plan: SplitPlan,
+    records: dict[int, ShardRecord | None],
+    tasks: Sequence[ShardTask],
+    workers: int,
+    since_ns: int | None = None,
+) -> dict[int, list[str]]:
+    """Remove the shards among `tasks` whose images changed since `since_ns`, or since they were packed."""
+    done = [record for record in records.values() if record is not None]
+    rejected = [entry for record in done for entry in record.rejected]
+    changed = _changed(plan, tasks, rejected, workers, since_ns)
+    for shard in changed:
+        log.info("%s: images of it changed; packing it again", plan.folder.tar(shard).name)
+        plan.folder.remove_shard(shard)
+        records[shard] = None
+    return changed
+
+
+def _changed(
+    plan: SplitPlan,
+    tasks: Sequence[ShardTask],
+    rejected: Sequence[Rejection],
+    workers: int,
+    since_ns: int | None = None,
+) -> dict[int, list[str]]:
+    timed = [(task, plan.folder.packed_ns(task.shard) if since_ns is None else since_ns) for task in tasks]
+    return changed_images(
+        timed,
+        {entry.source for entry in rejected},
+        workers=workers,
+        describe=lambda task, item: _describe(plan, task, item),
+    )
+
+
+def _first_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> str:
+    first = changed[min(changed)][0]
+    return f"{str(plan.tasks[0].source_folder / first)!r}"
+
+
+def _refuse_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> None:
+    if changed:
+        count = sum(map(len, changed.values()))
+        raise InputError(
+            f"--out_dir {plan.folder.folder}: {count:,} of the {plan.packing.split} images changed since they were "
+            f"packed, the first is {_first_changed(plan, changed)}; use another --out_dir, or --overwrite to replace "
+            f"the {plan.packing.split} shards"
+        )
 
 
 def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[Any]":

@@ -92,18 +92,23 @@ def _check_folders(config: PrepConfig) -> None:
     for split in config.splits:
         folder = config.coco_dir / SPLIT_FOLDERS[split]
         if not folder.is_dir():
-            raise InputError(f"--coco_dir {config.coco_dir}: holds no folder {folder.name}{_way_out(split)}")
+            raise InputError(f"--coco_dir {config.coco_dir}: holds no folder {folder.name}{_way_out(split, config)}")
 
 
-def _way_out(split: str) -> str:
-    return "; --include_val false packs train2017 alone" if split == "val" else ""
+def _way_out(split: str, config: PrepConfig) -> str:
+    if split == "val":
+        return "; --include_val false packs train2017 alone"
+    if (config.coco_dir / SPLIT_FOLDERS["val"]).is_dir():
+        link = config.coco_dir / SPLIT_FOLDERS["train"]
+        return f"; to pack val2017 as train: ln -s val2017 {link}, then --include_val false"
+    return ""
 
 
 def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> SplitPlan:
     source_folder = config.coco_dir / SPLIT_FOLDERS[split]
     sources = list_sources(source_folder)
     if not sources:
-        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{_way_out(split)}")
+        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{_way_out(split, config)}")
     packing = Packing(
         split=split,
         width=config.crop_width,

@@ -184,7 +184,9 @@ def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> No
 
 def _portable(error: Exception) -> Exception:
     """The error in a form that can be pickled."""
-    return type(error)(*error.args) if isinstance(error, InputError) else OSError(*error.args)
+    if isinstance(error, OSError):  # its args leave out the file's name
+        return OSError(error.errno, error.strerror or str(error), error.filename)
+    return type(error)(*error.args)
 
 
 def _die_with(parent: int) -> None:

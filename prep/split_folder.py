@@ -17,13 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from relic.errors import InputError
-from relic.files import TEMPORARY_SUFFIX, atomic_write, write_json
+from relic.files import TEMPORARY_NAME, TEMPORARY_SUFFIX, atomic_write, read_bounded, remove_temporaries, write_json
 from relic.lock import lock
 from relic.shards.index import index_path
-from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, read_manifest
+from relic.shards.manifest import (
+    Manifest,
+    Packing,
+    ShardInfo,
+    manifest_path,
+    packing_of,
+    read_json,
+    read_manifest,
+    shard_info_of,
+)
 from relic.shards.shard_set import plan_path
 
 _LOCK_SECONDS = 5.0
+_MOST_LISTING_BYTES = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +84,10 @@ class SplitFolder:
         return read_manifest(self.folder, self.split)
 
     def check(self, packing: Packing) -> None:
-        """Raise InputError if the folder holds shards of this split from other images or flags."""
+        """Raise InputError if the folder holds shards of this split from other images or flags.
+
+        A packing that was stopped before its first shard is finished holds nothing to keep.
+        """
         manifest = self.manifest()
         begun = manifest.packing if manifest else self._read_plan()
         way_out = f"use another --out_dir, or --overwrite to replace the {self.split} shards"
@@ -83,8 +96,12 @@ class SplitFolder:
                 raise InputError(
                     f"--out_dir {self.folder}: holds {self.split} shards without a plan of prep; {way_out}"
                 )
-        elif difference := begun.difference(packing):
-            raise InputError(f"--out_dir {self.folder}: {self.split} was packed differently ({difference}); {way_out}")
+        elif (difference := begun.difference(packing)) and (manifest or self._own_files(r"\.(tar|done\.json)")):
+            others = begun.sources_sha256 != packing.sources_sha256
+            images = "images were added or removed, or have another size; " if others else ""
+            raise InputError(
+                f"--out_dir {self.folder}: {self.split} was packed differently ({images}{difference}); {way_out}"
+            )
 
     def is_begun(self, packing: Packing) -> bool:
         """Whether the folder is unfinished and was begun with exactly `packing`."""
@@ -97,16 +114,19 @@ class SplitFolder:
 
     def bytes_used(self) -> int:
         """Bytes of the split's shards, finished or not."""
-        return sum(path.stat().st_size for path in self._own_files(r"\.(tar|index|jsonl)(\.tmp)?"))
+        return sum(path.stat().st_size for path in self._own_files(rf"\.(tar|index|jsonl)({TEMPORARY_NAME.pattern})?"))
 
     def _read_plan(self) -> Packing | None:
         path = plan_path(self.folder, self.split)
         if not path.exists():
             return None
+        way_out = f"--overwrite packs {self.split} again"
         try:
-            return Packing(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a plan of relic ({error}); --overwrite packs {self.split} again") from error
+            return packing_of(read_json(path, "a plan", way_out), self.split)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a plan that relic wrote ({error}); {way_out}") from error
 
     def remove(self) -> None:
         """Remove all files of this split. The manifest is first, so that no reader opens a partly removed set."""
@@ -122,14 +142,14 @@ class SplitFolder:
         whole = (manifest_path(self.folder, self.split), self.rejected_path, self.contact_path)
         for path in (*whole, plan_path(self.folder, self.split)):
             path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
+            remove_temporaries(path)
         for path in self._own_files(r"\..*\.tmp"):
             path.unlink(missing_ok=True)
 
     def begin(self, packing: Packing) -> None:
-        """Write the plan if there is none."""
-        plan = plan_path(self.folder, self.split)
-        if not plan.exists():
-            write_json(plan, dataclasses.asdict(packing))
+        """Write the plan, unless it is there. Another plan is that of a packing without a finished shard."""
+        if self._read_plan() != packing:
+            write_json(plan_path(self.folder, self.split), dataclasses.asdict(packing))
 
     def reopen(self, packing: Packing, manifest: Manifest, sources: list[list[str]]) -> None:
         """Replace a manifest, of which shards are missing, by a plan and records of the shards that are complete."""
@@ -161,20 +181,27 @@ class SplitFolder:
         write_json(self._record_path(shard), dataclasses.asdict(record))
 
     def remove_shard(self, shard: int) -> None:
-        """Remove a shard's files, the tar first."""
+        """Remove a shard's record and files, the tar before the files that describe it."""
         tar = self.tar(shard)
-        for path in (tar, index_path(tar), tar.with_suffix(".jsonl")):
+        for path in (self._record_path(shard), tar, index_path(tar), tar.with_suffix(".jsonl")):
             path.unlink(missing_ok=True)
 
     def finished_shard(self, shard: int) -> ShardRecord | None:
         """The record of a shard; None if the shard must be packed."""
         try:
-            value: dict[str, Any] = json.loads(self._record_path(shard).read_text())
-            info = ShardInfo(**value["info"]) if value["info"] else None
+            value: dict[str, Any] = read_json(self._record_path(shard), "a record", "pack the shards again")
+            info = shard_info_of(value["info"], self.split) if value["info"] else None
             record = ShardRecord(info, tuple(Rejection(**entry) for entry in value["rejected"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if info is None or self._is_whole(info) else None
+
+    def packed_ns(self, shard: int) -> int:
+        """When a shard was packed, in nanoseconds since 1970. Of one without a crop, when that was recorded."""
+        for path in (self.tar(shard), self._record_path(shard), self.rejected_path):
+            if path.exists():
+                return path.stat().st_mtime_ns
+        return 0
 
     def write_rejected(self, rejected: list[Rejection]) -> None:
         """Write `SPLIT.rejected.jsonl`, in the order of the listing."""
@@ -184,15 +211,21 @@ class SplitFolder:
     def read_rejected(self) -> list[Rejection]:
         """The entries of `SPLIT.rejected.jsonl`; empty if it is missing or damaged."""
         try:
-            return [Rejection(**json.loads(line)) for line in self.rejected_path.read_text().splitlines()]
-        except (OSError, ValueError, TypeError):
+            return [Rejection(**json.loads(line)) for line in read_lines(self.rejected_path)]
+        except (OSError, ValueError, TypeError, RecursionError):
             return []
 
     def tidy(self) -> None:
-        """Remove the plan and the records. Called after the manifest is written."""
+        """Remove the plan, the records, and what workers that died left. Called after the manifest is written."""
+        self.remove_unfinished()
         plan_path(self.folder, self.split).unlink(missing_ok=True)
         for path in self._own_files(r"\.done\.json"):
             path.unlink(missing_ok=True)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a listing (`.jsonl`)."""
+    return read_bounded(path, _MOST_LISTING_BYTES).decode().splitlines()
 
 
 @contextmanager

@@ -24,3 +24,11 @@ class ShardTask:
     source_folder: Path
     out_dir: Path
     packing: Packing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareTask(ShardTask):
+    """What a worker needs to know to compare images with a shard that is packed. `sources` are those to compare."""
+
+    rejected: frozenset[str]
+    """The paths among them that have no crop."""

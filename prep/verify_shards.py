@@ -1,5 +1,6 @@
 """Check a folder of shards: `python prep/verify_shards.py --shards D`."""
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ PROG = "prep/verify_shards.py"
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify each split in the folder and print each fault."""
     config = parse(VerifyConfig, argv, prog=PROG)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8
     if not config.shards.is_dir():
         raise RefusedError(f"--shards {config.shards}: no such folder")
     from prep.verifying import verify_split

@@ -15,11 +15,15 @@ import xxhash
 from PIL import Image
 from tqdm import tqdm
 
+from prep.split_folder import read_lines
 from relic.errors import InputError
-from relic.shards.index import index_path, read_header, read_records
+from relic.files import open_regular
+from relic.shards.index import index_path, read_header, read_records, shown_key
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, ShardInfo
 from relic.shards.npy import npy_header
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
+
+_MOST_REST_BYTES = 1 << 20
 
 
 class SplitReport(NamedTuple):
@@ -58,10 +62,10 @@ def _manifest_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{split}.json: accepted is {manifest.accepted}, but the shards hold {counted} samples"
     rejected = folder / f"{split}.rejected.jsonl"
     try:
-        entries = [json.loads(line) for line in rejected.read_text().splitlines()]
+        entries = [json.loads(line) for line in read_lines(rejected)]
         if len(entries) != manifest.rejected or not all({"source", "reason"} <= entry.keys() for entry in entries):
             yield f"{rejected.name}: does not list the {manifest.rejected} rejected images with source and reason"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         yield f"{rejected.name}: cannot be read ({error})"
     known = {info.name for info in manifest.shards}
     for path in sorted(folder.glob(f"{split}-*.tar")):
@@ -97,11 +101,12 @@ def _tar_faults(tar: Path, info: ShardInfo, packing: Packing, keys: list[str]) -
             f"the index is for {header.samples} samples and {header.tar_bytes} bytes, "
             f"the manifest says {info.samples} and {info.bytes}"
         )
+        return
     digest = hashlib.sha256()
     end = 0
-    with tar.open("rb") as file:
+    with open_regular(tar) as file:
         for record in read_records(index_path(tar)):
-            key, offset, size = record["key"].decode(), int(record["offset"]), int(record["size"])
+            key, offset, size = shown_key(record["key"]), int(record["offset"]), int(record["size"])
             keys.append(key)
             if offset != end + BLOCK_BYTES:
                 yield f"{key}: the index places it at {offset}, not at {end + BLOCK_BYTES}"
@@ -111,7 +116,7 @@ def _tar_faults(tar: Path, info: ShardInfo, packing: Packing, keys: list[str]) -
                 digest.update(part)
             end = offset + size + len(padding)
             yield from (f"{key}: {fault}" for fault in _sample_faults(head, payload, padding, key, record, packing))
-        rest = file.read()
+        rest = file.read(_MOST_REST_BYTES)
     digest.update(rest)
     if rest != bytes(2 * BLOCK_BYTES):
         yield "does not end with two empty blocks after the last sample"
@@ -161,12 +166,12 @@ def _decode(payload: bytes, packing: Packing) -> tuple[int, ...]:
 
 def _listing_faults(tar: Path, keys: list[str]) -> Iterator[str]:
     try:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in tar.with_suffix(".jsonl").read_text().splitlines()]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in read_lines(tar.with_suffix(".jsonl"))]
         found = [line["key"] for line in lines]
     except FileNotFoundError:
         yield "missing"
         return
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"not a listing written by relic ({error})"
         return
     if found != keys:

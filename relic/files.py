@@ -1,28 +1,73 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are read without waiting or filling the memory."""
 
+import errno
+import functools
 import json
 import os
+import re
+import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from relic.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What `open_temporary` adds to the name of the final file."""
+_ABANDONED_SECONDS = 3600.0
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
+"""What file systems answer that cannot store a folder on request (CIFS, 9p, some FUSE)."""
+
+
+def open_temporary(path: Path) -> tuple[int, Path]:
+    """Make an empty temporary file beside `path`. Returns its descriptor, open for reading and writing, and its path.
+
+    Its name is random, and no link of that name is followed: nobody can have the bytes written to another file. It has
+    the permissions of an ordinary new file.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(temporary, flags, 0o666), temporary
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed processes left of `path`. The caller makes sure that no other process writes `path`."""
+    for found in path.parent.glob("*" + TEMPORARY_SUFFIX):
+        if found.name.startswith(path.name) and TEMPORARY_NAME.fullmatch(found.name, len(path.name)):
+            found.unlink(missing_ok=True)
+
+
+@functools.cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of `open_temporary` that nobody has written to for an hour. Done once per process."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if re.search(TEMPORARY_NAME.pattern + "$", entry.name):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS:
+                        os.unlink(entry.path)
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any]]:
-    """Yield a file that becomes `path` when the block ends without an error.
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Yield a file that becomes `path` when the block ends without an error. Text is UTF-8.
 
-    The bytes go to `path` + `tag` + ".tmp". Concurrent writers of one path must pass different tags. The bytes are
-    flushed to the disk (fsync), and the file is renamed over `path`: a reader sees the old file or the new one, never a
-    part. On an error the temporary file is removed and `path` is unchanged.
+    The bytes go to a temporary file of a random name in the same folder. So several writers of one path do not disturb
+    each other. The bytes are flushed to the disk (fsync), and the file is renamed over `path`: a reader sees the old
+    file or the new one, never a part. On an error the temporary file is removed and `path` is unchanged. What a killed
+    process left in the folder is removed after an hour.
     """
-    temporary = path.with_name(path.name + tag + TEMPORARY_SUFFIX)
+    _remove_abandoned(path.parent)
+    descriptor, temporary = open_temporary(path)
     try:
-        with open(temporary, mode) as file:
+        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -34,6 +79,32 @@ def atomic_write(path: Path, mode: str = "wb", tag: str = "") -> Iterator[IO[Any
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises InputError for a pipe, a socket or a device: reading it might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise InputError(f"{path}: not a regular file but a pipe or a device; remove it")
+    return open(descriptor, "rb")
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """All bytes of a regular file. Raises InputError for one of more than `most_bytes`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise InputError(f"{path}: {size:,} bytes; such a file has at most {most_bytes:,}")
+        return file.read()
+
+
+def shown_path(path: Path) -> str:
+    """The path as reports hold it: bytes that are not UTF-8 are written as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_folder(flag: str, folder: Path) -> None:
@@ -52,12 +123,16 @@ def nearest_existing(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make renames inside `folder` survive a power cut. Does nothing where the file system cannot do that."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def write_json(path: Path, value: object) -> None:

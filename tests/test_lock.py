@@ -1,6 +1,7 @@
 """The lock between processes: on files that cannot be written, on folders, and where locks do not work."""
 
 import errno
+import os
 import subprocess
 import sys
 import threading
@@ -56,6 +57,29 @@ def test_a_lock_is_held_once_and_ends_with_a_killed_process(path: Path, holder: 
     with lock(path, wait_seconds=0) as held:
         assert held
     assert list(path.parent.iterdir()) == files
+
+
+def test_who_is_waited_for_is_said(
+    path: Path, holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relic.lock, "_FIRST_WORD_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    with lock(path, wait_seconds=0.1) as held:
+        assert not held
+    (line,) = caplog.messages
+    assert line.startswith(f"{path}: waiting for ")
+    assert f"process {holder.pid} (" in line or "another process" in line
+
+
+@pytest.mark.timeout(5)
+def test_a_link_or_a_pipe_in_the_place_of_a_lock_file(tmp_path: Path) -> None:
+    (tmp_path / "x.lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match=r"x\.lock"), lock(tmp_path / "x.lock", create=True):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+    os.mkfifo(tmp_path / "pipe")
+    with lock(tmp_path / "pipe") as held:
+        assert held
 
 
 def test_threads_exclude_each_other(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     resumed = load_resumed(plan)
     _check_same_run(config, resumed, world)
     if resumed is not None and resumed.fingerprint != plan.train_set.fingerprint:
-        raise InputError(f"--resume: the checkpoint was trained on other shards than {config.shards}")
+        raise InputError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
     train_loader, val_loader = (
         stack.enter_context(
             ShardLoader(

@@ -22,6 +22,7 @@ from relic.options import (
     Switch,
     Verify,
 )
+from relic.storage.urls import without_secrets
 
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
@@ -206,11 +207,15 @@ class TrainConfig:
             raise InputError("--overwrite: starts a new run, --resume auto continues one; give one of the two")
 
     def plain_values(self) -> dict[str, Any]:
-        """The flags as plain values that YAML and a checkpoint can hold."""
+        """The flags as plain values that YAML and a checkpoint can hold, without the secrets of URLs."""
         plain = (int, float, str, type(None))
-        return {
+        values = {
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
         }
+        for name in ("shards", "val_shards"):
+            if (text := values[name]) is not None:
+                values[name] = without_secrets(str(text))
+        return values
 
     @property
     def needs_ms_ssim(self) -> bool:

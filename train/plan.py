@@ -4,6 +4,7 @@ Does not import torch, so a wrong command line is refused quickly. Later code us
 again.
 """
 
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +20,10 @@ from relic.errors import InputError
 from relic.files import check_folder
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
+from relic.storage.urls import without_secrets
 from train.config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
 LAUNCH = ".launch"
@@ -163,6 +167,8 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
 def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
     """(name, value of the run to resume, value here) of each flag that differs and may differ."""
     mine = config.plain_values()
+    if isinstance(theirs.get("val_shards"), str):  # older runs stored the URL with its secrets
+        theirs = {**theirs, "val_shards": without_secrets(str(theirs["val_shards"]))}
     return [(name, theirs[name], mine[name]) for name in _FREE_ON_RESUME if theirs.get(name, mine[name]) != mine[name]]
 
 
@@ -209,6 +215,8 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
         val_set = resolve_shards(config.shards, "val")
     else:
         val_set = resolve_shards(config.val_shards, "val", flag="--val_shards")
+    if train_set.fingerprint == val_set.fingerprint:
+        log.warning("the train and val samples are the same: the validation tells nothing about other images")
     _check_crops(train_set, "--shards", needs_ms_ssim=config.needs_ms_ssim)
     _check_crops(val_set, "--val_shards", needs_ms_ssim=True)
     if train_set.num_samples < config.batch_size:
@@ -234,7 +242,7 @@ def _calib_images(config: TrainConfig, train_set: ShardSet, *, begins: bool) -> 
             raise InputError(f"--calib_images {config.calib_images}: {there_are}; use fewer, or --swap_init naive")
         if train_set.num_samples < MIN_CALIB_IMAGES:
             raise InputError(
-                f"--shards {config.shards}: {there_are}, calibration needs {MIN_CALIB_IMAGES} or more; "
+                f"--shards {train_set.folder}: {there_are}, calibration needs {MIN_CALIB_IMAGES} or more; "
                 "pack more, or use --swap_init naive"
             )
     return min(config.calib_images or _CALIB_IMAGES, train_set.num_samples)

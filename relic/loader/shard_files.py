@@ -1,45 +1,85 @@
 """Open shards: the descriptor and the index of each. The number of open shards is bounded."""
 
+import functools
 import os
+import resource
 import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from relic.errors import InputError
-from relic.shards.index import read_header, read_records
+from relic.shards.index import read_header, read_records, shown_key
+
+_RESERVED_DESCRIPTORS = 256
+"""For everything else in the process, and for the shards that are opened per read."""
+_ENOUGH_DESCRIPTORS = 4096
+
+
+@functools.cache
+def _descriptors() -> threading.Semaphore:
+    """The descriptors that all sets of this process may keep open together. Raises the soft limit, if it is low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _ENOUGH_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if soft == resource.RLIM_INFINITY:
+        soft = _ENOUGH_DESCRIPTORS
+    return threading.Semaphore(max(soft - _RESERVED_DESCRIPTORS, 0))
 
 
 class OpenShard:
     """A tar and the records of its index. They are kept as arrays, since many shards are open at once.
 
-    The descriptor closes when the last user drops the object.
+    The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
+    no descriptor and opens its tar at every read.
     """
 
-    def __init__(self, tar: Path, index: Path) -> None:
+    def __init__(self, tar: Path, index: Path, tar_bytes: int | None = None) -> None:
+        """`tar_bytes`: the length that the index tells, if it was read before."""
         self.tar = tar
         self._descriptor = -1
+        self.tar_bytes = read_header(index).tar_bytes if tar_bytes is None else tar_bytes
         records = read_records(index)
         self.offsets, self.sizes, self.digests = (
             array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
         )
         self._keys = records["key"].tobytes()
         self._key_bytes = records.dtype["key"].itemsize
-        try:
-            self._descriptor = os.open(tar, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{tar}: cannot be opened ({error.strerror})") from error
-        if os.fstat(self._descriptor).st_size != read_header(index).tar_bytes:
+        descriptor = self._opened()
+        length = os.fstat(descriptor).st_size
+        self._budget = _descriptors()
+        if self._budget.acquire(blocking=False):
+            self._descriptor = descriptor
+        else:
+            os.close(descriptor)
+        if length != self.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self.tar, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise InputError(f"{self.tar}: cannot be opened ({error.strerror})") from error
 
     def key(self, place: int) -> str:
         """The key of sample `place`."""
-        return self._keys[place * self._key_bytes : (place + 1) * self._key_bytes].rstrip(b"\0").decode()
+        return shown_key(self._keys[place * self._key_bytes : (place + 1) * self._key_bytes].rstrip(b"\0"))
 
     def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
         """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends too early."""
-        got = os.preadv(self._descriptor, buffers, self.offsets[place])
+        if self._descriptor >= 0:
+            got = os.preadv(self._descriptor, buffers, self.offsets[place])
+        else:
+            descriptor = self._opened()
+            try:
+                got = os.preadv(descriptor, buffers, self.offsets[place])
+            finally:
+                os.close(descriptor)
         if got != self.sizes[place]:
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {got} found; the shard was cut")
 
@@ -50,13 +90,13 @@ class OpenShard:
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+            self._budget.release()
 
 
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, since descriptors are few, with at most `max_records` samples in them, which
-    bounds the memory.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
     """
 
     def __init__(
@@ -67,6 +107,7 @@ class ShardFiles:
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
+        self._tar_bytes: dict[int, int] = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -78,7 +119,8 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = self._open[number] = OpenShard(self._tars[number], self._indexes[number])
+            shard = OpenShard(self._tars[number], self._indexes[number], self._tar_bytes.get(number))
+            self._open[number], self._tar_bytes[number] = shard, shard.tar_bytes
             self._records += len(shard.offsets)
             while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):
                 self._records -= len(self._open.popitem(last=False)[1].offsets)

@@ -1,12 +1,14 @@
 """The image files under a folder."""
 
+import logging
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from relic.errors import InputError
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -21,23 +23,70 @@ class Source(NamedTuple):
 def list_sources(folder: Path) -> list[Source]:
     """All files under `folder` with one of `ENDINGS` (upper or lower case), sorted by path.
 
-    Folders behind symbolic links are not entered. A broken link, or something that is not a regular file, is listed
-    with size 0 and rejected when it is read. Raises InputError for a folder that cannot be read, since skipping its
-    images silently would lose data.
+    Folders behind symbolic links are entered too, each folder once: a link to a folder that is listed anyway, or to one
+    that contains the link, adds nothing, and the log says so. A broken link, or something that is not a regular file,
+    is listed with size 0 and rejected when it is read. Raises InputError for a folder that cannot be read, since
+    skipping its images silently would lose data.
     """
-    return sorted(_scan(os.fspath(folder), ""))
+    found: list[Source] = []
+    links: list[_Folder] = []
+    entered: set[tuple[int, int]] = set()
+    _scan(_Folder(os.fspath(folder), ""), found, links, entered)
+    while links:  # after all folders that are no links: these keep their own paths
+        link = links.pop(0)
+        if _contains_link(link.path) or _identity(link.path) in entered:
+            log.info("%s: this link leads to a folder that is listed under its own name", link.path)
+            continue
+        _scan(link, found, links, entered)
+    return sorted(found)
 
 
-def _scan(folder: str, prefix: str) -> Iterator[Source]:
+class _Folder(NamedTuple):
+    path: str
+    prefix: str
+    """Its path relative to the listed folder, with a `/` at the end."""
+
+
+def _scan(first: _Folder, found: list[Source], links: list[_Folder], entered: set[tuple[int, int]]) -> None:
+    """Add the images under a folder to `found`, and the linked folders to `links`."""
+    waiting = [first]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            identity = _identity(folder.path)
+            if identity in entered:  # two links, one to a folder inside that of the other
+                continue
+            entered.add(identity)
+            with os.scandir(folder.path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    inside = _Folder(entry.path, f"{folder.prefix}{entry.name}/")
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(inside)
+                    elif _is_linked_folder(entry):
+                        links.append(inside)
+                    elif _ending(entry.name) in ENDINGS:
+                        found.append(Source(folder.prefix + entry.name, _size(entry)))
+        except OSError as error:
+            raise InputError(f"{folder.path}: cannot list this folder ({error.strerror})") from error
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_linked_folder(entry: "os.DirEntry[str]") -> bool:
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _scan(entry.path, f"{prefix}{entry.name}/")
-                elif _ending(entry.name) in ENDINGS and not entry.is_dir():
-                    yield Source(prefix + entry.name, _size(entry))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot list this folder ({error.strerror})") from error
+        return entry.is_dir()
+    except OSError:  # a link to itself, through a file, or to a name that is too long
+        return False
+
+
+def _contains_link(link: str) -> bool:
+    """Whether a link leads to a folder above itself: it would list images again, or those of another split."""
+    target = os.path.realpath(link)
+    place = os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath((target, place)) == target
 
 
 def _ending(name: str) -> str:

@@ -1,17 +1,28 @@
-"""`train.json` / `val.json`: the shards of a finished split. Written last: where it exists, all shards do."""
+"""`train.json` / `val.json`: the shards of a finished split. Written last: where it exists, all shards do.
+
+A manifest may come from a web server, so nothing in it is used before `manifest_of` has checked it.
+"""
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from relic.errors import InputError
-from relic.files import write_json
-from relic.options import Encoding
+from relic.files import read_bounded, write_json
+from relic.options import Crop, Decode, Encoding
 
 FORMAT_VERSION = 1
 MEMBER_SUFFIX: dict[str, str] = {"raw": ".npy", "jpg": ".jpg", "png": ".png"}
 assert set(MEMBER_SUFFIX) == set(get_args(Encoding))
+MAX_SIDE = 8192
+"""Pixels of the longest side that a crop may have."""
+MOST_MANIFEST_BYTES = 64 << 20
+_LEAST_SAMPLE_BYTES = 512
+"""A sample's header in the tar."""
+_MOST_NUMBER = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +88,93 @@ def read_manifest(folder: Path, split: str) -> Manifest | None:
     path = manifest_path(folder, split)
     if not path.exists():
         return None
-    return parse_manifest(path)
+    return parse_manifest(path, split)
 
 
-def parse_manifest(path: Path) -> Manifest:
-    """Read the manifest `path`. Raises InputError for a damaged one or another version."""
+def parse_manifest(path: Path, split: str) -> Manifest:
+    """Read the manifest `path` of `split`. Raises InputError for a damaged one or another version."""
+    value = read_json(path, "a manifest", "pack the shards again")
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
         version = value["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{path}: shard format {version}, this relic reads {FORMAT_VERSION}; pack the shards again"
+                f"{path}: shard format {str(version)[:20]}, this relic reads {FORMAT_VERSION}; pack the shards again"
             )
-        shards = tuple(ShardInfo(**shard) for shard in value["shards"])
-        return Manifest(Packing(**value["packing"]), shards, value["accepted"], value["rejected"])
+        return manifest_of(value, split)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest that relic wrote ({error}); pack the shards again") from error
+        raise InputError(f"{path}: not a manifest that relic wrote ({_short(error)}); pack the shards again") from error
+
+
+def read_json(path: Path, what: str, way_out: str) -> Any:
+    """The value of a JSON file, which is `what`. Raises InputError, with the way out, for anything else."""
+    try:
+        return json.loads(read_bounded(path, MOST_MANIFEST_BYTES))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not {what} that relic wrote ({_short(error)}); {way_out}") from error
+
+
+def manifest_of(value: Mapping[str, Any], split: str) -> Manifest:
+    """The checked manifest in `value`. Raises ValueError, KeyError or TypeError for what relic does not write."""
+    packing = packing_of(value["packing"], split)
+    shards = tuple(shard_info_of(shard, split) for shard in value["shards"])
+    if len({info.name for info in shards}) != len(shards):
+        raise ValueError("a shard is listed twice")
+    return Manifest(packing, shards, _number(value, "accepted", 0), _number(value, "rejected", 0))
+
+
+def packing_of(value: Mapping[str, Any], split: str) -> Packing:
+    """The checked packing in `value`. Raises ValueError, KeyError or TypeError for what relic does not write."""
+    packing = Packing(**value)
+    if packing.split != split:
+        raise ValueError(f"split is {_short(packing.split)}, not {split}")
+    for name, least, most in (
+        ("width", 1, MAX_SIDE),
+        ("height", 1, MAX_SIDE),
+        ("crops_per_image", 1, _MOST_NUMBER),
+        ("jpeg_quality", 1, 100),
+        ("samples_per_shard", 1, _MOST_NUMBER),
+    ):
+        _number(value, name, least, most)
+    if type(packing.seed) is not int:
+        raise ValueError(f"seed is {_short(packing.seed)}, not a whole number")
+    for name, choices in (("crop", Crop), ("encoding", Encoding), ("decode", Decode)):
+        if value[name] not in get_args(choices):
+            raise ValueError(f"{name} is {_short(value[name])}, not one of {', '.join(get_args(choices))}")
+    _sha256(packing.sources_sha256)
+    libraries = packing.libraries
+    if not isinstance(libraries, dict) or not all(isinstance(part, str) for part in libraries.values()):
+        raise ValueError("libraries is not a table of versions")
+    return packing
+
+
+def shard_info_of(value: Mapping[str, Any], split: str) -> ShardInfo:
+    """The checked entry of one shard. Raises ValueError, KeyError or TypeError for what relic does not write."""
+    info = ShardInfo(**value)
+    if not isinstance(info.name, str) or not re.fullmatch(rf"{split}-[0-9]{{6,12}}\.tar", info.name):
+        raise ValueError(f"a shard is called {_short(info.name)}, not {split}-000000.tar")
+    _number(value, "bytes", 1)
+    _number(value, "samples", 0, info.bytes // _LEAST_SAMPLE_BYTES)
+    _sha256(info.sha256)
+    return info
+
+
+def _number(value: Mapping[str, Any], name: str, least: int, most: int = _MOST_NUMBER) -> int:
+    number = value[name]
+    if type(number) is not int or not least <= number <= most:
+        raise ValueError(f"{name} is {_short(number)}, not a whole number from {least} to {most}")
+    return number
+
+
+def _sha256(text: object) -> None:
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(f"{_short(text)} is no sha256")
+
+
+def _short(value: object) -> str:
+    """Up to 80 characters of a value for a message: a damaged file may hold anything."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."

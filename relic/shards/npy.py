@@ -32,20 +32,27 @@ class NpyHeader(NamedTuple):
 
     @property
     def is_image(self) -> bool:
-        """Whether the array is uint8 (height, width, 3)."""
-        return self.dtype == np.uint8 and len(self.shape) == 3 and self.shape[2] == 3
+        """Whether the array is uint8 (height, width, 3), and not empty."""
+        return self.dtype == np.uint8 and len(self.shape) == 3 and self.shape[2] == 3 and 0 not in self.shape
 
 
 def parse_npy_header(payload: bytes | memoryview) -> NpyHeader:
     """Read the header of any `.npy` file, with any padding. Raises ValueError for other bytes."""
     buffer = io.BytesIO(bytes(payload[:_LONGEST_HEADER]))
-    version = np.lib.format.read_magic(buffer)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version}")
-    if version == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    else:
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(buffer)
+    try:
+        version = np.lib.format.read_magic(buffer)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"npy version {version}")
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(buffer)
+    except ValueError:
+        raise
+    except Exception as error:  # numpy evaluates the header as Python text: damaged ones raise many types
+        raise ValueError(f"not the header of an npy file ({type(error).__name__})") from error
+    if any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError("npy header with a side that is no whole number")
     return NpyHeader(shape, fortran_order, dtype, buffer.tell())
 
 

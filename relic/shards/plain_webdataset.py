@@ -1,12 +1,12 @@
 """Tars that relic did not write (by webdataset, img2dataset or tar): find their images and index them once."""
 
+import errno
 import logging
 import math
 import os
 import posixpath
 import re
 import tarfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -15,15 +15,44 @@ import xxhash
 
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
+from relic.files import open_regular
 from relic.lock import lock
+from relic.shards.checked_tar import CheckedMember
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.index import IndexHeader, IndexRecord, index_path, read_header, write_index
+from relic.shards.index import (
+    MAX_KEY_BYTES,
+    IndexHeader,
+    IndexRecord,
+    index_path,
+    is_index,
+    key_bytes,
+    read_header,
+    shown_key,
+    write_index,
+)
+from relic.shards.manifest import MAX_SIDE
+from relic.shards.npy import read_npy
 from relic.shards.ustar import BLOCK_BYTES
 
 IMAGE_SUFFIXES = {"npy", "jpg", "jpeg", "png"}
 PACK = "pack the images with prep/make_shards.py"
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 """Key and suffix, split as webdataset does: at the first dot of the file name."""
+_META = re.compile(r"__[^/]*__(/|$)", re.DOTALL)
+"""What webdataset passes over: all that lies in a folder such as `__meta__`."""
+_MAX_IMAGE_BYTES = 512 << 20
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gzip -dc"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+    b"\xfd7zXZ\0": ("xz", "xz -dc"),
+    b"BZh": ("bzip2", "bzip2 -dc"),
+    b"\x04\x22\x4d\x18": ("lz4", "lz4 -dc"),
+    b"\x1f\x9d": ("compress", "gzip -dc"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
+}
+COMPRESSED_TAR = re.compile(r".+\.(tar\.(gz|zst|zstd|xz|bz2|lz4|lzma|Z)|tgz|tzst|txz|tbz2?)", re.IGNORECASE | re.DOTALL)
+"""Names of compressed tars."""
 
 log = logging.getLogger(__name__)
 
@@ -49,72 +78,126 @@ class TarIndex(NamedTuple):
 def scan_tar(tar: Path, *, name: str = "") -> Iterator[Found]:
     """Read `tar` from start to end and yield the image of each sample. Errors call the tar `name`, if given.
 
-    Raises CutTarError for a tar that is not whole. Raises InputError, naming shard and sample, for a member whose name
-    leads out of the archive, a key that occurs twice, and a sample without exactly one image.
+    Raises CutTarError for a tar that is not whole. Raises InputError, naming shard and sample, for a compressed file, a
+    member whose name leads out of the archive, a key that occurs twice, and a sample without exactly one image.
     """
     shown = name or str(tar)
-    with tar.open("rb") as file:
+    with open_regular(tar) as file:
+        refuse_compressed(file.read(8), shown)
+        file.seek(0)
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=CheckedMember) as archive:
                 yield from _samples(archive, file, shown)
                 _check_end(file, archive.offset, shown)
-        except (tarfile.TarError, EOFError) as error:
-            raise CutTarError(f"{shown}: not a whole tar file ({error})") from error
+        except InputError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), shown) from error
+        except Exception as error:  # tarfile raises many types for damaged headers
+            raise CutTarError(f"{shown}: not a whole tar file ({str(error) or type(error).__name__})") from error
+
+
+def refuse_compressed(start: bytes, shown: str) -> None:
+    """Raise InputError if a file that begins with `start` is compressed: samples are read at their places in a tar."""
+    for magic, (what, command) in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise InputError(
+                f"{shown}: is compressed ({what}); images hardly shrink, so unpack it: {command} FILE > NAME.tar"
+            )
 
 
 def _samples(archive: tarfile.TarFile, file: IO[bytes], shown: str) -> Iterator[Found]:
     seen: set[str] = set()
     key, found = "", None
-    while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
+    tar_bytes = os.fstat(file.fileno()).st_size
+    while (member := _next_member(archive)) is not None:
         split = _NAME.fullmatch(_checked_name(member.name, shown))
-        if not member.isreg() or split is None or posixpath.basename(split[1]).startswith("__"):
+        if not member.isreg() or split is None or _META.match(split[0]):
             continue
         if split[1] != key:
-            if key:
-                yield _complete(found, key, shown)
+            yield from _complete(found, key, shown)
             key, found = split[1], None
             if key in seen:
-                raise InputError(f"{shown}: sample {key}: occurs twice, or its members are not adjacent; {PACK}")
+                raise InputError(
+                    f"{shown}: sample {_plain(key)}: occurs twice, or its members are not adjacent; {PACK}"
+                )
             seen.add(key)
         if split[2].lower().rpartition(".")[2] in IMAGE_SUFFIXES:
-            image = _read_image(member, file, key, shown)
+            image = _read_image(member, file, tar_bytes, key, shown)
             if image is not None and found is not None:
-                raise InputError(f"{shown}: sample {key}: holds two images, {member.name} is the second; {PACK}")
+                raise InputError(
+                    f"{shown}: sample {_plain(key)}: holds two images, {_plain(member.name)} is the second; {PACK}"
+                )
             found = image or found
-    if key:
-        yield _complete(found, key, shown)
+    yield from _complete(found, key, shown)
+
+
+def _next_member(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    """The next member; None at the end. Raises ValueError for a header that leads back: it would be read for ever."""
+    member = archive.next()
+    archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
+    if member is not None and (member.size < 0 or archive.offset <= member.offset):
+        raise ValueError(f"a member of {member.size} bytes at byte {member.offset}")
+    return member
+
+
+def _plain(name: str) -> str:
+    """A name as messages hold it. tarfile has bytes that are not UTF-8 as surrogates, which cannot be printed."""
+    return shown_key(key_bytes(name))
 
 
 def _checked_name(name: str, shown: str) -> str:
     """The member's name without `./`."""
     if name.startswith("/") or ".." in name.split("/"):
-        raise InputError(f"{shown}: sample {name}: the member's name leads out of the archive; {PACK}")
+        raise InputError(f"{shown}: sample {_plain(name)}: the member's name leads out of the archive; {PACK}")
+    if "\0" in name or len(key_bytes(name)) > MAX_KEY_BYTES:
+        raise InputError(
+            f"{shown}: sample {_plain(name)[:60]!r}...: a name of {len(key_bytes(name)):,} bytes, at most "
+            f"{MAX_KEY_BYTES:,} and no zero byte; {PACK}"
+        )
     return posixpath.normpath(name)
 
 
-def _complete(found: Found | None, key: str, shown: str) -> Found:
-    if found is None:
-        raise InputError(f"{shown}: sample {key}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); {PACK}")
-    return found
+def _complete(found: Found | None, key: str, shown: str) -> Iterator[Found]:
+    """The sample of `key`, if it has an image. Notes about the set, whose names begin with `__`, need none."""
+    if found is not None:
+        yield found
+    elif key and not posixpath.basename(key).startswith("__"):
+        raise InputError(f"{shown}: sample {_plain(key)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); {PACK}")
 
 
-def _read_image(member: tarfile.TarInfo, file: IO[bytes], key: str, shown: str) -> Found | None:
+def _read_image(member: tarfile.TarInfo, file: IO[bytes], tar_bytes: int, key: str, shown: str) -> Found | None:
     """None for an `.npy` file that is no image, such as an embedding."""
+    sample, name = f"{shown}: sample {_plain(key)}", _plain(member.name)
     if member.issparse():
-        raise InputError(f"{shown}: sample {key}: {member.name} is a sparse file; {PACK}")
+        raise InputError(f"{sample}: {name} is a sparse file; {PACK}")
+    left = tar_bytes - member.offset_data
+    if member.size > left:
+        raise CutTarError(f"{sample}: {member.size} bytes expected, {max(left, 0)} found; the shard was cut")
+    if member.size > _MAX_IMAGE_BYTES:
+        raise InputError(f"{sample}: {name} is larger than {_MAX_IMAGE_BYTES >> 20} MiB; {PACK}")
     file.seek(member.offset_data)
     payload = file.read(member.size)
     if len(payload) != member.size:
-        raise CutTarError(
-            f"{shown}: sample {key}: {member.size} bytes expected, {len(payload)} found; the shard was cut"
-        )
+        raise CutTarError(f"{sample}: {member.size} bytes expected, {len(payload)} found; the shard was cut")
     geometry = read_geometry(memoryview(payload))
     if geometry is None:
         if member.name.lower().endswith(".npy"):
             return None
-        raise InputError(f"{shown}: sample {key}: {member.name} holds neither JPEG nor PNG data; {PACK}")
+        raise InputError(f"{sample}: {name} holds neither JPEG nor PNG data; {PACK}")
+    check_geometry(geometry, sample)
+    if geometry.encoding == "raw":
+        try:
+            read_npy(memoryview(payload))
+        except ValueError as error:
+            raise InputError(f"{sample}: {name} does not hold the pixels that its header tells; {PACK}") from error
     return Found(IndexRecord(member.offset_data, member.size, xxhash.xxh3_64_intdigest(payload), key), geometry)
+
+
+def check_geometry(geometry: Geometry, sample: str) -> None:
+    """Raise InputError for a size that no crop has: buffers are made of it before any pixel is decoded."""
+    if not (1 <= geometry.height <= MAX_SIDE and 1 <= geometry.width <= MAX_SIDE):
+        raise InputError(f"{sample}: is {geometry}; sides are from 1 to {MAX_SIDE} pixels; {PACK}")
 
 
 def _check_end(file: IO[bytes], offset: int, shown: str) -> None:
@@ -140,7 +223,7 @@ def index_tar(tar: Path, geometry: Geometry | None, *, name: str = "") -> list[I
         geometry = geometry or found
         if found != geometry:
             raise InputError(
-                f"{name or tar}: sample {record.key}: is {found}, the set's first image {geometry}; {PACK}"
+                f"{name or tar}: sample {_plain(record.key)}: is {found}, the set's first image {geometry}; {PACK}"
             )
         records.append(record)
     return records
@@ -154,19 +237,28 @@ def cached_index_path(tar: Path) -> Path:
 def find_index(tar: Path) -> TarIndex | None:
     """A tar's index that still fits it, beside the tar or in the cache folder.
 
-    Raises InputError for a shard that relic packed and whose length is not the indexed one.
+    Files that are no index of relic are passed over, and damaged ones: they are made anew. Raises InputError for a
+    shard that relic packed and whose length is not the indexed one.
     """
     status = tar.stat()
     for path in (index_path(tar), cached_index_path(tar)):
-        if not path.exists():
+        if not is_index(path):
             continue
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except InputError:
+            continue
         same_size = header.tar_bytes == status.st_size
         if not header.tar_mtime_ns and not same_size:
             raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
-        if same_size and header.tar_mtime_ns in (0, status.st_mtime_ns):
+        if same_size and header.tar_mtime_ns in (0, mtime_stamp(status)):
             return TarIndex(path, header)
     return None
+
+
+def mtime_stamp(status: os.stat_result) -> int:
+    """The tar's mtime as an index holds it. 0 stands for shards that relic packed, so 1970-01-01 becomes 1 ns."""
+    return status.st_mtime_ns % 2**64 or 1
 
 
 def ensure_indexes(tars: Sequence[Path]) -> list[TarIndex]:
@@ -209,12 +301,18 @@ def _index_locked(tar: Path, geometry: Geometry | None, missing: Sequence[Path],
 
 
 def store_index(tar: Path, records: Sequence[IndexRecord], status: os.stat_result) -> None:
-    """Write the index of `tar`, which has that size and mtime, beside it; where that fails, into the cache folder."""
-    tag = f".{os.getpid()}-{threading.get_ident()}"
+    """Write the index of `tar`, which has that size and mtime, beside it; where that fails, into the cache folder.
+
+    A file of another program that has the name of the index is left as it is.
+    """
+    beside = index_path(tar)
+    taken = os.path.lexists(beside) and not is_index(beside)
     try:
-        write_index(index_path(tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns, tag=tag)
+        if taken:
+            raise FileExistsError(errno.EEXIST, f"{beside.name} is not relic's")
+        write_index(beside, records, status.st_size, tar_mtime_ns=mtime_stamp(status))
     except OSError as error:
         path = cached_index_path(tar)
         log.info("%s: cannot be written to (%s); its index goes to %s", tar.parent, error.strerror, path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_index(path, records, status.st_size, tar_mtime_ns=status.st_mtime_ns, tag=tag)
+        write_index(path, records, status.st_size, tar_mtime_ns=mtime_stamp(status))

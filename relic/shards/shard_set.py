@@ -1,6 +1,7 @@
 """A split of a folder of shards, opened for reading: its shards, their samples, the shape of the crops."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,20 @@ import xxhash
 
 from relic.cache import cache_folder
 from relic.errors import InputError
+from relic.files import open_regular
 from relic.options import Encoding
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.index import IndexHeader, index_path, read_header, read_records
+from relic.shards.index import IndexHeader, index_path, read_header, read_records, shown_key
 from relic.shards.manifest import Manifest, manifest_path, read_manifest
-from relic.shards.plain_webdataset import PACK, TarIndex, ensure_indexes
+from relic.shards.plain_webdataset import (
+    COMPRESSED_TAR,
+    PACK,
+    TarIndex,
+    check_geometry,
+    ensure_indexes,
+    refuse_compressed,
+)
+from relic.shards.splits import select_split
 
 
 class ShardSet(NamedTuple):
@@ -51,27 +61,30 @@ def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> Shard
     incomplete, and for a shard whose length is not the indexed one.
     """
     if not folder.is_dir():
+        if folder.exists():
+            with open_regular(folder) as file:
+                refuse_compressed(file.read(8), f"{flag} {folder}")
+            raise InputError(f"{flag} {folder}: neither a folder nor called *.tar")
         raise InputError(f"{flag} {folder}: no such folder; python prep/make_shards.py makes one")
     manifest = read_manifest(folder, split)
     if manifest is not None:
         return _open_packed(folder, split, manifest, flag)
     if plan_path(folder, split).exists():
         raise InputError(f"{flag} {folder}: packing {split} was not finished; run the same make_shards.py again")
-    tars = select_split(sorted(folder.glob("*.tar")), split)
+    tars = [Path(tar) for tar in select_split([str(tar) for tar in sorted(folder.glob("*.tar"))], split)]
     if not tars:
         name = manifest_path(folder, split).name
+        compressed = next((path for path in sorted(folder.iterdir()) if COMPRESSED_TAR.fullmatch(path.name)), None)
+        if compressed is not None:
+            raise InputError(
+                f"{flag} {folder}: no {name} here and no {split} tar, but {compressed.name}; unpack such files, "
+                "samples are read at their places in a tar"
+            )
         raise InputError(
             f"{flag} {folder}: no {name} here and no {split}-*.tar; "
             f"python prep/make_shards.py --out_dir {folder} makes them"
         )
     return open_tars(tars, split, folder, flag=flag)
-
-
-def select_split(tars: Sequence[Path], split: str) -> list[Path]:
-    """The tars named `SPLIT-*`. If no name begins with `train-` or `val-`, all: they serve either split."""
-    if any(tar.name.startswith(("train-", "val-")) for tar in tars):
-        return [tar for tar in tars if tar.name.startswith(f"{split}-")]
-    return list(tars)
 
 
 def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> ShardSet:
@@ -84,7 +97,7 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
         if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
             raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
         indexes.append(TarIndex(index_path(tar), header))
-    if not manifest.accepted:
+    if not any(shard.samples for shard in manifest.shards):
         raise InputError(f"{flag} {folder}: the {split} shards hold no sample")
     packing = manifest.packing
     geometry = Geometry(packing.encoding, packing.height, packing.width)
@@ -97,9 +110,13 @@ def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--
     Encoding and size are those of the first image. Raises InputError for what `scan_tar` refuses, and for a key in two
     shards.
     """
+    seen: set[Path] = set()
     for tar in tars:
         if not tar.is_file():
-            raise InputError(f"{flag} {folder}: {tar}: no such tar")
+            raise InputError(f"{flag} {folder}: {tar}: {'not a regular file' if tar.exists() else 'no such tar'}")
+        if (place := tar.resolve()) in seen:
+            raise InputError(f"{flag} {folder}: {tar}: named twice; each sample is read once")
+        seen.add(place)
     indexes = ensure_indexes(tars)
     filled = next((place for place, index in enumerate(indexes) if index.header.samples), None)
     if filled is None:
@@ -129,20 +146,21 @@ def _shard_set(
 
 def _first_image(tar: Path, index: Path) -> Geometry:
     record = read_records(index)[0]
-    with tar.open("rb") as file:
+    with open_regular(tar) as file:
         file.seek(int(record["offset"]))
         payload = file.read(int(record["size"]))
     geometry = read_geometry(memoryview(payload))
+    sample = f"{tar}: sample {shown_key(record['key'])}"
     if geometry is None:
-        key = record["key"].decode()
-        raise InputError(f"{tar}: sample {key}: neither a uint8 npy of (height, width, 3), JPEG nor PNG; {PACK}")
+        raise InputError(f"{sample}: neither a uint8 npy of (height, width, 3), JPEG nor PNG; {PACK}")
+    check_geometry(geometry, sample)
     return geometry
 
 
 def _refuse_shared_keys(shards: ShardSet) -> None:
     """Refuse a key that is in two shards. Checked once per set: the cache keeps the fingerprints of good sets."""
     passed = cache_folder("unique-keys", shards.fingerprint)
-    if passed.exists():
+    if os.access(passed, os.F_OK):
         return
     digests = np.concatenate(
         [
@@ -157,7 +175,7 @@ def _refuse_shared_keys(shards: ShardSet) -> None:
         for key in read_records(index)["key"].tolist():
             if xxhash.xxh3_64_intdigest(key) in repeated and owners.setdefault(key, tar) != tar:
                 raise InputError(
-                    f"{tar}: sample {key.decode()}: {owners[key].name} has a sample of that key too; {PACK}"
+                    f"{tar}: sample {shown_key(key)}: {owners[key].name} has a sample of that key too; {PACK}"
                 )
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)

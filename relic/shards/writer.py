@@ -10,7 +10,7 @@ from types import TracebackType
 import xxhash
 
 from relic.errors import InputError
-from relic.files import TEMPORARY_SUFFIX, atomic_write, sync_folder
+from relic.files import atomic_write, open_temporary, sync_folder
 from relic.shards.index import IndexRecord, index_path, write_index
 from relic.shards.manifest import ShardInfo
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
@@ -31,7 +31,6 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: ShardInfo | None = None
-        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         self._records: list[IndexRecord] = []
         self._keys: set[str] = set()
         self._lines: list[str] = []
@@ -40,7 +39,8 @@ class ShardWriter:
         self._written_back = 0
 
     def __enter__(self) -> "ShardWriter":
-        self._file = self._temporary.open("wb", buffering=_BUFFER_BYTES)
+        descriptor, self._temporary = open_temporary(self.path)
+        self._file = open(descriptor, "wb", buffering=_BUFFER_BYTES)
         return self
 
     def add(self, key: str, suffix: str, payload: bytes, listing: dict[str, object]) -> None:

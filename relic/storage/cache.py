@@ -18,10 +18,10 @@ from typing import NamedTuple
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
 from relic.lock import lock
-from relic.shards.index import index_path, read_header, read_records, write_index
-from relic.shards.manifest import Manifest, ShardInfo, manifest_path, parse_manifest
-from relic.shards.plain_webdataset import CutTarError, index_tar
-from relic.storage.download import ATTEMPTS, DownloadError, PermanentError, download
+from relic.shards.index import index_path, most_index_bytes, read_header, read_records, write_index
+from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
+from relic.shards.plain_webdataset import CutTarError, index_tar, mtime_stamp
+from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, PermanentError, download
 from relic.storage.urls import beside, file_name, is_http, without_secrets
 
 _PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
@@ -43,7 +43,7 @@ def _place(url: str) -> _RemoteShard:
     folder = beside(url, "") if name else url
     if not name:
         name = "shard.tar"
-    elif not re.fullmatch(r"[\w.-]+\.tar", name, re.ASCII):
+    elif not re.fullmatch(r"[\w-][\w.-]{,150}\.tar", name, re.ASCII):
         name = f"{short_hash(name)}.tar"
     return _RemoteShard(url, cache_folder("shards", short_hash(folder), name))
 
@@ -95,17 +95,18 @@ def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextMan
 def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
     """The manifest beside a shard that is named as relic names them, or None.
 
-    Shards in the cache that the manifest no longer describes are removed.
+    Shards in the cache that the manifest no longer describes are removed. `parse_manifest` has made sure that the names
+    in both manifests are names of shards, so they cannot lead to other files.
     """
     if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return None
     folder = shard.tar.parent
     path = manifest_path(folder, split)
     with _locked(path.with_suffix(".lock")):
-        before = _readable_manifest(path)
-        if not _fetch_optional(beside(shard.url, path.name), path):
+        before = _readable_manifest(path, split)
+        if not _fetch_optional(beside(shard.url, path.name), path, MOST_MANIFEST_BYTES):
             return None
-        manifest = _readable_manifest(path)
+        manifest = _readable_manifest(path, split)
         now = {info.name: info for info in manifest.shards} if manifest else {}
         for info in before.shards if before else ():
             if now.get(info.name) != info:
@@ -114,13 +115,13 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
         return manifest
 
 
-def _fetch_optional(url: str, path: Path) -> bool:
+def _fetch_optional(url: str, path: Path, most_bytes: int) -> bool:
     """Fetch a file that may not exist; False where it does not.
 
     Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
     """
     try:
-        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1)
+        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1, most_bytes=most_bytes)
     except PermanentError:
         return False
     except DownloadError:
@@ -130,10 +131,10 @@ def _fetch_optional(url: str, path: Path) -> bool:
     return True
 
 
-def _readable_manifest(path: Path) -> Manifest | None:
-    if path.exists():
+def _readable_manifest(path: Path, split: str) -> Manifest | None:
+    if path.is_file():
         with suppress(InputError):  # for example a page that says 404, sent with code 200
-            return parse_manifest(path)
+            return parse_manifest(path, split)
         path.unlink(missing_ok=True)
     return None
 
@@ -145,7 +146,8 @@ def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) 
     """
     with _locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
         if held and not shard.tar.exists():
-            download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary))
+            most_bytes = info.bytes if info else MOST_SHARD_BYTES
+            download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary), most_bytes=most_bytes)
     return held
 
 
@@ -168,7 +170,7 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
         # A whole tar that relic cannot read: fetching it again does not help.
         raise PermanentError(str(error)) from error
     status = temporary.stat()
-    write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=status.st_mtime_ns)
+    write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=mtime_stamp(status))
 
 
 def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
@@ -176,7 +178,7 @@ def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
     if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return False
     path = index_path(shard.tar)
-    if not _fetch_optional(beside(shard.url, path.name), path):
+    if not _fetch_optional(beside(shard.url, path.name), path, most_index_bytes(tar.stat().st_size)):
         return False
     try:
         header = read_header(path)

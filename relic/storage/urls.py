@@ -4,6 +4,7 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 _URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
+_HIDDEN = "***"
 
 
 def is_url(text: str) -> bool:
@@ -13,12 +14,17 @@ def is_url(text: str) -> bool:
 
 def is_http(url: str) -> bool:
     """Whether a web server answers for `url`."""
-    return url.startswith(("http://", "https://"))
+    return url.lower().startswith(("http://", "https://"))
+
+
+def url_path(url: str) -> str:
+    """The path of the URL, without host, query and fragment; a `pipe:` command is returned whole."""
+    return url if url.startswith("pipe:") else urlsplit(url).path
 
 
 def file_name(url: str) -> str:
     """The last part of the URL's path; empty for a `pipe:` command."""
-    return "" if url.startswith("pipe:") else urlsplit(url).path.rpartition("/")[2]
+    return "" if url.startswith("pipe:") else url_path(url).rpartition("/")[2]
 
 
 def beside(url: str, name: str) -> str:
@@ -27,8 +33,51 @@ def beside(url: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
 
 
-def without_secrets(url: str) -> str:
-    """The URL as messages show it: without password and signature."""
-    if url.startswith("pipe:"):
-        return url
-    return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
+def without_secrets(text: str) -> str:
+    """The text of `--shards` as messages and records may hold it; a path is returned unchanged.
+
+    Of a URL the user, the password, the query and the fragment are left out. A password may hold any character, so
+    where the end of it cannot be told from a path, more is left out than needed. Of a `pipe:` command the program and
+    the tars are left: any other word could be a secret.
+    """
+    if text.startswith("pipe:"):
+        return _command_without_secrets(text)
+    if not is_url(text):
+        # a brace before the scheme: {http://a/x.tar,http://b/x.tar}
+        return re.sub(r"://[^,\s]*", lambda found: without_secrets("x" + found[0])[1:], text)
+    scheme, _, rest = text.partition("://")
+    if rest.startswith(f"{_HIDDEN}@"):  # shown already
+        return text
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        return f"{scheme}://{_before_query(rest.rpartition('@')[2] if _ends_late(rest) else rest.partition('@')[2])}"
+    shown = _before_query(rest)
+    if "@" in shown:
+        return f"{scheme}://{_HIDDEN}@{shown.rpartition('@')[2]}"
+    if re.search(r":(?!\d*$)", host) and not host.startswith("["):
+        return f"{scheme}://{_HIDDEN}"
+    return f"{scheme}://{shown}"
+
+
+def _ends_late(rest: str) -> bool:
+    """Whether another `@` stands before the query: it may end the password, or be a part of the path."""
+    return "@" in _before_query(rest).partition("@")[2]
+
+
+def _before_query(rest: str) -> str:
+    return re.split(r"[?#]", rest, maxsplit=1)[0]
+
+
+def _command_without_secrets(text: str) -> str:
+    shown: list[str] = []
+    for place, word in enumerate(text.removeprefix("pipe:").split()):
+        is_program = place == 0 and re.fullmatch(r"[\w./+-]+", word)
+        is_tar = ".tar" in word and not re.search(r"[=:?#@]", word)
+        part = word if is_program or is_tar else without_secrets(word) if _is_plain_url(word) else "..."
+        if part != "..." or shown[-1:] != ["..."]:
+            shown.append(part)
+    return "pipe:" + " ".join(shown)
+
+
+def _is_plain_url(word: str) -> bool:
+    return is_url(word) and not word.startswith("pipe:")

@@ -1,6 +1,7 @@
 """The loader, compared with tarfile and the decoders, and on damaged shards."""
 
 import os
+import resource
 import tarfile
 import threading
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import simplejpeg
 import torch
 
 from relic.errors import InputError
+from relic.loader import shard_files
 from relic.loader.decode import Rows, SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
@@ -174,6 +176,35 @@ def test_feed_makes_floats_on_the_device(tmp_path: Path, make_shards: ShardFacto
     for keys, images in fed:
         for key, image in zip(keys, images, strict=True):
             assert np.array_equal(np.rint(image.numpy() * 255), packed[key])
+
+
+def test_shards_beyond_the_limit_of_open_files_are_read_too(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = make_shards(tmp_path, counts=(2,) * 6, side=16)
+    budget = threading.Semaphore(3)
+    monkeypatch.setattr(shard_files, "_descriptors", lambda: budget)
+    before = len(os.listdir("/proc/self/fd"))
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
+        for _ in range(2):
+            keys = [key for batch in loader.batches(eval_batches(12, 2, 0, 1)) for key in batch.keys]
+            assert keys == list(packed)
+        assert len(os.listdir("/proc/self/fd")) <= before + 3
+    del loader
+    assert budget._value == 3
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "kept"), [(1024, 1024, 768), (256, 1 << 20, 3840), (64, 64, 0), (-1, -1, 3840)]
+)
+def test_the_limit_of_open_files_is_shared_and_raised(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, kept: int
+) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: raised.append(limits))
+    assert shard_files._descriptors.__wrapped__()._value == kept
+    assert raised == ([(4096, hard)] if soft == 256 else [])
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux")

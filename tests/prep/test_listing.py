@@ -1,5 +1,6 @@
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,55 @@ def test_the_hash_is_of_paths_and_sizes() -> None:
     assert listing_sha256(base) == listing_sha256(list(base))
     assert len({listing_sha256(base), *map(listing_sha256, others)}) == 4
     assert listing_sha256([Source("\udcff.jpg", 1)])
+
+
+def test_linked_folders_are_entered_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for path in (root / "a" / "1.jpg", outside / "b" / "2.jpg", outside / "3.jpg", tmp_path / "other" / "4.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    links: dict[str, Path | str] = {
+        "b": outside / "b",  # a folder that is listed nowhere else
+        "c": outside,  # holds the one before, and a file
+        "again": "a",
+        "self": "self",
+        "root": ".",
+        "a/up": "..",
+        "a/far": tmp_path,  # a folder above the listed one
+        "through.jpg": "a/1.jpg/x",
+        "loop.jpg": "loop.jpg",
+        "long.jpg": "y" * 300,
+        "nowhere": "nothing",
+    }
+    for name, target in links.items():
+        os.symlink(target, root / name)
+    os.symlink(root, outside / "back")
+    found = {source.path: source.size for source in list_sources(root)}
+    assert found == {"a/1.jpg": 1, "b/2.jpg": 1, "c/3.jpg": 1, "through.jpg": 0, "loop.jpg": 0, "long.jpg": 0}
+    for name in ("again", "root", "a/up", "a/far"):
+        assert f"{root}/{name}: this link leads to a folder that is listed" in caplog.text
+
+
+def test_more_levels_than_python_recurses_are_listed(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(400):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        found = list_sources(tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [source.path for source in found] == ["d/" * 400 + "x.jpg"]
+
+
+def test_keys_of_other_scripts_are_no_notes() -> None:
+    names = ("日本語", "__thumb", "фото", "_a", "é", "____", "__a__")
+    keys = unique_keys([Source(f"{name}.jpg", 1) for name in names])
+    assert keys == ["k___", "k__thumb", "k____", "_a", "_", "k____-1", "k__a__"]

@@ -1,6 +1,7 @@
 """verify_shards.py reports each fault."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,20 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert error.count("\n") == 2
     assert "no such folder" in error
     assert "no train.json" in error
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "name", ["train-000000.jsonl", "train-000000.index", "train-000000.tar", "train.rejected.jsonl"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_a_fault(shards: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (shards / name).unlink()
+    os.mkfifo(shards / name)
+    assert main(["--shards", str(shards)]) == 1
+    assert name in capsys.readouterr().out
+
+
+def test_a_manifest_of_another_split_is_refused(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shards / "val.json").write_bytes((shards / "train.json").read_bytes())
+    assert main(["--shards", str(shards)]) == 1
+    assert "val.json: not a manifest that relic wrote (split is train, not val)" in capsys.readouterr().err

@@ -9,12 +9,13 @@ from relic.shards.index import IndexRecord, read_header, read_records, write_ind
 RECORDS = [
     IndexRecord(512, 3, 2**64 - 1, "a"),
     IndexRecord(2**40, 2**33, 0, "the-longest-key"),
-    IndexRecord(1, 0, 7, "é"),
+    IndexRecord(2**41, 0, 7, "é"),
 ]
+TAR_BYTES = 2**42
 
 
 def test_records_come_back(tmp_path: Path) -> None:
-    write_index(tmp_path / "x.index", RECORDS, tar_bytes=99)
+    write_index(tmp_path / "x.index", RECORDS, tar_bytes=TAR_BYTES)
     table = read_records(tmp_path / "x.index")
     assert [(*row.item()[:3], row["key"].decode()) for row in table] == RECORDS
     header = read_header(tmp_path / "x.index")
@@ -31,7 +32,7 @@ def test_no_sample_is_an_index_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, 9, 65, 100])
 def test_a_flipped_byte_is_noticed(tmp_path: Path, place: int) -> None:
     path = tmp_path / "x.index"
-    write_index(path, RECORDS, tar_bytes=99)
+    write_index(path, RECORDS, tar_bytes=TAR_BYTES)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -42,7 +43,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, place: int) -> None:
 @pytest.mark.parametrize("length", [0, 63, 64, 100])
 def test_a_cut_file_is_noticed(tmp_path: Path, length: int) -> None:
     path = tmp_path / "x.index"
-    write_index(path, RECORDS, tar_bytes=99)
+    write_index(path, RECORDS, tar_bytes=TAR_BYTES)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=r"x\.index"):
         read_records(path)

@@ -1,6 +1,7 @@
 """Shards behind URLs and patterns: a real web server, cut transfers, killed readers. Keys must be those packed."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.storage import download as download_module
-from relic.storage.download import DownloadError
+from relic.storage.download import DownloadError, PermanentError
 from relic.storage.spec import resolve_shards
 from tests.conftest import write_shards
 from tests.storage.http_shards import serve
@@ -237,6 +238,62 @@ def test_patterns_of_local_tars(packed: Path) -> None:
     for spec in (f"{packed}/{PATTERN}", f"http://127.0.0.1:1/{PATTERN}"):
         with pytest.raises(InputError, match=r"names no val shard; val shards are called val-\*\.tar"):
             resolve_shards(spec, "val")
+
+
+def test_a_manifest_from_a_server_reaches_no_file_outside_the_cache(packed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("thesis.tar", "thesis.index", "notes.txt"):
+        (home / name).write_text("mine")
+    good = (packed / "train.json").read_text()
+    tar = (packed / "train-000000.tar").read_bytes()
+    for path in (f"{home}/thesis.tar", f"{home}/notes.txt", "../" * 20 + str(home)[1:] + "/thesis.tar"):
+        value = json.loads(good)
+        value["shards"].append({"name": path, "samples": 1, "bytes": 1024, "sha256": "0" * 64})
+        (packed / "train.json").write_text(json.dumps(value))
+        (packed / "train-000000.tar").unlink()
+        with serve(packed) as server:
+            with pytest.raises(InputError, match="the server refuses it"):
+                keys_of(f"{server.url}/{PATTERN}")
+            (packed / "train.json").write_text(good)
+            (packed / "train-000000.tar").write_bytes(tar)
+            assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+    assert sorted(os.listdir(home)) == ["notes.txt", "thesis.index", "thesis.tar"]
+
+
+def test_a_transfer_ends_at_the_length_that_the_manifest_tells(packed: Path) -> None:
+    with (packed / "train-000001.tar").open("ab") as file:
+        file.write(bytes(100))
+    with serve(packed) as server, pytest.raises(InputError, match=r"train-000001\.tar: sends more than [\d,]+ bytes"):
+        keys_of(f"{server.url}/{PATTERN}")
+    assert not [path for path in cached("*000001*") if path.suffix != ".lock"]
+
+
+@pytest.mark.timeout(20)
+def test_endless_transfers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(path: Path) -> None:
+        raise AssertionError
+
+    with pytest.raises(PermanentError, match="pipe:yes: sends more than 3,000,000 bytes"):
+        download_module.download("pipe:yes", tmp_path / "x", check, most_bytes=3_000_000)
+    monkeypatch.setattr(download_module, "_DISK_RESERVE_BYTES", 1 << 62)
+    with pytest.raises(PermanentError, match=r"pipe:yes: the disk of .* is full; delete files, or set XDG_CACHE_HOME"):
+        download_module.download("pipe:yes", tmp_path / "x", check)
+    monkeypatch.undo()
+    monkeypatch.setattr(download_module, "STALL_SECONDS", 0.2)
+    with pytest.raises(DownloadError, match=r"only \d+ bytes came"):
+        download_module.download("pipe:while printf x; do sleep 0.05; done", tmp_path / "x", check, attempts=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_download_left_is_removed(packed: Path) -> None:
+    with serve(packed) as server:
+        keys_of(f"{server.url}/{PATTERN}")
+        tar = cached("train-000001.tar")[0]
+        tar.unlink()
+        tar.with_name(f"{tar.name}.{'a' * 16}.tmp").write_bytes(b"part")
+        assert keys_of(f"{server.url}/{PATTERN}") == KEYS
+    assert_cache_holds(packed)
 
 
 def test_secrets_in_urls_are_not_repeated() -> None:

@@ -1,0 +1,108 @@
+"""Find images that changed after they were packed, also those whose length stayed the same.
+
+An image is a suspect if the file system has it changed since its shard was written. Copying, restoring or renaming
+images does that too. So the crops of suspects are made again and compared with the shard: only other crops count.
+"""
+
+import os
+import signal
+import stat
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import xxhash
+
+from prep.pool import Finished, run_tasks
+from prep.shard_worker import make_crops
+from prep.split_folder import SplitFolder
+from prep.tasks import CompareTask, KeyedSource, ShardTask
+from relic.errors import InputError
+from relic.pictures.reading import Unreadable
+from relic.shards.index import index_path, key_bytes, read_records
+
+_MARGIN_NS = 100_000_000
+"""Clocks of file systems are coarser than that of the machine."""
+
+_MOST_SECONDS = 600
+"""An image that takes longer ends its worker: no decoder has a time limit of its own."""
+
+
+def suspects(task: ShardTask, since_ns: int) -> tuple[KeyedSource, ...]:
+    """The sources of a shard that the file system has as changed after `since_ns`."""
+    folder = os.fspath(task.source_folder)
+    return tuple(
+        keyed for keyed in task.sources if _changed_ns(f"{folder}/{keyed.source.path}") > since_ns - _MARGIN_NS
+    )
+
+
+def _changed_ns(path: str) -> int:
+    """When a file's content or place last changed. Of a link, the later one of the link and its target."""
+    try:
+        status = os.lstat(path)
+        newest = max(status.st_mtime_ns, status.st_ctime_ns)
+        if stat.S_ISLNK(status.st_mode):
+            status = os.stat(path)
+            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+    except OSError:
+        return 0
+    return newest
+
+
+def changed_images(
+    tasks: Sequence[tuple[ShardTask, int]], rejected: Collection[str], *, workers: int, describe: Callable[..., str]
+) -> dict[int, list[str]]:
+    """By shard: the images whose crops are no longer those of the shard.
+
+    `tasks`: shards that are packed, each with the time in nanoseconds when its packing began or ended. `rejected`: the
+    sources that have no crop. A shard whose suspects are all unchanged is marked, so they are not compared again.
+    """
+    compared = []
+    for task, since_ns in tasks:
+        found = suspects(task, since_ns)
+        if found:
+            bad = frozenset(keyed.source.path for keyed in found) & frozenset(rejected)
+            compared.append(CompareTask(**{**vars(task), "sources": found}, rejected=bad))
+    changed: dict[int, list[str]] = {}
+    for event in run_tasks(compare_shard, compared, workers=workers, describe=describe) if compared else ():
+        if isinstance(event, Finished):
+            task = event.task
+            if event.result:
+                changed[task.shard] = event.result
+            else:
+                _mark(SplitFolder(task.out_dir, task.packing.split).tar(task.shard), task)
+    return changed
+
+
+def _mark(tar: Path, task: ShardTask) -> None:
+    if tar.exists() and suspects(task, tar.stat().st_mtime_ns + _MARGIN_NS):
+        os.utime(tar)
+
+
+def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]:
+    """The sources of the task whose crops differ from those in the shard. Runs in a worker."""
+    index = index_path(SplitFolder(task.out_dir, task.packing.split).tar(task.shard))
+    packed = {}
+    if index.exists():
+        records = read_records(index)
+        packed = dict(zip(records["key"].tolist(), records["xxh3"].tolist(), strict=True))
+    changed = []
+    for number, keyed in enumerate(task.sources):
+        report(number)
+        was_rejected = keyed.source.path in task.rejected
+        signal.alarm(_MOST_SECONDS)
+        try:
+            crops = make_crops(task.source_folder, keyed, task.packing)
+        except Unreadable:
+            same = was_rejected
+        except MemoryError as error:
+            path = os.fspath(task.source_folder / keyed.source.path)
+            raise InputError(f"{path!r}: out of memory while it was compared; try fewer --workers") from error
+        else:
+            same = not was_rejected and all(
+                packed.get(key_bytes(crop.key)) == xxhash.xxh3_64_intdigest(crop.payload) for crop in crops
+            )
+        finally:
+            signal.alarm(0)
+        if not same:
+            changed.append(keyed.source.path)
+    return changed
