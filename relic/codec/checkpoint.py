@@ -115,7 +115,7 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
     except Exception as error:  # a file may hold any type in any place
         raise InputError(f"{source}: not a whole checkpoint ({error})") from error
     if described.name != NAME:
-        raise InputError(f"{source}: holds a {described.name:.80}, this relic builds {NAME}")
+        raise InputError(f"{source}: holds a {described.name!r:.80}, this relic builds {NAME}")
     return checkpoint
 
 

@@ -26,6 +26,7 @@ _PLAIN_GLOBALS = re.compile(
     r"|torch\.[A-Z]\w*Storage|torch\.(b?float|u?int|complex|bool)\d*"
 )
 """Types that a pickle may name: containers, tensors and numbers. None of them can be called to take memory."""
+_MAX_NAME = 200
 _REAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAVE_AGAIN = 'save the weights alone, with torch.save({"state_dict": model.state_dict()}, FILE)'
 
@@ -55,8 +56,8 @@ def check_state(state: object) -> None:
     if not isinstance(state, dict):
         raise ValueError("no dict of tensors")
     for name, tensor in state.items():
-        if not isinstance(name, str):
-            raise ValueError(f"a tensor is named {name!r}, which is no text")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _MAX_NAME:
+            raise ValueError(f"a tensor's name is no short text: {name!r:.40}")
         if fault := fault_of(tensor):
             raise ValueError(f"no dict of tensors: {name} is {fault}")
 
@@ -94,6 +95,9 @@ def _check_pickles(path: Path, source: str) -> None:
                 f"{source}: refused, its records are compressed, which torch.save never does; unpack it, or load and "
                 "save it again with torch"
             )
+        # torch does not compare the checksums: a flipped bit would be another weight.
+        if damaged := archive.testzip():
+            raise InputError(f"{source}: damaged, the checksum of {damaged} is wrong; get the file again")
         for record in records:
             if record.filename.endswith("data.pkl"):
                 if record.file_size > _MAX_PICKLE_BYTES:
