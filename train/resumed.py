@@ -73,11 +73,14 @@ def _check_steps(progress: Mapping[str, int], plan: Plan) -> None:
 
 def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
     own = optimizer.state_dict()
-    groups = found["param_groups"]
+    groups = _dict(found, "optimizer")["param_groups"]
     _require(isinstance(groups, list) and len(groups) == len(own["param_groups"]), "optimizer: param_groups", groups)
     for group, wanted in zip(groups, own["param_groups"], strict=True):
-        _require(group["params"] == wanted["params"], "optimizer: params", group["params"])
-        for name in wanted.keys() & group.keys():
+        numbers = _dict(group, "optimizer: param_groups")["params"]
+        _require(isinstance(numbers, list) and numbers == wanted["params"], "optimizer: params", numbers)
+        for name in wanted:
+            if name not in group and type(wanted[name]) in (bool, type(None)):
+                continue  # torch adds the switches that its older versions did not have
             value = group[name]
             if name not in _MOVING:
                 _require(type(value) is type(wanted[name]) and value == wanted[name], f"optimizer: {name}", value)
@@ -86,29 +89,29 @@ def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
         _require(isinstance(betas, tuple | list) and len(betas) == 2, "optimizer: betas", betas)
         _require(all(type(beta) is float and 0 <= beta < 1 for beta in betas), "optimizer: betas", betas)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states = found["state"]
+    states = _dict(found["state"], "optimizer: state")
     # Before the first step, an optimizer has no state.
-    _require(isinstance(states, dict) and set(states) <= set(range(len(parameters))), "optimizer: state", states)
+    _require(set(states) <= set(range(len(parameters))), "optimizer: state", "for other parameters")
     for number, state in states.items():
-        _require(isinstance(state, dict) and set(state) == {"step", "exp_avg", "exp_avg_sq"}, "optimizer: state", state)
+        names = set(_dict(state, "optimizer: state"))
+        _require(names == {"step", "exp_avg", "exp_avg_sq"}, "optimizer: state", ", ".join(map(str, names)))
         step = state["step"].item() if isinstance(state["step"], Tensor) else state["step"]
         _require(type(step) in (int, float) and 0 <= step < _MOST, "optimizer: step", step)
         for name in ("exp_avg", "exp_avg_sq"):
-            _check_tensor(state[name], parameters[number].shape, f"optimizer: {name} {number}")
+            _check_tensor(state[name], tuple(parameters[number].shape), f"optimizer: {name} {number}")
         _require(bool((state["exp_avg_sq"] >= 0).all()), f"optimizer: exp_avg_sq {number}", "negative")
 
 
 def _check_preconditioning(found: Any, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> None:
     for name, layer in shapes.items():
-        _require(
-            isinstance(found[name], dict) and set(found[name]) == set(layer), f"preconditioning: {name}", found[name]
-        )
+        coordinates = _dict(_dict(found, "preconditioning")[name], f"preconditioning: {name}")
+        _require(set(coordinates) == set(layer), f"preconditioning: {name}", ", ".join(map(str, coordinates)))
         for entry, shape in layer.items():
-            _check_tensor(found[name][entry], shape, f"preconditioning: {name} {entry}")
+            _check_tensor(coordinates[entry], shape, f"preconditioning: {name} {entry}")
 
 
 def _check_scaler(found: Any, own: Mapping[str, Any]) -> None:
-    if not own or not found:  # this run, or that one, has no scaler
+    if not _dict(found, "scaler") or not own:  # that run, or this one, has no scaler
         return
     for name in own:
         value = found[name]
@@ -120,21 +123,24 @@ def _check_scaler(found: Any, own: Mapping[str, Any]) -> None:
 
 
 def _check_schedule(found: Any, own: Mapping[str, Any], plan: Plan) -> None:
-    best = found["best"]
+    best = _dict(found, "schedule")["best"]
     _require(type(best) is float and not math.isnan(best), "schedule: best", best)
     for name in ("stale", "halvings"):
         _require(_is_count(found[name]) and found[name] <= plan.config.epochs, f"schedule: {name}", found[name])
     onecycle = found["onecycle"]
     _require((onecycle is None) == (own["onecycle"] is None), "schedule: onecycle", onecycle)
+    if onecycle is not None:
+        _dict(onecycle, "schedule: onecycle")
     for name in own["onecycle"] or ():
         most = plan.config.epochs * plan.steps_per_epoch + 1
         _require(_is_count(onecycle[name]) and onecycle[name] <= most, f"schedule: {name}", onecycle[name])
 
 
 def _check_random(found: Any) -> None:
-    _require(isinstance(found, list), "random", found)
+    _require(isinstance(found, list) and len(found) > 0, "random", found)
     own = torch.get_rng_state()
     for state in found:
+        _dict(state, "random")
         _require(_is_bytes(state["torch"]) and state["torch"].shape == own.shape, "random: torch", state["torch"])
         _require(state["cuda"] is None or _is_bytes(state["cuda"]), "random: cuda", state["cuda"])
 
@@ -144,6 +150,12 @@ def _check_tensor(value: Any, shape: tuple[int, ...], name: str) -> None:
         raise _Fault(f"{name} is {fault}")
     if not is_real(value) or value.shape != shape or not torch.isfinite(value).all():
         raise _Fault(f"{name} is not {'x'.join(map(str, shape))} finite numbers")
+
+
+def _dict(value: object, name: str) -> dict[Any, Any]:
+    if type(value) is not dict:
+        raise _Fault(f"{name} is {shown(value)}")
+    return value
 
 
 def _is_count(value: object) -> bool:

@@ -90,7 +90,19 @@ def test_any_damage_of_the_pickle_is_one_line(tmp_path: Path, content: dict[str,
         records = {name: good.read(name) for name in good.namelist()}
     (name,) = (name for name in records if name.endswith("data.pkl"))
     whole = records[name]
-    spliced = (b"", b"(", b"}", b"]", b"R", b"b", b"\x8a\xff", b"J\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"q\xff", b".")
+    spliced = (
+        b"",
+        b"(",
+        b"}",
+        b"]",
+        b"R",
+        b"b",
+        b"\x8a\xff",
+        b"J\xff\xff\xff\x7f",
+        b"X\xff\xff\xff\x7f",
+        b"q\xff",
+        b".",
+    )
     for number in range(0, 400, 7):
         piece = spliced[number % len(spliced)]
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as damaged:
@@ -137,13 +149,18 @@ def test_a_field_of_any_type_is_one_line(tmp_path: Path, content: dict[str, Any]
 
 
 def test_plain_config_and_metrics_are_kept(tmp_path: Path, content: dict[str, Any]) -> None:
-    fields = {"config": {"lr": 1e-3, "seed": 4, "amp": True, "resume": None, "shards": "s"}, "metrics": {"psnr_db": 30.0}}
+    fields = {
+        "config": {"lr": 1e-3, "seed": 4, "amp": True, "resume": None, "shards": "s"},
+        "metrics": {"psnr_db": 30.0},
+    }
     torch.save({**content, **fields}, tmp_path / "a.pt")
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert loaded.config == fields["config"] and loaded.metrics == fields["metrics"]
 
 
-@pytest.mark.parametrize("channels", [(12000, 12000), (4, 4097), (0, 6), (-4, 6), (4.0, 6), (True, 6), (float("inf"), 6)])
+@pytest.mark.parametrize(
+    "channels", [(12000, 12000), (4, 4097), (0, 6), (-4, 6), (4.0, 6), (True, 6), (float("inf"), 6)]
+)
 def test_sizes_are_compared_before_a_model_is_built(
     tmp_path: Path, content: dict[str, Any], channels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +178,9 @@ def test_channels_that_the_tensors_do_not_have_build_nothing(
     wide = {"g_a.0.weight": torch.zeros(1).expand(4000, 3, 5, 5), "g_a.6.weight": torch.zeros(1).expand(4000, 3, 5, 5)}
     torch.save({"state_dict": wide}, tmp_path / "a.pt")
     assert "g_a.0.weight is larger than its data" in refusal(tmp_path / "a.pt")
-    torch.save({"state_dict": {"g_a.0.weight": torch.zeros(5000, 1), "g_a.6.weight": torch.zeros(1)}}, tmp_path / "a.pt")
+    torch.save(
+        {"state_dict": {"g_a.0.weight": torch.zeros(5000, 1), "g_a.6.weight": torch.zeros(1)}}, tmp_path / "a.pt"
+    )
     assert "5000 and 1 channels; 1 to 4096 can be built" in refusal(tmp_path / "a.pt")
 
 

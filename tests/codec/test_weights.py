@@ -37,7 +37,9 @@ def constants_of(model: FactorizedPrior) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.named_buffers() if not name.endswith(tables)}
 
 
-@pytest.mark.parametrize("change", [lambda t: t.half(), lambda t: t * 0, lambda t: t * 0 + 7, lambda t: t * float("nan")])
+@pytest.mark.parametrize(
+    "change", [lambda t: t.half(), lambda t: t * 0, lambda t: t * 0 + 7, lambda t: t * float("nan")]
+)
 def test_constants_and_tables_are_those_of_the_code(tmp_path: Path, change: Any) -> None:
     model = gdn_codec()
     parameters = dict(model.named_parameters())
