@@ -77,9 +77,11 @@ def _make_staging(parent: Path, stack: ExitStack) -> Path:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the temporary folders of exports that were killed: no process holds their locks."""
     for left in parent.glob(f"{_PREFIX}*"):
+        if left.is_symlink() or not left.is_dir():
+            continue
         # An InputError: the file system has no locks, so nobody knows whether the folder is in use.
         with suppress(OSError, InputError), lock(left, wait_seconds=0, advice="it is left there") as free:
-            if free and not left.is_symlink():
+            if free:
                 shutil.rmtree(left, ignore_errors=True)
 
 
