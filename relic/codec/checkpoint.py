@@ -29,8 +29,8 @@ class Checkpoint:
 
     architecture: Architecture
     model: dict[str, torch.Tensor]
-    """State dict with CompressAI's names, CDF tables included. The parameters are used. The tables and CompressAI's
-    constants are not: they follow from the parameters and from the code."""
+    """State dict with CompressAI's names, CDF tables included. The parameters count. CompressAI's constants are those
+    of the code, and the tables are computed again before each use."""
     swap_init: str = "naive"
     """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown. Files without this
     field are older than the calibrated swap, so theirs is naive."""
@@ -49,7 +49,7 @@ class Checkpoint:
         return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
 
     def build(self, source: str = "the checkpoint") -> FactorizedPrior:
-        """The model with these weights, on the CPU, in fp32, in eval mode, without CDF tables.
+        """The model with these weights, on the CPU, in fp32, in eval mode.
 
         Raises InputError naming `source` if the tensors do not fit the architecture, before memory is taken, or if the
         codec cannot work: a weight is not finite, or a quantile is out of range.

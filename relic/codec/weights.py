@@ -1,23 +1,27 @@
 """The weights of a file into a model: every name, shape and type is compared before the model is built.
 
-Only parameters are taken. CompressAI also stores constants (the floor of the likelihoods, GDN's pedestal, the targets
+Only parameters count. CompressAI also stores constants (the floor of the likelihoods, GDN's pedestal, the targets
 of the quantiles) and CDF tables. Constants are those of the code: fp16 turns the floor 1e-9 into 0. Tables are computed
-from the density before each use.
+from the density before each use; those of the file are only kept for CompressAI's own functions, if they can code.
 """
 
 import functools
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
 
+from relic.bitstream.tables import Tables
+from relic.codec.constants import STRIDE
 from relic.codec.entropy import check_quantiles
 from relic.codec.model import Architecture, build_model
 from relic.codec.tensor_file import fault_of, is_real
 from relic.errors import InputError
 from relic.options import Parts
 
+_TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 # Two sizes that no other dimension of the model has.
 _INNER, _LATENT = 23, 29
 
@@ -55,7 +59,25 @@ def load_weights(model: FactorizedPrior, state: Mapping[str, Tensor], source: st
         parameter.copy_(state[name])
         if not torch.isfinite(parameter).all():
             raise InputError(f"{source}: {name} is not finite: its training diverged; use an earlier checkpoint")
-    check_quantiles(model.entropy_bottleneck, source)
+    bottleneck = model.entropy_bottleneck
+    check_quantiles(bottleneck, source)
+    tables = {name: state.get(f"entropy_bottleneck.{name}") for name in _TABLES}
+    if _can_code(tables, bottleneck.quantiles):
+        for name, tensor in tables.items():
+            setattr(bottleneck, name, tensor.clone())
+
+
+def _can_code(tables: Mapping[str, Tensor | None], quantiles: Tensor) -> TypeGuard[Mapping[str, Tensor]]:
+    cdf, length, offset = tables.values()
+    if cdf is None or length is None or offset is None or offset.shape != quantiles.shape[:1]:
+        return False
+    if not cdf.dtype == length.dtype == offset.dtype == torch.int32:
+        return False
+    try:
+        Tables(cdf.numpy(), length.numpy(), offset.numpy(), quantiles[:, 0, 1].detach().numpy(), STRIDE)
+    except InputError:
+        return False
+    return True
 
 
 def _shapes(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:

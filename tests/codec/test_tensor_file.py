@@ -116,8 +116,8 @@ def test_any_damage_of_the_pickle_is_one_line(tmp_path: Path, content: dict[str,
 
 def test_a_pickle_after_the_first_is_looked_at_too(tmp_path: Path) -> None:
     """A file of torch before 1.6 consists of several pickles."""
-    whole = b"".join(pickle.dumps(part, 2) for part in (119547037146038801333356, 1001, {}, Calls(bytearray, 10**12)))
-    (tmp_path / "a.pt").write_bytes(whole)
+    parts: tuple[Any, ...] = (0x1950A86A20F9469CFC6C, 1001, {}, Calls(bytearray, 10**12))
+    (tmp_path / "a.pt").write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
     assert "bytearray" in refusal(tmp_path / "a.pt")
 
 

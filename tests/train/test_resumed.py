@@ -15,6 +15,7 @@ from train.plan import Plan
 from train.resumed import check_progress, check_training
 
 FLAGS = ("--epochs", "2", "--sched", "onecycle", "--precondition", "--swap_init", "naive")
+VALUES: tuple[Any, ...] = (..., "text", -1, float("nan"), [], {}, torch.full((2, 2), float("nan")))
 STEPS = "--save_every_steps", "2"
 
 
@@ -70,7 +71,7 @@ def test_every_value_of_a_training_state_is_checked(
     check_training(training, plan, learner, source)
     passed = set()
     for place in places(training):
-        for value in (..., "text", -1, float("nan"), [], {}, torch.full((2, 2), float("nan"))):
+        for value in VALUES:
             changed = with_value(training, place, value)
             try:
                 check_progress(changed, source)
