@@ -27,6 +27,7 @@ _PLAIN_GLOBALS = re.compile(
 )
 """Types that a pickle may name: containers, tensors and numbers. None of them can be called to take memory."""
 _MAX_NAME = 200
+_ZIP_MAGIC = b"PK\x03\x04"
 _REAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAVE_AGAIN = 'save the weights alone, with torch.save({"state_dict": model.state_dict()}, FILE)'
 
@@ -42,6 +43,7 @@ def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
     try:
         _check_pickles(path, source)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_size(content, path.stat().st_size)
     except InputError:
         raise
     except Exception as error:  # for a damaged or hostile pickle, torch raises any type
@@ -80,13 +82,25 @@ def is_real(tensor: Tensor) -> bool:
     return tensor.dtype in _REAL_DTYPES
 
 
+def _check_size(content: object, file_bytes: int) -> None:
+    """Raise ValueError if the tensors of a dict, and of the dicts in it, are larger than the file they come from."""
+    dicts = [content, *content.values()] if isinstance(content, dict) else []
+    tensors = [
+        each for inner in dicts if isinstance(inner, dict) for each in inner.values() if isinstance(each, Tensor)
+    ]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    if sum(sizes.values()) > file_bytes:
+        raise ValueError("a pickle of torch before 1.6 can claim more than it holds")
+
+
 def _check_pickles(path: Path, source: str) -> None:
     """Raise InputError if the file holds anything but plain values, or unpacks to more than its size."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:  # torch decides by these bytes too
+            file.seek(0)
             for _ in range(_LEGACY_PICKLES):
                 _check_globals(file, source)
-        return
+            return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
@@ -99,7 +113,7 @@ def _check_pickles(path: Path, source: str) -> None:
         if damaged := archive.testzip():
             raise InputError(f"{source}: damaged, the checksum of {damaged} is wrong; get the file again")
         for record in records:
-            if record.filename.endswith("data.pkl"):
+            if record.filename.lower().endswith(".pkl"):
                 if record.file_size > _MAX_PICKLE_BYTES:
                     raise InputError(f"{source}: refused, it holds {record.file_size:,} bytes besides its tensors")
                 _check_globals(io.BytesIO(archive.read(record)), source)

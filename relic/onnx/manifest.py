@@ -17,6 +17,7 @@ from relic.options import Parts
 FORMAT = "relic-export"
 VERSION = 1
 _MAX_BYTES = 1 << 24
+_MAX_TEXT = 80
 _LARGEST = (1 << 53) - 1
 
 
@@ -207,5 +208,6 @@ def _check_ranges(manifest: ExportManifest) -> None:
     if min(manifest.opset, manifest.batch, manifest.height, manifest.width) < 1:
         raise ValueError("opset, batch, height and width must be 1 or more")
     swap_init = manifest.checkpoint.get("swap_init", "unknown")
-    if not isinstance(swap_init, str) or len(swap_init) > 40:
-        raise ValueError("checkpoint swap_init is no short text")
+    for name, text in (("checkpoint swap_init", swap_init), ("architecture name", manifest.architecture.name)):
+        if not isinstance(text, str) or not text.isprintable() or len(text) > _MAX_TEXT:
+            raise ValueError(f"{name} is no short text")

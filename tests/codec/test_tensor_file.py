@@ -121,6 +121,27 @@ def test_a_pickle_after_the_first_is_looked_at_too(tmp_path: Path) -> None:
     assert "bytearray" in refusal(tmp_path / "a.pt")
 
 
+def test_a_pickle_with_a_zip_behind_it_is_looked_at_as_torch_reads_it(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save(
+        {"state_dict": {}, "more": Calls(bytearray, 10**12)}, tmp_path / "b", _use_new_zipfile_serialization=False
+    )
+    (tmp_path / "a.pt").write_bytes((tmp_path / "b").read_bytes() + (tmp_path / "good.pt").read_bytes())
+    assert zipfile.is_zipfile(tmp_path / "a.pt")
+    assert "bytearray" in refusal(tmp_path / "a.pt")
+
+
+def test_a_file_of_torch_before_1_6_is_read_and_holds_what_it_claims(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert load_checkpoint(path).model.keys() == content["model"].keys()
+    torch.save({"state_dict": {"g_a.0.weight": torch.zeros(1000)}}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    claimed = b"K\x00M\xe8\x03\x85"  # offset 0, size (1000,)
+    assert data.count(claimed) == 1
+    path.write_bytes(data.replace(claimed, b"K\x00J\x00\x00\x10\x00\x85"))
+    refusal(path)
+
+
 def test_what_is_not_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pt")
     assert "not a file" in refusal(tmp_path / "a.pt")
