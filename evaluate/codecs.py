@@ -18,6 +18,7 @@ from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
+from relic.onnx.layout import MANIFEST, TABLES
 from relic.onnx.manifest import read_manifest
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
 
@@ -127,6 +128,11 @@ class OnnxCodec:
         self.tables = load_tables(folder)
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
+        if (manifest.tables.digest, manifest.architecture.channels[1]) != (
+            self.tables.digest,
+            self.tables.num_channels,
+        ):
+            raise InputError(f"its {MANIFEST} describes other tables than its {TABLES}; take both from one export")
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
         height, width = x_BCHW.shape[2:]

@@ -8,10 +8,14 @@ from evaluate.config import KODAK_IMAGES, ORIGINALS, EvaluateConfig
 from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
-from relic.files import check_folder
+from relic.files import TEMPORARY_SUFFIX, check_folder
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
+
+REPORT_FILES = ("report.html", "rd.png", "summary.md", "metrics.json", "per_image.csv")
+"""What `evaluate/report_files.py` writes beside the folders of the codecs."""
+_MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,25 @@ def _list_folder(config: EvaluateConfig) -> ImageFolder:
 def unique_labels(paths: Sequence[Path]) -> list[str]:
     """File stems. Where these are not unique, up to three folders are put before them, or else numbers.
 
-    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`.
+    `a/last.pt` and `b/last.pt` become `a-last` and `b-last`. Each label is the name of a folder inside --out.
     """
     for num_folders in range(4):
-        labels = ["-".join((*_last_folders(path, num_folders), path.stem)) for path in paths]
+        labels = [_folder_name("-".join((*_last_folders(path, num_folders), path.stem))) for path in paths]
         if len({*labels, ORIGINALS}) == len(paths) + 1:
             return labels
-    return [f"{number}-{path.stem}" for number, path in enumerate(paths, start=1)]
+    return [_folder_name(f"{number}-{path.stem}") for number, path in enumerate(paths, start=1)]
+
+
+def _folder_name(label: str) -> str:
+    """`label` as the name of a folder that leads nowhere else and is none of the report's files.
+
+    The checkpoint `...pt` has the stem `..`.
+    """
+    name = "".join(each if each.isprintable() and each not in "/\\" else "_" for each in label)
+    while len(name.encode()) > _MAX_NAME_BYTES:
+        name = name[:-1]
+    taken = name.lower().removesuffix(TEMPORARY_SUFFIX) in REPORT_FILES
+    return f"{name}_" if taken or not name.strip(". ") else name
 
 
 def _last_folders(path: Path, count: int) -> tuple[str, ...]:

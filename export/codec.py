@@ -60,7 +60,10 @@ def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
     edges = [(0, padded[0] - height), (0, padded[1] - width), (0, 0)]
     x_CHW = np.pad(pixels_HWC, edges, mode="edge").transpose(2, 0, 1) / np.float32(255)
     y_1Mhw = run_part(encoder, np.ascontiguousarray(x_CHW[None]))
-    return pack(quantize(y_1Mhw[0], tables), width, height, tables)
+    try:
+        return pack(quantize(y_1Mhw[0], tables), width, height, tables)
+    except InputError as error:
+        raise InputError(f"{encoder.path}: {error}") from None
 
 
 def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
@@ -91,7 +94,11 @@ def _encode_file(source: Path, target: Path, folder: Path) -> None:
     tables = load_tables(folder)
     pixels = read_image(source)
     height, width = pixels.shape[:2]
-    data = encode(pixels, open_encoder(folder, tables), tables)
+    encoder = open_encoder(folder, tables)
+    try:
+        data = encode(pixels, encoder, tables)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     write_stream(target, data)
     print(f"{target}: {width}x{height} pixels in {len(data):,} bytes, {8 * len(data) / (width * height):.3f} bpp")
 
@@ -99,7 +106,12 @@ def _encode_file(source: Path, target: Path, folder: Path) -> None:
 def _decode_file(source: Path, target: Path, folder: Path) -> None:
     tables = load_tables(folder)
     stream = read_stream(source, tables)
-    write_image(target, decode(stream, open_decoder(folder, tables), tables))
+    decoder = open_decoder(folder, tables)
+    try:
+        pixels = decode(stream, decoder, tables)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    write_image(target, pixels)
     print(f"{target}: {stream.width}x{stream.height} pixels")
 
 

@@ -9,6 +9,7 @@ from compressai.models import FactorizedPrior
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.coding import tables_of
+from relic.codec.entropy import medians_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
@@ -34,8 +35,26 @@ def load_source(ckpt: str, replace_parts: str | None) -> Source:
     found = checkpoint.architecture.replaced
     if replace_parts is not None and replace_parts != found:
         raise InputError(f"--replace_parts {replace_parts}: {path} is {found}; leave it out")
-    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **_described(checkpoint)}
+    origin = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "decoder_sha256": decoder_digest(model),
+        **_described(checkpoint),
+    }
     return Source(model, checkpoint.architecture, tables_of(model), origin)
+
+
+def decoder_digest(model: FactorizedPrior) -> str:
+    """SHA-256 (hex) of what turns symbols into pixels: the names, shapes and float32 values of g_s, and the medians.
+
+    A stream names only the tables it was written with. Codecs that were fine-tuned with --loss_type recon from one
+    start have the same tables and different decoders. This number tells them apart, whatever --upsample and --int8 are.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in (*model.g_s.named_parameters(prefix="g_s"), ("medians", medians_of(model))):
+        sha.update(f"{name} {'x'.join(map(str, tensor.shape))}\n".encode())
+        sha.update(tensor.detach().numpy().astype("<f4").tobytes())
+    return sha.hexdigest()
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

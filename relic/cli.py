@@ -26,10 +26,14 @@ import yaml
 
 from relic import __version__
 from relic.errors import InputError, print_error
+from relic.plain_yaml import Given, read_flags
 
 Config = TypeVar("Config")
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_LARGEST = (1 << 63) - 1
+_SHOWN = 200
+"""Characters of a value that a message shows."""
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -74,33 +78,36 @@ class Flag:
         said = str(self.default).lower() if isinstance(self.default, bool) else self.default
         return self.doc if self.default in (None, "") else f"{self.doc} (default: {said})"
 
-    def convert(self, value: Any) -> Any:
-        """Convert `value` (text, or a value from YAML). Raises InputError that says what is expected."""
-        if self.optional and value in (None, "null"):
+    def convert(self, value: Given | bool) -> Any:
+        """Convert `value`: text, a list of text, or None for null. Raises InputError that says what is expected."""
+        if self.optional and value is None:
             return None
         with suppress(ValueError):
             if not self.several:
                 return self._convert_one(value)
-            if isinstance(value, list):
-                return [self._convert_one(part) for part in value]
-        said = "null" if value is None else value
+            return [self._convert_one(part) for part in (value if isinstance(value, list) else [value])]
+        said = "null" if value is None else f"{value!s:.{_SHOWN}}"
         if self.choices and self.kinds != (bool,):
             raise InputError(f"--{self.name} {said}: choose from {', '.join(self.choices)}")
         expected = " or ".join(_EXPECTED[kind] for kind in self.kinds)
         raise InputError(f"--{self.name} {said}: expected {'a list, each ' if self.several else ''}{expected}")
 
     def _convert_one(self, value: Any) -> Any:
-        text = isinstance(value, str)
+        if isinstance(value, bool):  # a flag without a value
+            value = str(value)
+        if not isinstance(value, str):
+            raise ValueError
         for kind in self.kinds:
             if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
                 return value
-            if kind is bool and (isinstance(value, bool) or (text and value.lower() in _BOOLEANS)):
-                return _BOOLEANS[str(value).lower()]
-            if kind is int and (text or type(value) is int):
+            if kind is bool and value.lower() in _BOOLEANS:
+                return _BOOLEANS[value.lower()]
+            if kind is int and abs(int(value)) <= _LARGEST:
                 return int(value)
-            if kind is float and (type(value) in (int, float) or (text and math.isfinite(float(value)))):
+            if kind is float and math.isfinite(float(value)):
                 return float(value)
-            if kind in (str, Path) and text:
+            if kind in (str, Path) and "\0" not in value:
+                os.fsencode(value)  # a ValueError for what cannot be a path
                 return kind(value)
         raise ValueError
 
@@ -234,8 +241,11 @@ def _refuse_gone_and_empty(arguments: Sequence[str], gone: Mapping[str, str]) ->
 def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
     """The values of the --config files, then of the command line. `origins` gets the file that each flag comes from."""
     values: dict[str, Any] = {}
-    sources = [(f"--config {path}: ", _read_yaml(Path(path))) for path in given.get("config", [])]
-    for origin, found in (*sources, ("", {name: given[name] for name in flags if name in given})):
+    sources = [(f"--config {path}: ", _read_config(Path(path))) for path in given.get("config", [])]
+    typed = {name: given[name] for name in flags if name in given}
+    # A file writes null without quotes. A command line has no quotes, so there the word stands for it.
+    typed = {name: None if value == "null" and flags[name].optional else value for name, value in typed.items()}
+    for origin, found in (*sources, ("", typed)):
         for name, value in found.items():
             if name not in flags:
                 raise InputError(f"{origin}unknown flag {name} (see --help)")
@@ -246,13 +256,8 @@ def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: d
     return values
 
 
-def _read_yaml(path: Path) -> dict[Any, Any]:
+def _read_config(path: Path) -> Mapping[str, Given]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"--config {path}: Unexpected config: expected lines of the form `flag: value`")
-    return found
+        return read_flags(path)
+    except InputError as error:
+        raise InputError(f"--config {path}: {error}") from error

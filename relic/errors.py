@@ -15,6 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+_SHOWN = 700
+"""Characters that a message shows of its beginning, and of its end."""
+
 
 class InputError(ValueError):
     """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and what to do.
@@ -37,13 +40,24 @@ def before_work() -> Iterator[None]:
 
 
 def print_error(prog: str, message: str) -> None:
-    """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes."""
-    line = " ".join(message.split())
+    """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes.
+
+    A message may quote a file that anyone made. So it is cut to some hundred characters, and what a terminal would obey
+    is shown as a number.
+    """
+    line = _one_line(message)
     sys.stderr.write(f"{prog}: error: {line}\n")
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):
             details = {"py_callstack": line, "timestamp": int(time.time())}
             Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}))
+
+
+def _one_line(message: str) -> str:
+    if len(message) > 2 * _SHOWN:
+        message = f"{message[:_SHOWN]} ... {message[-_SHOWN:]}"
+    line = " ".join(message.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -66,6 +80,11 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 if not refused or os.environ.get("RANK", "0") == "0":  # every rank refuses the same
                     print_error(prog, str(error))
                 return 2 if refused else 1
+            except MemoryError as error:
+                if os.environ.get("RELIC_TRACEBACK"):
+                    raise
+                print_error(prog, f"the memory is full; use smaller images or batches {error}")
+                return 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")
                 return 130

@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
-    "relic": (SHARED, {"yaml", "torch", "PIL", "platformdirs", "filelock", "tabulate"}),
+    "relic": (SHARED | {"relic.plain_yaml"}, {"yaml", "torch", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.cli", "prep"},
         {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},

@@ -26,8 +26,9 @@ from train.learner import Learner
 from train.plan import CHECKPOINTS, LAUNCH, Plan
 from train.preconditioning import Preconditioning
 from train.records import Tracker
+from train.resumed import check_training
 from train.schedule import Schedule
-from train.start import Start, calibration_crops, load_resumed, load_start
+from train.start import NOT_CALIBRATED, Start, calibration_crops, load_resumed, load_start
 from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     )
     training = resumed.training if resumed is not None else None
     if training is not None:
+        check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
         trainer.tracker = _open_records(plan, training)
@@ -136,9 +138,12 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
 
 def _preconditioning(plan: Plan, world: World, start: Start) -> Preconditioning:
     """Measured at the start of a run. A resumed run loads its coordinates from the checkpoint."""
-    preconditioning = Preconditioning(start.model)
+    config, preconditioning = plan.config, Preconditioning(start.model)
     if plan.resume is None:
-        preconditioning.measure(calibration_crops(plan))
+        try:
+            preconditioning.measure(calibration_crops(plan))
+        except torch.linalg.LinAlgError as error:
+            raise InputError(f"--precondition: {NOT_CALIBRATED.format(config.pretrained)} ({error})") from error
         copy_from_main(preconditioning.tensors(), world)
     return preconditioning
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError
 from relic.files import check_folder
+from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
@@ -144,7 +143,7 @@ def is_restarted(save_dir: Path, launch: str) -> bool:
     file = save_dir / LAUNCH
     counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     known = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
-    return known and file.exists() and file.read_text() == launch
+    return known and file.is_file() and file.read_bytes() == launch.encode(errors="surrogateescape")
 
 
 def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
@@ -197,15 +196,16 @@ def _check_save_dir(config: TrainConfig, *, goes_on: bool) -> None:
 
 def _check_resumed_file(config: TrainConfig, path: Path) -> None:
     """Check what needs no torch: that the file is a checkpoint, and the flags in config.yaml beside it."""
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
     beside = path.with_name("config.yaml")
     if beside.exists() and path.name == "last.pt":
         # A damaged config.yaml does not matter: the checkpoint holds the flags too.
-        with suppress(yaml.YAMLError, UnicodeDecodeError):
-            found = yaml.safe_load(beside.read_text())
-            if isinstance(found, dict):
-                check_resumed(config, found)
+        found: Mapping[str, object] = {}
+        with suppress(InputError):
+            found = read_values(beside)
+        if found:
+            check_resumed(config, found)
 
 
 def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:

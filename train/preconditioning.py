@@ -143,6 +143,19 @@ class Preconditioning:
         for coordinates in self._coordinates.values():
             yield from coordinates
 
+    def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The shapes of the tensors in `state_dict`, also before `measure`."""
+        return {
+            name: {
+                "mean": (inputs,),
+                "channels": (inputs, inputs),
+                "taps": (taps, taps),
+                "scale": (layer.out_channels,),
+            }
+            for name, layer in self._layers.items()
+            for inputs, taps in [(layer.in_channels, math.prod(layer.kernel_size))]
+        }
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {name: coordinates._asdict() for name, coordinates in self._coordinates.items()}
 

@@ -140,7 +140,11 @@ class Tracker:
     def _cut(self, step: int) -> None:
         if not self._path.exists():
             return
-        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step] if step else []
+        kept = (
+            [line for line in self._path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+            if step
+            else []
+        )
         with atomic_write(self._path, "w") as file:
             file.writelines(line + "\n" for line in kept)
 
@@ -168,8 +172,8 @@ class Tracker:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line).get("step", 0))
-    except ValueError:
-        return float("inf")  # a line that was not written completely before a kill
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return float("inf")  # a line that was not written completely before a kill, or that is not ours
 
 
 def _wandb_image(path: Path) -> Any:

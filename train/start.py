@@ -1,6 +1,7 @@
 """Load the model that a run starts from, replace GDN by ReLU, and calibrate it."""
 
 import logging
+import math
 import time
 from typing import NamedTuple
 
@@ -20,8 +21,14 @@ from relic.machine import keep_freed_memory
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
 from train.plan import Plan, changed_since, check_resumed
+from train.resumed import check_progress
 
 log = logging.getLogger(__name__)
+
+NOT_CALIBRATED = (
+    "on the train crops, the layers of --pretrained {} have outputs that are not finite or too large to fit; its "
+    "weights have diverged, use another checkpoint"
+)
 
 
 class Start(NamedTuple):
@@ -41,6 +48,7 @@ def load_resumed(plan: Plan) -> Checkpoint | None:
     checkpoint = load_checkpoint(path, flag="--resume")
     if not checkpoint.training:
         raise InputError(f"--resume {path}: holds only a model; resume from last.pt, or start with --pretrained {path}")
+    check_progress(checkpoint.training, f"--resume {path}")
     check_resumed(config, checkpoint.config)
     if config.swap_init not in (None, checkpoint.swap_init):
         raise InputError(
@@ -55,7 +63,8 @@ def load_resumed(plan: Plan) -> Checkpoint | None:
 def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
     """Load, swap and calibrate the model. A resumed run takes the result from its checkpoint."""
     if resumed is not None:
-        return Start(resumed.build().to(world.device), resumed.architecture, resumed.swap_init)
+        model = resumed.build(f"--resume {plan.resume}").to(world.device)
+        return Start(model, resumed.architecture, resumed.swap_init)
     config = plan.config
     model, codec = _load(config, world)
     if config.initialisation == "calibrated":
@@ -77,12 +86,15 @@ def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
         began = time.perf_counter()
-        fitted = swap_calibrated(
-            model,
-            plan.config.replace_parts,
-            calibration_crops(plan),
-            on_progress=lambda share: bar.update(share - bar.n),
-        )
+        crops = calibration_crops(plan)
+        try:
+            fitted = swap_calibrated(
+                model, plan.config.replace_parts, crops, on_progress=lambda share: bar.update(share - bar.n)
+            )
+        except torch.linalg.LinAlgError as error:
+            raise InputError(f"--swap_init calibrated: {NOT_CALIBRATED.format(plan.config.pretrained)}") from error
+    if not all(math.isfinite(layer.error) for layer in fitted):
+        raise InputError(f"--swap_init calibrated: {NOT_CALIBRATED.format(plan.config.pretrained)}")
     for layer in fitted:
         relu = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
         log.info("calibrated %s: %serror %.4f on held-out crops", layer.name, relu, layer.error)

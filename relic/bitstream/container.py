@@ -142,6 +142,8 @@ def write_stream(path: Path, data: bytes) -> None:
 
 def read_stream(path: Path, tables: Tables, coder: Coder | None = None) -> Stream:
     """`unpack` a file, after comparing its size with its header. Raises InputError naming a missing or bad file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a FIFO would be waited for
+        raise InputError(f"{path}: not a file")
     try:
         with open(path, "rb") as file:
             start = file.read(_HEADER.size)

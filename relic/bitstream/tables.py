@@ -4,12 +4,17 @@ Shapes: y (..., M, h, w) latents, symbols (..., M, h, w) int32. Each of the M ch
 """
 
 import hashlib
+import io
+import math
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
 from relic.bitstream.rans import CDF_END, DIGIT_BITS, OFFSET_LIMIT, PRECISION_BITS, SYMBOL_LIMIT
 from relic.errors import InputError
@@ -18,6 +23,9 @@ from relic.files import atomic_write
 FORMAT_VERSION = 1
 MAX_CHANNELS = (1 << 16) - 1
 MAX_STRIDE = 1 << 10
+MAX_ENTRIES = 1 << 23
+"""Largest M x L. CompressAI's largest codec has less than 200,000."""
+_MAX_FILE_BYTES = 1 << 27
 
 _EXPORT_AGAIN = "export the model again"
 
@@ -47,7 +55,8 @@ class Tables:
         medians = np.array(self.medians)
         if medians.dtype.kind != "f":
             raise InputError(f"tables: medians ({medians.dtype}) does not hold floats: {_EXPORT_AGAIN}")
-        medians = medians.astype(np.float32)
+        with np.errstate(over="ignore"):  # a float64 too large for float32 is refused below
+            medians = medians.astype(np.float32)
         if cdf.ndim != 2 or not (length.shape == offset.shape == medians.shape == cdf.shape[:1]):
             shapes = ", ".join(str(array.shape) for array in (cdf, length, offset, medians))
             raise InputError(f"tables: shapes {shapes} instead of (M, L), (M,), (M,), (M,): {_EXPORT_AGAIN}")
@@ -55,6 +64,8 @@ class Tables:
             raise InputError(f"tables: {len(cdf)} channels; 1 to {MAX_CHANNELS} can be coded: {_EXPORT_AGAIN}")
         if not 1 <= self.stride <= MAX_STRIDE:
             raise InputError(f"tables: stride {self.stride}; 1 to {MAX_STRIDE} can be coded: {_EXPORT_AGAIN}")
+        if cdf.size > MAX_ENTRIES:
+            raise InputError(f"tables: {cdf.size:,} entries; up to {MAX_ENTRIES:,} can be coded: {_EXPORT_AGAIN}")
         _refuse("a CDF length outside 3 to the table's width", (length < 3) | (length > cdf.shape[1]))
         used = np.arange(cdf.shape[1]) < length[:, None]
         rises = (np.diff(cdf.astype(np.int64), axis=1) > 0) | ~used[:, 1:]
@@ -131,14 +142,18 @@ class Tables:
 
     @classmethod
     def load(cls, path: Path) -> "Tables":
-        """Read what `save` wrote. Raises InputError for a file that is missing, damaged or of another version."""
+        """Read what `save` wrote. Raises InputError for a file that is missing, damaged or of another version.
+
+        The size of an array is known before memory is taken for it.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the folder that export wrote")
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                version = int(arrays["format_version"])
-                fields = {name: arrays[name] for name in ("cdf", "cdf_length", "offset", "medians")}
-                stride = int(arrays["stride"])
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; give the folder that export wrote") from None
+            if path.stat().st_size > _MAX_FILE_BYTES:
+                raise ValueError(f"over {_MAX_FILE_BYTES:,} bytes")
+            with zipfile.ZipFile(path) as archive:
+                version, stride = (_read_number(archive, name) for name in ("format_version", "stride"))
+                fields = {name: _read_array(archive, name) for name in ("cdf", "cdf_length", "offset", "medians")}
         except Exception as error:  # for a broken file, numpy and zipfile raise many types, none documented
             raise InputError(f"{path}: not a readable table file ({error}): {_EXPORT_AGAIN}") from error
         if version != FORMAT_VERSION:
@@ -147,6 +162,31 @@ class Tables:
             return cls(**fields, stride=stride)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """An array of an .npz. Raises an Exception of any type if it is missing, damaged or larger than tables can be."""
+    most = 8 * MAX_ENTRIES
+    info = archive.getinfo(f"{name}.npy")
+    if info.file_size > most:
+        raise ValueError(f"{name} unpacks to {info.file_size:,} bytes")
+    file = io.BytesIO(archive.read(info))
+    major = npy.read_magic(file)
+    if major not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name}: npy version {major}")
+    shape, _, dtype = npy.read_array_header_1_0(file) if major == (1, 0) else npy.read_array_header_2_0(file)
+    if dtype.kind not in "iuf" or min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError(f"{name}: {dtype} {shape} in {info.file_size:,} bytes")
+    file.seek(0)
+    array: npt.NDArray[Any] = npy.read_array(file, allow_pickle=False)
+    return array
+
+
+def _read_number(archive: zipfile.ZipFile, name: str) -> int:
+    array = _read_array(archive, name)
+    if array.shape or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is no whole number")
+    return int(array)
 
 
 def quantize(y: npt.NDArray[np.float32], tables: Tables) -> npt.NDArray[np.int32]:

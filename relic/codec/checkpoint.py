@@ -1,8 +1,6 @@
 """Checkpoints: files of tensors and plain values. Reading one runs no code from it; its tensors must all fit."""
 
 import dataclasses
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +8,19 @@ import torch
 from compressai.models import FactorizedPrior
 
 from relic import __version__
+from relic.codec.constants import MAX_CHANNELS
 from relic.codec.model import NAME, Architecture, build_model
+from relic.codec.tensor_file import check_state, read_tensors
+from relic.codec.weights import check_fit, load_weights
 from relic.errors import InputError
 from relic.files import atomic_write
 from relic.options import Parts
 
 FORMAT = "relic-checkpoint"
 VERSION = 1
+_MAX_TEXT = 200
+_MAX_VALUE_TEXT = 1 << 16
+_MAX_ENTRIES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Checkpoint:
 
     architecture: Architecture
     model: dict[str, torch.Tensor]
-    """State dict with CompressAI's names, CDF tables included."""
+    """State dict with CompressAI's names, CDF tables included. The parameters count. CompressAI's constants are those
+    of the code, and the tables are computed again before each use."""
     swap_init: str = "naive"
     """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown. Files without this
     field are older than the calibrated swap, so theirs is naive."""
@@ -44,12 +49,14 @@ class Checkpoint:
         return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
 
     def build(self, source: str = "the checkpoint") -> FactorizedPrior:
-        """The model with these weights, on the CPU, in eval mode.
+        """The model with these weights, on the CPU, in fp32, in eval mode.
 
-        Raises InputError naming `source` if the tensors do not fit the architecture.
+        Raises InputError naming `source` if the tensors do not fit the architecture, before memory is taken, or if the
+        codec cannot work: a weight is not finite, or a quantile is out of range.
         """
+        check_fit(self.model, self.architecture, source)
         model = build_model(self.architecture)
-        load_strictly(model, self.model, source)
+        load_weights(model, self.model, source)
         return model.eval()
 
 
@@ -79,73 +86,69 @@ def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:
 
 def is_checkpoint(content: dict[str, Any]) -> bool:
     """Whether `save_checkpoint`, of any version, wrote a file with this content."""
-    return content.get("format") == FORMAT
+    found = content.get("format")
+    return isinstance(found, str) and found == FORMAT
 
 
 def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
     """Check the content of a checkpoint file. Raises InputError naming `source`."""
-    if content.get("version") != VERSION:
-        raise InputError(f"{source}: checkpoint version {content.get('version')}, this relic reads {VERSION}")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise InputError(f"{source}: checkpoint version {shown(version)}, this relic reads {VERSION}")
     names = {field.name for field in dataclasses.fields(Checkpoint)}
     values = {name: value for name, value in content.items() if name in names}
     try:
         architecture = dict(values.pop("architecture"))
-        inner, latent = map(int, architecture.pop("channels"))
+        inner, latent = architecture.pop("channels")
         described = Architecture(channels=(inner, latent), **architecture)
-        if min(inner, latent) < 1 or described.replaced not in get_args(Parts):
-            raise ValueError(f"architecture {described}")
+        if not all(type(count) is int and 1 <= count <= MAX_CHANNELS for count in (inner, latent)):
+            raise ValueError(f"channels {shown(inner)},{shown(latent)}; two whole numbers from 1 to {MAX_CHANNELS}")
+        if not isinstance(described.replaced, str) or described.replaced not in get_args(Parts):
+            raise ValueError(f"architecture: replaced {shown(described.replaced)}")
+        if not isinstance(described.name, str):
+            raise ValueError(f"architecture: name {shown(described.name)}")
+        _check_fields(values)
         if described.replaced == "none":
             values["swap_init"] = "none"
         checkpoint = Checkpoint(architecture=described, **values)
         check_state(checkpoint.model)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a file may hold any type in any place
         raise InputError(f"{source}: not a whole checkpoint ({error})") from error
     if described.name != NAME:
-        raise InputError(f"{source}: holds a {described.name}, this relic builds {NAME}")
+        raise InputError(f"{source}: holds a {described.name!r:.80}, this relic builds {NAME}")
     return checkpoint
 
 
-def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
-    """Read a file without running code from it.
-
-    Raises InputError if the file is not a dict of tensors and plain values.
-    """
-    if not path.is_file():
-        raise InputError(f"{flag} {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise InputError(f"{flag} {path}: not a checkpoint") from error
-        raise InputError(f"{flag} {path}: refused, it holds more than tensors and plain values") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{flag} {path}: not a checkpoint, or a damaged one") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{flag} {path}: not a checkpoint")
-    return content
-
-
-def check_state(state: object) -> None:
-    """Raise ValueError unless `state` is a dict of names to tensors."""
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise ValueError("no dict of tensors")
+def _check_fields(values: dict[str, Any]) -> None:
+    """Raise ValueError unless the fields that describe a checkpoint are plain: they go into reports and export.json."""
+    for name in ("swap_init", "train_scope", "loss_type", "fingerprint"):
+        text = values.get(name, "")
+        if not isinstance(text, str) or len(text) > _MAX_TEXT or not text.isprintable():
+            raise ValueError(f"{name} is no short text")
+    for name in ("config", "metrics"):
+        entries = values.get(name, {})
+        if type(entries) is not dict or len(entries) > _MAX_ENTRIES:
+            raise ValueError(f"{name} is no dict of values")
+        for key, value in entries.items():
+            if not isinstance(key, str) or not is_plain(value):
+                raise ValueError(f"{name} holds a value that is no text or number: {key!r:.40}")
+    for key, value in values.get("metrics", {}).items():
+        if isinstance(value, bool | str):
+            raise ValueError(f"metrics holds a value that is no number: {key:.40}")
+    if not isinstance(values.get("training"), dict | None):
+        raise ValueError("training is no dict")
 
 
-def load_strictly(model: FactorizedPrior, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load `state` into `model`. Raises InputError naming `source` if a tensor is missing, unknown or of another shape.
+def is_plain(value: object) -> bool:
+    """Whether `value` is a text, a number of 64 bits, true, false or null, of limited length."""
+    if isinstance(value, str):
+        return len(value) <= _MAX_VALUE_TEXT
+    return type(value) in (float, bool, type(None)) or (type(value) is int and abs(value) < 1 << 63)
 
-    `model` must not be wrapped.
-    """
-    try:
-        model.load_state_dict(state, strict=True)
-    except (RuntimeError, KeyError) as error:
-        wanted = model.state_dict()
-        odd = [f"{name} is missing" for name in wanted if name not in state]
-        odd += [f"{name} is unknown" for name in state if name not in wanted]
-        odd += [
-            f"{name} has another shape" for name in state if name in wanted and state[name].shape != wanted[name].shape
-        ]
-        raise InputError(f"{source}: its tensors do not fit the model: {odd[0] if odd else error}") from error
+
+def shown(value: object) -> str:
+    """A value of a file as text for a message: short, whatever it is."""
+    return f"{value!r:.40}" if is_plain(value) else type(value).__name__
 
 
 def random_state() -> dict[str, Any]:

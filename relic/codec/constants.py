@@ -3,6 +3,9 @@
 STRIDE = 16
 """Pixels per latent in each direction. Images are padded to a multiple of it; the sides of crops must be one."""
 
+MAX_CHANNELS = 4096
+"""Largest number of inner or latent channels."""
+
 MIN_MS_SSIM_SIDE = 161
 """Smallest side in pixels for MS-SSIM: it halves the image four times and its window is 11 pixels wide."""
 

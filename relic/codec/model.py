@@ -10,6 +10,7 @@ from compressai.layers import GDN
 from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
+from relic.codec.constants import MAX_CHANNELS
 from relic.errors import InputError
 from relic.options import Parts
 
@@ -70,7 +71,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
     try:
         channels = (state["g_a.0.weight"].size(0), state["g_a.6.weight"].size(0))
     except (KeyError, AttributeError, IndexError):
-        raise InputError(f"not a {NAME}: it has no g_a.0.weight and g_a.6.weight") from None
+        names = ", ".join(f"{name:.40}" for name in list(state)[:4]) or "nothing"
+        raise InputError(f"not a {NAME}: it has no g_a.0.weight and g_a.6.weight, but {names}") from None
+    if not all(1 <= count <= MAX_CHANNELS for count in channels):
+        raise InputError(f"not a {NAME}: {channels[0]} and {channels[1]} channels; 1 to {MAX_CHANNELS} can be built")
     swapped = ("g_a.1.beta" not in state, "g_s.1.beta" not in state)
     parts: dict[tuple[bool, bool], Parts] = {
         (True, True): "all",

@@ -3,21 +3,29 @@
 Each becomes a `Checkpoint`, and each file is read once.
 """
 
+import pickle
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch
 from compressai import zoo
 from compressai.models import FactorizedPrior
+from compressai.models.utils import remap_old_keys
 from compressai.zoo.pretrained import load_pretrained
+from torch import Tensor
 
-from relic.codec.checkpoint import Checkpoint, check_state, checkpoint_of, is_checkpoint, read_tensors
+from relic.codec.checkpoint import Checkpoint, checkpoint_of, is_checkpoint
 from relic.codec.constants import EMBEDDED
 from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, architecture_of, build_model, zoo_channels
+from relic.codec.tensor_file import check_state, read_tensors
 from relic.errors import InputError
 
-_TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
+_STATE_KEYS = ("state_dict", "model_state_dict", "network")
+"""Names of the state dict in files of CompressAI's examples, of CompressAI-Trainer, and of its `eval_model`."""
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile put before every name."""
 EMBEDDED_FILE = Path(__file__).parent / "embedded" / "codec.pt"
 
 
@@ -33,32 +41,57 @@ def read_codec(path: Path, *, flag: str) -> Checkpoint:
     `swap_init` are then "unknown". Raises InputError naming `flag` and the path.
     """
     content = read_tensors(path, flag=flag)
+    source = f"{flag} {path}"
     if is_checkpoint(content):
-        return checkpoint_of(content, f"{flag} {path}")
-    # CompressAI's function removes DataParallel's prefix and renames the keys of released files.
-    state = content.get("state_dict", content)
+        return checkpoint_of(content, source)
     try:
-        check_state(state)
-        state = load_pretrained(state)
+        state = _compressai_state(content)
         architecture = architecture_of(state)
     except ValueError as error:
-        raise InputError(f"{flag} {path}: {error}") from None
-    # Tables that are not in the file stay empty; they are computed before each use.
-    tables = {f"entropy_bottleneck.{name}": torch.empty(0, dtype=torch.int32) for name in _TABLES}
-    return _of_compressai(architecture, tables | state)
+        raise InputError(f"{source}: {error}") from None
+    return _of_compressai(architecture, state)
+
+
+def _compressai_state(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict in a file of CompressAI's tools, with the names of its current version.
+
+    Raises ValueError if there is none.
+    """
+    found = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), dict)), content)
+    try:
+        check_state(found)
+    except ValueError as error:
+        keys = ", ".join(f"{key:.40}" for key in list(content)[:8])
+        raise ValueError(f"{error}; a state dict is looked for at {', '.join(_STATE_KEYS)}, found: {keys}") from None
+    state: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        plain = name
+        while plain.startswith(_WRAPPERS):
+            plain = plain.partition(".")[2]
+        if plain in state:
+            raise ValueError(f"{plain} is there twice, with and without a prefix")
+        state[plain] = tensor
+    try:  # CompressAI's functions for names of its older versions
+        renamed: dict[str, Tensor] = dict(remap_old_keys("entropy_bottleneck", load_pretrained(state)))
+    except IndexError:  # a name that begins with entropy_bottleneck and goes on without a dot
+        return state
+    if len(renamed) < len(state):
+        raise ValueError("a tensor is there twice, under its old and its new name")
+    return renamed
 
 
 def finished_model(checkpoint: Checkpoint, source: str) -> FactorizedPrior:
     """The model to evaluate or export: on the CPU, fp32, in eval mode, with CDF tables computed from its density.
 
     If the run trained the entropy model, the quantiles are solved again: a checkpoint from inside an epoch holds those
-    of the epoch before. Otherwise they are kept. Raises InputError naming `source` if a tensor is not finite.
+    of the epoch before. Otherwise they are kept. Raises InputError naming `source` if the weights do not fit, are not
+    finite, or give no tables.
     """
-    model = checkpoint.build(source).float()
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: {name} is not finite: its training diverged; use an earlier checkpoint")
-    refresh_tables(model, solve=checkpoint.entropy_trained)
+    model = checkpoint.build(source)
+    try:
+        refresh_tables(model, solve=checkpoint.entropy_trained)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return model
 
 
@@ -81,7 +114,7 @@ def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -
     return codec
 
 
-def _of_compressai(architecture: Architecture, state: dict[str, torch.Tensor]) -> Checkpoint:
+def _of_compressai(architecture: Architecture, state: dict[str, Tensor]) -> Checkpoint:
     began = "none" if architecture.replaced == "none" else "unknown"
     return Checkpoint(architecture, state, swap_init=began, train_scope="unknown", loss_type="unknown")
 
@@ -93,4 +126,9 @@ def _download(quality: int) -> FactorizedPrior:
         raise InputError(
             f"--pretrained zoo: CompressAI's weights could not be downloaded ({error}); "
             "use --pretrained embedded, --pretrained FILE or --pretrained none"
+        ) from error
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"--pretrained zoo: the downloaded file is damaged; remove it from {torch.hub.get_dir()}/checkpoints and "
+            "start again"
         ) from error

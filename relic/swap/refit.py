@@ -95,7 +95,7 @@ class Regression:
         while True:
             neighbours = [k for k in (best - 1, best + 1) if k in _SHIFTS]
             better = min(neighbours, key=error)
-            if error(better) > error(best) - _LEAST_GAIN:
+            if not error(better) <= error(best) - _LEAST_GAIN:  # also where an error is not a number
                 return best
             best = better
 

@@ -1,5 +1,7 @@
 """Coding tables: what is refused, when they are equal, and rounding."""
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,79 @@ def test_latents_that_cannot_be_coded_are_refused(value: float) -> None:
     y[3, 1, 0] = value
     with pytest.raises(InputError, match="diverged"):
         quantize(y, photo_like())
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    padded = header.encode() + b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + body
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        npy("{'descr': '<i4', 'fortran_order': False, 'shape': (2, 1000000000000), }"),
+        npy("{'descr': '<i4', 'fortran_order': False, 'shape': (-2, -4), }", bytes(32)),
+        npy("{'descr': '<i4', 'fortran_order': False, 'shape': (2, True), }", bytes(32)),
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 4), }", bytes(64)),
+        npy("{'descr': '<U9', 'fortran_order': False, 'shape': (2, 4), }", bytes(288)),
+        npy("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (2, 4), }", bytes(32)),
+        npy("{'descr': '<i4', 'fortran_order': False, 'shape': " + "(" * 9000 + ", }"),
+        npy("import os"),
+        b"\x93NUMPY\x09\x00" + bytes(100),
+        b"",
+    ],
+)
+@pytest.mark.parametrize("name", ["cdf", "cdf_length", "offset", "medians", "stride", "format_version"])
+def test_an_array_that_is_none_is_refused(tmp_path: Path, name: str, member: bytes) -> None:
+    photo_like(channels=2, values=5).save(tmp_path / "good.npz")
+    with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "a.npz", "w") as bad:
+        for each in good.namelist():
+            bad.writestr(each, member if each == f"{name}.npy" else good.read(each))
+    with pytest.raises(InputError, match="not a readable table file") as caught:
+        Tables.load(tmp_path / "a.npz")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_tables_are_refused_by_their_size_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relic.bitstream.tables.MAX_ENTRIES", 100)
+    np.savez_compressed(tmp_path / "a.npz", **{**good_fields(), "cdf": np.zeros((2, 900), np.int32)}, format_version=1)
+    read = zipfile.ZipFile.read
+
+    def watched(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+        assert info.file_size <= 800
+        return read(archive, info)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", watched)
+    with pytest.raises(InputError, match=r"a\.npz: not a readable table file \(cdf unpacks to 7,328 bytes\)"):
+        Tables.load(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="1,800 entries; up to 100 can be coded"):
+        Tables(**{**good_fields(), "cdf": np.zeros((2, 900), np.int32)})
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    for name, value in (
+        ("stride", [16]),
+        ("stride", 16.0),
+        ("stride", "16"),
+        ("format_version", [1]),
+        ("stride", True),
+    ):
+        np.savez(tmp_path / "a.npz", **{**good_fields(), "format_version": 1, name: np.array(value)})
+        with pytest.raises(InputError, match="not a readable table file"):
+            Tables.load(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", **{**good_fields(), "medians": np.array([1e300, 0])}, format_version=1)
+    with pytest.raises(InputError, match="channel 0 has a median that is not a finite number"):
+        Tables.load(tmp_path / "a.npz")
+
+
+def test_what_is_not_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tables.npz")
+    with pytest.raises(InputError, match="no such file"):
+        Tables.load(tmp_path / "tables.npz")
+
+
+def test_packed_tables_are_read(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **good_fields(), format_version=1)
+    assert Tables.load(tmp_path / "a.npz") == Tables(**good_fields())

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,5 +92,77 @@ def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not readable"):
+        read_manifest(tmp_path)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside objects and lists."""
+    parts: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*at, key)
+        yield from places(part, (*at, key))
+
+
+@pytest.mark.parametrize("value", [5.5, -1, 10**30, "\x1b", True, None, [], {}, [[1]], {"a": {"b": 1}}, float("nan")])
+def test_every_value_is_typed(value: Any, tmp_path: Path) -> None:
+    WRITTEN.write(tmp_path)
+    written = json.loads((tmp_path / MANIFEST).read_text())
+    accepted = []
+    for place in places(written):
+        content = json.loads((tmp_path / MANIFEST).read_text())
+        inner = content
+        for key in place[:-1]:
+            inner = inner[key]
+        before, inner[place[-1]] = inner[place[-1]], value
+        folder = tmp_path / "changed"
+        folder.mkdir(exist_ok=True)
+        (folder / MANIFEST).write_text(json.dumps(content))
+        try:
+            read_manifest(folder)
+        except InputError as error:
+            assert str(error).startswith(f"{folder / MANIFEST}: ") and "\n" not in str(error)
+            assert len(str(error)) < len(str(folder)) + 300
+        else:
+            accepted.append((place, before))
+    # Numbers stand for numbers and texts for texts; int8, target and checkpoint hold what their writers want.
+    free = {"checkpoint", "int8", "target"}
+    for place, before in accepted:
+        alike = type(before) is type(value) or (isinstance(before, float) and isinstance(value, int | float))
+        assert place[0] in free or "shape" in place or alike or not value, place
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channels": [8, 70000]}, "70000 channels"),
+        ({"channels": [0, 12]}, "0 channels"),
+        ({"channels": [8, 12, 3]}, r"architecture channels is \[8, 12, 3\]"),
+        ({"channels": [8, True]}, "architecture channels is True"),
+        ({"replaced": "both"}, "architecture replaced is both"),
+        ({"replaced": None}, "architecture replaced is None"),
+        ({"more": 1}, "architecture more is unknown"),
+    ],
+)
+def test_an_architecture_that_no_codec_has_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    WRITTEN.write(tmp_path)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    content["architecture"] |= change
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=said):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "\xff", '{"version": ' + "9" * 5000 + "}", " " * (1 << 25)]
+)
+def test_text_that_breaks_a_parser_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="not readable"):
+        read_manifest(tmp_path)
+
+
+def test_what_is_not_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MANIFEST)
     with pytest.raises(InputError, match="not readable"):
         read_manifest(tmp_path)

@@ -1,5 +1,6 @@
 """The calibrated swap: exact if the teacher is linear, repeatable, and close to the embedded codec."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -131,3 +132,15 @@ def test_the_embedded_codec_keeps_most_of_its_quality(parts: Parts) -> None:
     of_teacher, of_student, of_naive = scores
     assert of_student > of_naive + 12
     assert of_student > of_teacher - 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("name", ["g_a.0.weight", "g_a.3.gamma", "g_s.4.weight", "g_s.6.bias"])
+def test_weights_that_diverged_end_the_search(name: str, value: float) -> None:
+    """No file with such weights is opened, but activations can overflow where every weight is finite."""
+    torch.manual_seed(0)
+    model = build_model(Architecture((4, 6), "none"))
+    model.get_parameter(name).data.view(-1)[0] = value
+    crops = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    with contextlib.suppress(torch.linalg.LinAlgError):
+        swap_calibrated(model, "all", crops)

@@ -86,3 +86,22 @@ def test_a_resume_with_another_start_is_refused(run: Run, capsys: pytest.Capture
     assert run(*CALIBRATED, "--epochs", "1") == 0
     assert run("--swap_init", "naive", "--epochs", "1", "--resume", "auto") == 1
     assert "--swap_init naive: the run to resume started with calibrated; leave the flag out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [("--swap_init", "calibrated"), ("--swap_init", "naive", "--precondition"), ("--swap_init", "naive")]
+)
+@pytest.mark.parametrize("factor", [1e30, float("nan")])
+def test_a_start_that_diverged_is_one_line(
+    run: Run, crops: Path, tmp_path: Path, flags: tuple[str, ...], factor: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--replace_parts", "none", "--train_scope", "all", "--epochs", "0", folder=tmp_path / "gdn") == 0
+    content = torch.load(tmp_path / "gdn" / "checkpoints" / "last.pt", weights_only=True)
+    content["model"]["g_a.2.weight"] *= factor
+    torch.save(content, tmp_path / "bad.pt")
+    capsys.readouterr()
+    few = ("--calib_images", "8", "--replace_parts", "all", *flags)
+    assert main(from_file(crops, tmp_path / "bad.pt", tmp_path / "run", *few)) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1 and (str(tmp_path / "bad.pt") in errors[0] or "not finite" in errors[0]), errors
+    assert not list((tmp_path / "run").rglob("*.pt"))
