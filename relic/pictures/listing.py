@@ -34,7 +34,7 @@ def _scan(folder: str, prefix: str) -> Iterator[Source]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     yield from _scan(entry.path, f"{prefix}{entry.name}/")
-                elif _ending(entry.name) in ENDINGS and not entry.is_dir():
+                elif _ending(entry.name) in ENDINGS and not _is_linked_folder(entry):
                     yield Source(prefix + entry.name, _size(entry))
     except OSError as error:
         raise InputError(f"{folder}: cannot list this folder ({error.strerror})") from error
@@ -44,6 +44,13 @@ def _ending(name: str) -> str:
     """The ending in lower case, `.jpg` for `A.JPG`; empty for a name such as `.jpg`."""
     stem, dot, ending = name.rpartition(".")
     return dot + ending.lower() if stem else ""
+
+
+def _is_linked_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, through a file, or nowhere
+        return False
 
 
 def _size(entry: "os.DirEntry[str]") -> int:
