@@ -154,6 +154,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise Unreadable("TIFF of signed samples: they have no fixed black level and white level")
     if tags.get(284, 1) == 2 and max(bits) > 8:
         raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
+    if 0 in _values(tags.get(273) or tags.get(324) or 1):
+        raise Unreadable("TIFF of which parts are not stored (offset 0)")
     if tags.get(262) == _TIFF_YCBCR:
         raise Unreadable("TIFF of YCbCr pixels, which Pillow reads as RGB")
     if image.mode == "P" and 320 in tags and max(tags[320]) < 256:  # a map of 8-bit values, as libtiff guesses too

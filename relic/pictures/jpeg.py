@@ -12,8 +12,8 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
-"""Huffman tables, arithmetic conditioning, quantization tables, restart interval."""
+_DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
+"""Of a header. Applications' segments and comments; JFIF's and Adobe's say how colours are stored."""
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
@@ -87,7 +87,7 @@ def plain_jpeg(data: bytes) -> bytes:
     """
     tables, jfif, adobe, components = b"", b"", b"", 0
     for marker, body in _segments(data):
-        if marker in _TABLES or marker in _FRAME:
+        if marker not in _DECIDES_NO_PIXEL:
             tables += b"\xff%c%b%b" % (marker, struct.pack(">H", len(body) + 2), body)
             components = body[5] if marker in _FRAME and len(body) > 5 else components
         elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:

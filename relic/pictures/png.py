@@ -8,7 +8,12 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from relic.pictures.reasons import Unreadable
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_TRANSPARENT_BYTES = {0: 2, 2: 6}
+"""Length of tRNS by colour type: a grey level, a colour. The others have one byte per palette entry."""
 _MAX_SIDE_BYTES = 16 << 20
 _RAW_EXIF = b"Raw profile type exif\0"
 
@@ -22,13 +27,20 @@ class Png(NamedTuple):
 
 
 def read_png(data: bytes) -> Png:
-    """Take a PNG apart. Damage in the chunks that decide pixels is left for the decoder to find."""
+    """Take a PNG apart. Damage in the chunks that decide pixels is left for the decoder to find.
+
+    Raises Unreadable for a critical chunk of another standard.
+    """
     kept, profile, exif = [SIGNATURE], b"", b""
     for name, body, whole in _chunks(data):
-        if not name[:1].islower() or name == b"tRNS":
+        if name[:1].isupper() and name not in _CRITICAL:
+            raise Unreadable(f"PNG with an unknown critical chunk ({name!r})")
+        if not name[:1].islower():
             kept.append(whole)
         elif zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
             continue
+        elif name == b"tRNS" and len(body) == _TRANSPARENT_BYTES.get(data[25], len(body)):
+            kept.append(whole)
         elif name == b"iCCP":
             profile = profile or _inflate(body.partition(b"\0")[2][1:])
         elif name == b"eXIf":
