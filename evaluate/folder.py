@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from relic.errors import InputError
+from relic.pictures.decoding import read_pixels
 from relic.pictures.listing import ENDINGS, list_sources
-from relic.pictures.reading import Unreadable, read_pixels
+from relic.pictures.reasons import Unreadable
 
 
 def list_images(folder: Path) -> list[str]:

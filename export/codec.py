@@ -23,7 +23,8 @@ from relic.errors import InputError, before_work, command, print_error
 from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
-from relic.pictures.reading import Unreadable, read_pixels
+from relic.pictures.decoding import read_pixels
+from relic.pictures.reasons import Unreadable
 
 PROG = "export/codec.py"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}

@@ -5,7 +5,6 @@ images does that too. So the crops of suspects are made again and compared with 
 """
 
 import os
-import signal
 import stat
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -16,15 +15,11 @@ from prep.pool import Finished, run_tasks
 from prep.shard_worker import make_crops
 from prep.split_folder import SplitFolder
 from prep.tasks import CompareTask, KeyedSource, ShardTask
-from relic.errors import InputError
-from relic.pictures.reading import Unreadable
+from relic.pictures.reasons import Unreadable
 from relic.shards.index import index_path, key_bytes, read_records
 
 _MARGIN_NS = 100_000_000
 """Clocks of file systems are coarser than that of the machine."""
-
-_MOST_SECONDS = 600
-"""An image that takes longer ends its worker: no decoder has a time limit of its own."""
 
 
 def suspects(task: ShardTask, since_ns: int) -> tuple[KeyedSource, ...]:
@@ -89,20 +84,14 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
     for number, keyed in enumerate(task.sources):
         report(number)
         was_rejected = keyed.source.path in task.rejected
-        signal.alarm(_MOST_SECONDS)
         try:
             crops = make_crops(task.source_folder, keyed, task.packing)
         except Unreadable:
             same = was_rejected
-        except MemoryError as error:
-            path = os.fspath(task.source_folder / keyed.source.path)
-            raise InputError(f"{path!r}: out of memory while it was compared; try fewer --workers") from error
         else:
             same = not was_rejected and all(
                 packed.get(key_bytes(crop.key)) == xxhash.xxh3_64_intdigest(crop.payload) for crop in crops
             )
-        finally:
-            signal.alarm(0)
         if not same:
             changed.append(keyed.source.path)
     return changed

@@ -9,16 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from relic.pictures.decoding import Size
+
 Pixels = npt.NDArray[np.uint8]
 """RGBX, (height + 1, width, 4): one unused extra row, so that a window's last row can be read with the full stride."""
 _SMALLEST_SCALE = 0.5
-
-
-class Size(NamedTuple):
-    """Width and height in pixels."""
-
-    width: int
-    height: int
 
 
 class Window(NamedTuple):

@@ -1,52 +1,11 @@
-"""Read a listed file and decode it: JPEGs with 1 or 3 components by libjpeg-turbo, all others by Pillow."""
+"""Read a listed file."""
 
 import os
-import stat
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from prep.cropping import Pixels, Size
 from relic.errors import InputError
-from relic.pictures.jpeg import JpegHeader, read_jpeg_header
-from relic.pictures.reading import (
-    SWAPS_SIDES,
-    Unreadable,
-    apply_profile,
-    check_size,
-    decode_image,
-    exif_orientation,
-    turn_upright,
-    unreadable,
-)
-from relic.pictures.turbo import decode_jpeg
-
-MAX_PIXELS = 89_478_485
-"""Pillow's default limit against decompression bombs: 256 MiB of RGB."""
-MAX_FILE_BYTES = 512 << 20
-_FAST_MIN_FACTOR = 2
-"""libjpeg-turbo decodes to 5/8, 6/8 and 7/8 of the size more slowly than to the full size."""
-
-
-class Header(NamedTuple):
-    """A file's bytes and its upright size at full resolution. The pixels of a JPEG are not decoded yet."""
-
-    data: bytes
-    full: Size
-    jpeg: JpegHeader | None = None
-    orientation: int = 1
-    image: Image.Image | None = None
-    """The decoded pixels of a file that Pillow reads; it has no reduced size to choose. None for other JPEGs."""
-
-
-class Decoded(NamedTuple):
-    """Upright pixels in mode RGB, or RGBX whose fourth byte is unused."""
-
-    image: Image.Image
-    pixels: Pixels | None = None
-    """The memory of `image`, if it has full size and is the unchanged output of the JPEG decoder."""
+from relic.pictures.decoding import read_file
+from relic.pictures.reasons import Unreadable
 
 
 def read_source(path: Path, size: int) -> bytes:
@@ -55,7 +14,7 @@ def read_source(path: Path, size: int) -> bytes:
     Raises Unreadable, and InputError if the file changed since it was listed.
     """
     try:
-        data = _read_regular(path)
+        data = read_file(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise Unreadable("dangling link") from None
@@ -69,66 +28,3 @@ def read_source(path: Path, size: int) -> bytes:
     if not data:
         raise Unreadable("empty file")
     return data
-
-
-def _read_regular(path: Path) -> bytes:
-    """All bytes of a regular file, in as few system calls as possible. Raises Unreadable and OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise Unreadable(f"file larger than {MAX_FILE_BYTES >> 20} MiB")
-        data = os.read(descriptor, status.st_size)
-        while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
-
-
-def read_header(data: bytes) -> Header:
-    """Read the size of the image in `data`. Raises Unreadable."""
-    try:
-        if data[:3] == b"\xff\xd8\xff":
-            jpeg = read_jpeg_header(data)
-            width, height, components = jpeg.frame
-            check_size(width, height, MAX_PIXELS)
-            if components in (1, 3):
-                orientation = exif_orientation(jpeg.exif) if jpeg.exif else 1
-                full = Size(height, width) if orientation in SWAPS_SIDES else Size(width, height)
-                return Header(data, full, jpeg, orientation)
-            decode_jpeg(data, "CMYK")  # a check: Pillow reports no error for a CMYK JPEG with damage in the middle
-        image = decode_image(data, MAX_PIXELS)
-        return Header(data, Size(*image.size), image=image)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:  # decoders raise many types for damaged bytes; none of them may end the run
-        raise unreadable(error) from error
-
-
-def decode(header: Header, least: Size | None = None) -> Decoded:
-    """Decode the pixels. With `least`, a JPEG may be decoded to a reduced size of at least that. Raises Unreadable."""
-    if header.jpeg is None:
-        assert header.image is not None
-        return Decoded(header.image)
-    try:
-        return _decode_jpeg(header, header.jpeg, least)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:  # as above
-        raise unreadable(error) from error
-
-
-def _decode_jpeg(header: Header, jpeg: JpegHeader, least: Size | None) -> Decoded:
-    reduce: dict[str, int] = {}
-    if least is not None:
-        width, height = (least.height, least.width) if header.orientation in SWAPS_SIDES else least
-        reduce = {"min_width": width, "min_height": height, "min_factor": _FAST_MIN_FACTOR}
-    memory = np.empty((jpeg.frame.height + 1, jpeg.frame.width, 4), np.uint8)
-    pixels = decode_jpeg(header.data, "RGBX", memory, **reduce)
-    as_stored = Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
-    image = apply_profile(as_stored, jpeg.icc_profile, "GRAY" if jpeg.frame.components == 1 else "RGB")
-    image = turn_upright(image, header.orientation)
-    return Decoded(image, memory if image is as_stored and image.size == header.full else None)

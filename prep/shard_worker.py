@@ -1,18 +1,25 @@
 """Pack one shard in a worker: read, decode, crop, encode, write, publish, record."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from prep.cropping import Size, Window, centre_window, cut, least_decode_size, random_window
-from prep.decoding import decode, read_header, read_source
+from prep.cropping import Window, centre_window, cut, least_decode_size, random_window
+from prep.decoding import read_source
 from prep.encoding import encode
 from prep.listing import crop_key
 from prep.split_folder import Rejection, ShardRecord, SplitFolder
 from prep.tasks import KeyedSource, ShardTask
-from relic.pictures.reading import Unreadable
+from relic.errors import InputError
+from relic.pictures.decoding import Size, decode, read_header
+from relic.pictures.reasons import Unreadable
 from relic.shards.manifest import MEMBER_SUFFIX, Packing
 from relic.shards.writer import ShardWriter
+
+_MOST_SECONDS = 600
+"""An image that takes longer ends its worker (SIGALRM): no decoder has a time limit of its own."""
 
 
 class Crop(NamedTuple):
@@ -45,7 +52,21 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
 
 
 def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
-    """Make the crops of one image. Raises Unreadable."""
+    """Make the crops of one image. Raises Unreadable, and InputError if the memory is not enough.
+
+    An image that takes longer than 10 minutes ends the process.
+    """
+    signal.alarm(_MOST_SECONDS)
+    try:
+        return _make_crops(source_folder, keyed, packing)
+    except MemoryError as error:
+        path = os.fspath(source_folder / keyed.source.path)
+        raise InputError(f"{path!r}: out of memory while its crops were made; try fewer --workers") from error
+    finally:
+        signal.alarm(0)
+
+
+def _make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
     shape = Size(packing.width, packing.height)
     header = read_header(read_source(source_folder / keyed.source.path, keyed.source.size))
     windows = _windows(header.full, keyed.key, shape, packing)

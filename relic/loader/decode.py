@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from PIL import Image
+from PIL import PngImagePlugin
 
 from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.options import Verify
+from relic.pictures.png import read_png
+from relic.pictures.reasons import unreadable
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.npy import HEADER_BYTES, npy_header, read_npy
@@ -107,8 +109,8 @@ class SampleDecoder:
             read = time.perf_counter()
             try:
                 shape = decode(data, row)
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNGs
-                raise shard.fault(place, self._mismatch(data) or str(error)) from error
+            except Exception as error:  # decoders raise many types for damaged bytes
+                raise shard.fault(place, self._mismatch(data) or str(unreadable(error))) from error
             if shape != self._shape:
                 raise shard.fault(place, self._mismatch(data) or f"is of shape {shape}, the set of {self._shape}")
             reading += read - began
@@ -143,7 +145,7 @@ def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
 
 
 def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
-    with Image.open(io.BytesIO(data)) as image:
+    with PngImagePlugin.PngImageFile(io.BytesIO(read_png(bytes(data)).data)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")
         pixels = np.asarray(image.convert("RGB"))

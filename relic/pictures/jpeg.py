@@ -3,21 +3,41 @@
 Uses only the standard library.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
+"""Of a header. Applications' segments and comments; JFIF's and Adobe's say how colours are stored."""
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
+"""The marker that ends the data of a scan. Restart markers are part of that data."""
+MOST_SCANS = 500
+"""libjpeg-turbo goes over the whole image for each scan, and a scan can be 95 bytes. Encoders write about 10."""
 
 
 class Frame(NamedTuple):
-    """Size in pixels as stored (before orientation), and the number of colour components."""
+    """Size in pixels as stored (before orientation), number of colour components, and the marker that says how."""
 
     width: int
     height: int
     components: int
+    marker: int
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the pixels are predicted, not transformed: such a JPEG cannot be decoded to a reduced size."""
+        return self.marker in _LOSSLESS
+
+    @property
+    def progressive(self) -> bool:
+        return self.marker in _PROGRESSIVE
 
 
 class JpegHeader(NamedTuple):
@@ -29,33 +49,83 @@ class JpegHeader(NamedTuple):
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Read the segments before the first scan. Raises ValueError if the header is not complete."""
+    """Read the segments before the first scan. Raises ValueError if the header is not complete.
+
+    Of several EXIF blocks the first counts. A profile of which a part is missing counts as none.
+    """
     frame: Frame | None = None
     exif = b""
     profile: dict[int, bytes] = {}
+    num_parts = 0
     for marker, body in _segments(data):
         if marker in _FRAME and len(body) >= 6:
-            frame = _frame(body)
-        elif marker == 0xE1 and body[:6] == b"Exif\0\0":
+            frame = _frame(marker, body)
+        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and not exif:
             exif = body
         elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
-            profile[body[12]] = body[14:]
+            profile.setdefault(body[12], body[14:])
+            num_parts = body[13]
     if frame is None:
         raise ValueError("JPEG without a frame header")
-    return JpegHeader(frame, exif, b"".join(profile[number] for number in sorted(profile)))
+    whole = sorted(profile) == list(range(1, num_parts + 1))
+    return JpegHeader(frame, exif, b"".join(profile[number] for number in sorted(profile)) if whole else b"")
 
 
 def find_frame(data: bytes) -> Frame | None:
     """The first frame header; None if there is none. The rest of the header may be damaged."""
     try:
-        return next((_frame(body) for marker, body in _segments(data) if marker in _FRAME and len(body) >= 6), None)
+        return next((_frame(m, body) for m, body in _segments(data) if m in _FRAME and len(body) >= 6), None)
     except ValueError:
         return None
 
 
-def _frame(body: bytes) -> Frame:
+def plain_jpeg(data: bytes) -> bytes:
+    """The same JPEG with a header of only what decides its pixels: tables, frame, and how colours are stored.
+
+    libjpeg warns of, and simplejpeg refuses, much in a header that decides no pixel: bytes between segments, unknown
+    versions, broken profiles. Raises ValueError if the header is not complete.
+    """
+    tables, jfif, adobe, components = b"", b"", b"", 0
+    for marker, body in _segments(data):
+        if marker not in _DECIDES_NO_PIXEL:
+            tables += b"\xff%c%b%b" % (marker, struct.pack(">H", len(body) + 2), body)
+            components = body[5] if marker in _FRAME and len(body) > 5 else components
+        elif marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 14:
+            jfif = _JFIF
+        elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+            adobe = body[:12]
+    if adobe:  # libjpeg takes an unknown transform for YCbCr or YCCK
+        known = {3: (0, 1), 4: (0, 2)}.get(components, (adobe[11],))
+        transform = adobe[11] if adobe[11] in known else known[-1]
+        adobe = b"\xff\xee\0\x0e" + adobe[:11] + bytes([transform])
+    return b"\xff\xd8" + jfif + adobe + tables + data[_first_scan(data) :]
+
+
+def check_scans(data: bytes) -> None:
+    """Raise ValueError for a JPEG of more than `MOST_SCANS` scans."""
+    place, scans = _first_scan(data), 0
+    while found := _AFTER_SCAN.search(data, place):
+        marker, _, place = _segment(data, found.start())
+        if marker == _END_OF_IMAGE:
+            return
+        scans += marker == _START_OF_SCAN
+        if scans > MOST_SCANS:
+            raise ValueError(f"JPEG of more than {MOST_SCANS} scans")
+
+
+def _frame(marker: int, body: bytes) -> Frame:
     height, width, components = struct.unpack(">xHHB", body[:6])
-    return Frame(width, height, components)
+    return Frame(width, height, components, marker)
+
+
+def _first_scan(data: bytes) -> int:
+    """The place of the marker that ends the header."""
+    place = 2
+    while True:
+        marker, start, end = _segment(data, place)
+        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
+            return start - (4 if marker == _START_OF_SCAN else 2)
+        place = end
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -5,18 +5,18 @@ EXIF orientation and colour profile are applied. Transparent pixels are blended 
 browsers do.
 """
 
-import io
-import re
+import struct
 import warnings
-from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image
 
-from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_space
+from relic.pictures.colour import conversion_to_srgb, profile_space
+from relic.pictures.formats import deep_to_8_bits, kind_of, open_image
+from relic.pictures.reasons import unreadable
 
 _ORIENTATION_TAG = 0x0112
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+"""The integer types of a tag, as struct names them."""
 SWAPS_SIDES = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _TURN = {
@@ -28,66 +28,45 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Memory addresses in some of Pillow's messages. They differ from run to run, so they are removed."""
 
 
-class Unreadable(Exception):
-    """The file cannot be decoded. The message is the reason, in one line."""
-
-
-def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an image file: uint8 (H, W, 3). Raises Unreadable."""
-    try:
-        return np.array(decode_image(path.read_bytes()))
-    except Unreadable:
-        raise
-    except Exception as error:  # decoders raise many types for damaged bytes
-        raise unreadable(error) from error
-
-
-def decode_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
-    """Decode a file's bytes to an image in mode RGB. Raises Unreadable, and any error of Pillow for damaged data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            source = Image.open(io.BytesIO(data))
-        except UnidentifiedImageError as error:
-            raise Unreadable(_what_is_missing(data) or "not an image that Pillow can identify") from error
-        with source:
-            check_size(*source.size, max_pixels)
-            profile = source.info.get("icc_profile") or b""
-            source.load()
-            return _flatten(turn_upright(source, _orientation(source)), profile)
-
-
-def unreadable(error: Exception) -> Unreadable:
-    """Turn a decoder's error into one line that is the same in every run."""
-    if isinstance(error, ProfileError):
-        return Unreadable(str(error))
-    text = _ADDRESS.sub("", " ".join(str(error).split()))
-    return Unreadable(text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}")
-
-
-def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    """Raise Unreadable for an image without pixels or with more than `max_pixels`."""
-    if width < 1 or height < 1:
-        raise Unreadable("no pixels")
-    if max_pixels is not None and width * height > max_pixels:
-        raise Unreadable(f"decompression bomb: {width}x{height} pixels, more than {max_pixels:,}")
-
-
-def exif_orientation(exif: bytes) -> int:
-    """Orientation (1 to 8) from an EXIF block; 1 if it has none or is damaged."""
-    table = Image.Exif()
+def decode_image(data: bytes) -> Image.Image:
+    """Decode a file's bytes to an image in mode RGB. Raises Unreadable and MemoryError."""
+    kind = kind_of(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            table.load(exif)
-            value = table.get(_ORIENTATION_TAG, 1)
-    except Exception:  # a damaged EXIF block, for which Pillow raises many types, does not affect the pixels
-        return 1
-    return value if value in range(1, 9) else 1
+            opened = open_image(data)
+            with opened.image as source:
+                source.load()
+                image = _flatten(source, opened.profile)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many types for damaged bytes
+        raise unreadable(error, f"{kind} that is damaged, or of a kind that Pillow cannot decode") from error
+    if opened.covered != (0, 0, *image.size) and kind == "GIF":
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image.crop(opened.covered), opened.covered)
+        image = canvas
+    # Pillow turns a TIFF itself.
+    return image if kind == "TIFF" else turn_upright(image, exif_orientation(opened.exif))
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation (1 to 8) from an EXIF block (TIFF 6.0 section 2); 1 if it has none or is damaged."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif[:2] == b"II" else ">"
+    orientation = 1
+    try:
+        (table,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, table)
+        for entry in range(table + 2, table + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", exif, entry)
+            if tag == _ORIENTATION_TAG and kind in _INTEGERS and count == 1:
+                (orientation,) = struct.unpack_from(order + _INTEGERS[kind], exif, entry + 8)
+    except struct.error:  # a damaged block does not affect the pixels
+        pass
+    return orientation if orientation in range(1, 9) else 1
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -106,24 +85,10 @@ def apply_profile(image: Image.Image, profile: bytes, space: str) -> Image.Image
     return convert(image.convert("L" if wanted == "GRAY" else "RGB")).convert("RGB")
 
 
-def _what_is_missing(data: bytes) -> str:
-    """If Pillow cannot identify the file because it was built without a library, the message that names the library."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and not features.check("webp"):
-        return "WebP image: this Pillow was built without WebP (libwebp-dev)"
-    return ""
-
-
-def _orientation(source: Image.Image) -> int:
-    try:
-        return int(source.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a damaged EXIF block does not affect the pixels
-        return 1
-
-
 def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert any mode of Pillow to RGB in sRGB, without alpha."""
     if image.mode.startswith("I") or image.mode == "F":
-        return apply_profile(_scale_deep(image).convert("RGB"), profile, "GRAY")
+        image = deep_to_8_bits(image)
     if image.mode == "CMYK":
         if profile_space(profile) == "CMYK" and (convert := conversion_to_srgb(profile)):
             return convert(image)
@@ -135,13 +100,3 @@ def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
     colours = apply_profile(with_alpha.convert("RGB"), profile, space)
     white = Image.new("RGB", image.size, "white")
     return Image.composite(colours, white, with_alpha.getchannel("A"))
-
-
-def _scale_deep(image: Image.Image) -> Image.Image:
-    """Scale grey values of more than 8 bits to 8 bits."""
-    bits = image.tag_v2.get(258, (16,))[0] if hasattr(image, "tag_v2") else 16  # TIFF's BitsPerSample
-    if image.mode == "F" or bits > 16:
-        raise Unreadable(f"{bits}-bit samples have no fixed white level")
-    levels = np.asarray(image).astype(np.uint32)
-    top = (1 << bits) - 1
-    return Image.fromarray(((np.minimum(levels, top) * 255 + top // 2) // top).astype(np.uint8))

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from prep.decoding import decode, read_header
 from relic.pictures import colour
 from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_space
-from relic.pictures.reading import Unreadable
+from relic.pictures.decoding import decode, read_header
+from relic.pictures.reasons import Unreadable
 
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from evaluate.folder import list_images, read_image
 from export.codec import read_image as read_picture
-from prep.decoding import decode, read_header
+from relic.pictures.decoding import decode, read_header
 from relic.pictures.listing import list_sources
 
 Pixels = npt.NDArray[np.uint8]

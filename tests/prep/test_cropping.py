@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from prep.cropping import Size, Window, centre_window, cut, largest_window, least_decode_size, random_window
+from prep.cropping import Window, centre_window, cut, largest_window, least_decode_size, random_window
+from relic.pictures.decoding import Size
 
 sizes = st.builds(Size, st.integers(1, 900), st.integers(1, 900))
 

@@ -1,0 +1,199 @@
+"""The kinds of file that Pillow is given, by their first bytes, and what it would misread without an error."""
+
+import io
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImagePalette,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from relic.pictures.jpeg import plain_jpeg, read_jpeg_header
+from relic.pictures.png import SIGNATURE, read_png
+from relic.pictures.reasons import Unreadable, check_size
+
+_KINDS: Mapping[bytes, str] = {
+    b"\xff\xd8\xff": "JPEG",
+    SIGNATURE: "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+_READERS: Mapping[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_BMP_UNCOMPRESSED = (0, 3)
+_TIFF_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
+"""None, LZW, Deflate, PackBits, Deflate (old number), LZMA, Zstandard: damage in their data is an error."""
+_TIFF_SIGNED = 2
+_TIFF_YCBCR = 6
+_TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
+_TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
+"""Tags that lead to further tables (EXIF, GPS, interoperability). They decide no pixel."""
+
+
+class Opened(NamedTuple):
+    """A file of a known kind, not decoded yet. What decides its pixels besides: EXIF block and colour profile."""
+
+    kind: str
+    image: ImageFile.ImageFile
+    exif: bytes
+    profile: bytes
+    covered: tuple[int, int, int, int]
+    """The part of the canvas that the file has pixels for (left, top, right, bottom). The rest is transparent."""
+
+
+def kind_of(data: bytes) -> str:
+    """The kind of file by its first bytes. Raises Unreadable for any other than those read here."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    for start, kind in _KINDS.items():
+        if data.startswith(start):
+            return kind
+    raise Unreadable("not a JPEG, PNG, WebP, GIF, BMP or TIFF file (by its first bytes)")
+
+
+def open_image(data: bytes) -> Opened:
+    """Open a file by Pillow's reader for its kind.
+
+    Raises Unreadable for what Pillow would misread, and any error of Pillow for damaged data.
+    """
+    kind = kind_of(data)
+    exif = profile = b""
+    if kind == "PNG":
+        data, profile, exif = read_png(data)
+    elif kind == "JPEG":
+        _, exif, profile = read_jpeg_header(data)
+        data = plain_jpeg(data)
+    elif kind == "BMP":
+        _check_bmp(data)
+    elif kind == "GIF":
+        _check_gif(data)
+    elif kind == "TIFF":
+        _check_tags(data)
+    elif not features.check("webp"):
+        raise Unreadable("WebP image: this Pillow was built without WebP (libwebp-dev)")
+    image = _READERS[kind](io.BytesIO(data))
+    check_size(*image.size)
+    covered = (0, 0, *image.size)
+    if kind == "PNG":
+        _scale_transparent_level(image, data)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image)
+    elif kind == "GIF" and image.tile:
+        covered = image.tile[0][1] or covered
+    return Opened(kind, image, exif or image.info.get("exif") or b"", profile or _profile(image), covered)
+
+
+def _profile(image: Image.Image) -> bytes:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) else b""
+
+
+def _check_bmp(data: bytes) -> None:
+    """Pillow 12.1 loses its place in run-length data, and takes OS/2's Huffman code for pixels."""
+    header_bytes, compression = int.from_bytes(data[14:18], "little"), int.from_bytes(data[30:34], "little")
+    if header_bytes > 12 and compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
+        raise Unreadable(f"compressed BMP (compression {compression}): only uncompressed ones are read")
+
+
+def _check_gif(data: bytes) -> None:
+    """A GIF without any palette has no colours; each reader chooses others."""
+    place = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 128 else 0)
+    while data[place : place + 1] == b"!":
+        place += 2
+        while place < len(data) and data[place]:
+            place += data[place] + 1
+        place += 1
+    if data[place : place + 1] == b"," and len(data) > place + 9 and not (data[10] | data[place + 9]) & 128:
+        raise Unreadable("GIF without a palette")
+
+
+def _check_tags(data: bytes) -> None:
+    """Pillow copies the value of each tag when it opens a TIFF, and many large values may be the same bytes."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    (table,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, table)
+    start, size, entry = (table + 8, 20, order + "HHQ") if big else (table + 2, 12, order + "HHI")
+    total = 0
+    for place in range(start, start + min(tags, len(data)) * size, size):
+        _, kind, count = struct.unpack_from(entry, data, place)
+        total += count * _TIFF_TYPE_BYTES.get(kind, 0)
+        if total > 2 * len(data):
+            raise Unreadable("TIFF whose tags need more bytes than the file has")
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    tags = image.tag_v2
+    bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
+    if compression not in _TIFF_LOSSLESS:
+        raise Unreadable(f"TIFF of compression {compression}: damage in fax and JPEG data would go unnoticed")
+    if _TIFF_SIGNED in _values(tags.get(339, 1)):
+        raise Unreadable("TIFF of signed samples: they have no fixed black level and white level")
+    if tags.get(284, 1) == 2 and max(bits) > 8:
+        raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
+    if 0 in _values(tags.get(273) or tags.get(324) or 1):
+        raise Unreadable("TIFF of which parts are not stored (offset 0)")
+    if tags.get(262) == _TIFF_YCBCR:
+        raise Unreadable("TIFF of YCbCr pixels, which Pillow reads as RGB")
+    if image.mode == "P" and 320 in tags and max(tags[320]) < 256:  # a map of 8-bit values, as libtiff guesses too
+        image.palette = ImagePalette.raw("RGB;L", bytes(tags[320]))
+    image.info.pop("xmp", None)  # Pillow would turn the image by XMP's orientation
+    exif = image.getexif()
+    if isinstance(value := exif.get(ExifTags.Base.Orientation), bytes):
+        exif[ExifTags.Base.Orientation] = value[0] if value else 1
+    for pointer in _TIFF_POINTERS:
+        exif.pop(pointer, None)
+
+
+def _values(tag: object) -> tuple[int, ...]:
+    return tag if isinstance(tag, tuple) else (int(str(tag)),)
+
+
+def _scale_transparent_level(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Pillow scales grey samples of 2 and 4 bits to 8, but not the level that tRNS makes transparent."""
+    bits, level = data[24], image.info.get("transparency")
+    if image.mode == "RGB" and bits == 16 and level is not None:
+        raise Unreadable("PNG of 16-bit colours of which one is transparent: Pillow reads only 8 of the 16 bits")
+    if image.mode == "L" and isinstance(level, int):
+        image.info["transparency"] = (level & (1 << bits) - 1) * 255 // ((1 << bits) - 1)
+
+
+def deep_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale grey values of more than 8 bits to 8 bits; mode L, or LA where a level is transparent."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = _values(tags.get(258, 16))[0]
+    if image.mode == "F" or bits > 16:
+        raise Unreadable(f"{bits}-bit samples have no fixed white level")
+    top = (1 << bits) - 1
+    table = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)
+    if tags.get(262) == 0:
+        table = table[::-1]
+    levels = np.asarray(image)
+    grey = Image.fromarray(table[np.minimum(levels, top)])
+    if not isinstance(clear := image.info.get("transparency"), int):
+        return grey
+    grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
