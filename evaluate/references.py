@@ -20,6 +20,8 @@ AUTO_LIMIT = 200
 """--references auto draws the curves for up to so many images: they take as long as evaluating twelve codecs."""
 
 _QUALITIES = {"JPEG": (5, 10, 20, 35, 50, 65, 80, 90), "WEBP": (1, 10, 25, 45, 65, 80, 90, 95)}
+_MOST_PIXELS = {"JPEG": 65500, "WEBP": 16383}
+"""The longest side that libjpeg and libwebp encode."""
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WEBP": {"method": 4}}
 _NAMES = {"JPEG": "JPEG (4:2:0, optimised tables)", "WEBP": "WebP"}
 
@@ -27,7 +29,7 @@ _NAMES = {"JPEG": "JPEG (4:2:0, optimised tables)", "WEBP": "WebP"}
 def reference_curves(source: ImageSource, world: World, *, workers: int) -> list[Curve]:
     """A curve for JPEG, and for WebP where Pillow has it, as means over all images of all ranks; on the CPU.
 
-    If any image has a side over 16,383 pixels (WebP's limit), the WebP curve is left out.
+    If any image has a side over the limit of a format, the curve of that format is left out.
     """
     formats = [name for name in _QUALITIES if name == "JPEG" or features.check("webp")]
     images = source.read(numbers_of_rank(source, world))
@@ -59,7 +61,7 @@ def _score_all(image: SourceImage, formats: list[str]) -> dict[tuple[str, int], 
 
 def _encodings(image: Image.Image, formats: list[str]) -> Iterator[tuple[str, int, bytes]]:
     for name in formats:
-        if name == "WEBP" and max(image.size) > 16383:
+        if max(image.size) > _MOST_PIXELS[name]:
             continue
         for quality in _QUALITIES[name]:
             buffer = io.BytesIO()

@@ -85,12 +85,17 @@ def coders(tables: Tables, processes: int) -> Iterator[CodeSymbols]:
     context = multiprocessing.get_context("spawn")
     free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
     workers = []
-    for _ in range(processes):
-        ours, theirs = context.Pipe()
-        workers.append(context.Process(target=_serve, args=(theirs, tables), daemon=True))
-        workers[-1].start()
-        theirs.close()
-        free.put(ours)
+    # The new processes begin with SIGINT blocked: Ctrl-C must not end them with a traceback while they import.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            workers.append(context.Process(target=_serve, args=(theirs, tables), daemon=True))
+            workers[-1].start()
+            theirs.close()
+            free.put(ours)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     try:
         yield lambda symbols, width, height: _ask(free, symbols, width, height)
     finally:

@@ -40,7 +40,9 @@ class RateGap(NamedTuple):
 
     @property
     def is_wide(self) -> bool:
-        """Whether they differ by more than 1 % + 8 bytes."""
+        """Whether they differ by more than 1 % + 8 bytes, or the estimate is not finite."""
+        if not math.isfinite(self.estimated):
+            return True
         return abs(self.real - self.estimated) > _GAP_TOLERANCE * self.estimated + _GAP_TOLERANCE_BYTES
 
 

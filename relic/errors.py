@@ -6,6 +6,7 @@ began, 130 interrupted by Ctrl-C.
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import os
@@ -17,6 +18,10 @@ from pathlib import Path
 
 _SHOWN = 700
 """Characters that a message shows of its beginning, and of its end."""
+
+
+_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
+"""In torch's error for a full memory of the CPU, which is a plain RuntimeError."""
 
 
 class InputError(ValueError):
@@ -69,6 +74,9 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     def decorate(main: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end the work
+                    stream.reconfigure(errors="backslashreplace")
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
             warnings.filterwarnings("ignore", category=FutureWarning)
             try:
@@ -80,10 +88,11 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 if not refused or os.environ.get("RANK", "0") == "0":  # every rank refuses the same
                     print_error(prog, str(error))
                 return 2 if refused else 1
-            except MemoryError as error:
-                if os.environ.get("RELIC_TRACEBACK"):
+            except (MemoryError, RuntimeError) as error:
+                full = isinstance(error, MemoryError) or _ALLOCATOR in str(error)
+                if not full or os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print_error(prog, f"the memory is full; use smaller images or batches {error}")
+                print_error(prog, f"the memory is full; use smaller images, smaller batches or fewer workers ({error})")
                 return 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")

@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import math
 import os
 import re
 import secrets
@@ -136,7 +137,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` as indented JSON with a final newline, atomically."""
+    """Write `value` to `path` as indented JSON with a final newline, atomically. NaN and infinities become null."""
     with atomic_write(path, "w") as file:
-        json.dump(value, file, indent=2)
+        json.dump(finite(value), file, indent=2)
         file.write("\n")
+
+
+def finite(value: object) -> object:
+    """Dicts, lists and plain values, with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

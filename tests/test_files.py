@@ -1,6 +1,8 @@
 """Files that appear whole or not at all: links in the way, file systems without fsync, killed writers, pipes."""
 
 import errno
+import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -18,6 +20,7 @@ from relic.files import (
     remove_temporaries,
     shown_path,
     sync_folder,
+    write_json,
 )
 
 
@@ -108,3 +111,13 @@ def test_a_user_without_a_home_has_a_cache_of_his_own(tmp_path: Path, monkeypatc
 def test_a_path_that_is_not_utf8_can_be_written_to_a_report() -> None:
     assert shown_path(Path(os.fsdecode(b"/d\xe9/x"))) == r"/d\xe9/x"
     assert shown_path(Path("/dé/x")) == "/dé/x"
+
+
+def test_json_files_hold_null_for_what_json_has_no_word_for(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"psnr_db": math.inf, "rest": [1, (math.nan, "inf"), None, 2.5]})
+
+    def refuse(word: str) -> float:
+        raise AssertionError(word)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"psnr_db": None, "rest": [1, [None, "inf"], None, 2.5]}

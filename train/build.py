@@ -2,7 +2,9 @@
 
 import functools
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ from relic.codec.loss import LossConfig
 from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.distributed import World, copy_from_main, gather_to_all
-from relic.errors import InputError
+from relic.errors import InputError, RefusedError
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
+from relic.lock import lock
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
@@ -33,6 +36,8 @@ from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+_WAIT_SECONDS = 10.0
+
 
 def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     """Build the trainer. If the plan names a checkpoint, the run continues from it.
@@ -40,6 +45,8 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     `stack` closes the loaders and the records. Raises InputError if the checkpoint does not fit the flags or shards.
     """
     config = plan.config
+    if world.is_main:
+        stack.enter_context(_only_run_in(config.save_dir))
     _seed_everything(config.seed, config.deterministic)
     resumed = load_resumed(plan)
     _check_same_run(config, resumed, world)
@@ -72,6 +79,22 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
         trainer.tracker = _open_records(plan, training)
         stack.callback(trainer.tracker.close)
     return trainer
+
+
+@contextmanager
+def _only_run_in(save_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises RefusedError if another run holds it.
+
+    The wait is for a run that torchrun ends in order to start it again. Where the file system has no locks, nothing is
+    checked.
+    """
+    save_dir.mkdir(parents=True, exist_ok=True)
+    with lock(save_dir, wait_seconds=_WAIT_SECONDS) as held:
+        if not held:
+            raise RefusedError(
+                f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"
+            )
+        yield
 
 
 def _seed_everything(seed: int, deterministic: bool) -> None:
@@ -188,7 +211,6 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
 def _open_records(plan: Plan, training: dict[str, Any] | None) -> Tracker:
     """Prepare save_dir: remove another run's checkpoints, write the flags and the name of the launch."""
     folder = plan.config.save_dir
-    folder.mkdir(parents=True, exist_ok=True)
     if not plan.continues:
         for name in CHECKPOINTS:
             (folder / name).unlink(missing_ok=True)

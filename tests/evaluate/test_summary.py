@@ -34,3 +34,10 @@ def test_a_gap_is_wide_beyond_one_percent_and_eight_bytes(real_bpp: float, is_wi
     gap = rate_gap([result(real=real_bpp)] * 3)  # 1 bpp of 800 pixels is 100 bytes, so 9 bytes are allowed
     assert gap is not None and gap.is_wide == is_wide
     assert rate_gap([result(real=None)]) is None
+
+
+def test_an_estimate_that_is_not_finite_differs_from_every_real_rate() -> None:
+    gap = rate_gap([result(estimated=math.inf)])
+    assert gap is not None and gap.is_wide
+    near = rate_gap([result()])
+    assert near is not None and not near.is_wide

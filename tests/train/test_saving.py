@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+import train.build
 import train.learner
 from relic.codec import entropy
 from relic.codec.checkpoint import load_checkpoint
+from relic.lock import lock
 from tests.train.runs import Run, assert_equal, weights
 
 
@@ -21,7 +23,7 @@ def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(
 
     def full(descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if path.endswith("last.pt.tmp"):
+        if Path(path).name.startswith("last.pt."):
             saved.append(path)
             if len(saved) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -50,3 +52,17 @@ def test_tables_are_made_once_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(train.learner, "refresh_tables", counted)
     assert run("--epochs", "2") == 0
     assert made == [True] * 3  # before the first step and after each epoch, though up to three files are written
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--epochs", "0") == 0
+    folder = tmp_path / "checkpoints"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(train.build, "_WAIT_SECONDS", 0.0)
+    with lock(folder):
+        assert run("--epochs", "1", "--overwrite") == 2
+    assert "another run writes to it" in capsys.readouterr().err.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run("--epochs", "0", "--overwrite") == 0

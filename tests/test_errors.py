@@ -1,0 +1,63 @@
+"""What `command` makes of errors."""
+
+import io
+import sys
+from typing import NoReturn
+
+import pytest
+
+from relic.errors import InputError, RefusedError, before_work, command
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize("error", [MemoryError("9 GiB"), RuntimeError(f"{ALLOCATOR} 9000000000000 bytes.")])
+def test_a_full_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @command("tool.py")
+    def main(argv: object = None) -> int:
+        raise error
+
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tool.py: error: the memory is full; use smaller images") and said.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    @command("tool.py")
+    def main(argv: object = None) -> int:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        main([])
+
+
+def test_what_is_refused_before_the_work_ends_with_2_and_what_fails_in_it_with_1() -> None:
+    def fail() -> NoReturn:
+        raise InputError("--flag: wrong")
+
+    @command("tool.py")
+    def refuses(argv: object = None) -> int:
+        with before_work():
+            fail()
+
+    @command("tool.py")
+    def fails(argv: object = None) -> int:
+        fail()
+
+    assert (refuses([]), fails([])) == (2, 1)
+    with pytest.raises(RefusedError, match="--flag"), before_work():
+        fail()
+
+
+def test_a_name_that_the_terminal_cannot_show_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+
+    @command("tool.py")
+    def main(argv: object = None) -> int:
+        sys.stdout.write("日本.png\n")
+        sys.stdout.flush()
+        return 0
+
+    assert main([]) == 0
+    assert written.getvalue() == b"\\u65e5\\u672c.png\n"
