@@ -5,6 +5,7 @@ import math
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from compressai.models import FactorizedPrior
 from torch import Tensor
@@ -88,9 +89,10 @@ def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
         began = time.perf_counter()
         crops = calibration_crops(plan)
         try:
-            fitted = swap_calibrated(
-                model, plan.config.replace_parts, crops, on_progress=lambda share: bar.update(share - bar.n)
-            )
+            with np.errstate(all="ignore"):  # what overflows is reported below
+                fitted = swap_calibrated(
+                    model, plan.config.replace_parts, crops, on_progress=lambda share: bar.update(share - bar.n)
+                )
         except torch.linalg.LinAlgError as error:
             raise InputError(f"--swap_init calibrated: {NOT_CALIBRATED.format(plan.config.pretrained)}") from error
     if not all(math.isfinite(layer.error) for layer in fitted):

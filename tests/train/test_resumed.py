@@ -1,6 +1,7 @@
 """A training state of any type, range or shape is refused in one line, and the folder of the run stays as it was."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from relic.errors import InputError
-from tests.train.runs import Killed, Run, stop_after
+from tests.train.runs import Killed, Run, stop_after, tiny
 from train.learner import Learner
+from train.main import main
 from train.plan import Plan
 from train.resumed import check_progress, check_training
 
@@ -46,14 +48,21 @@ def with_value(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-@pytest.fixture
-def stopped(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
-    """last.pt of a run after its first epoch, and its content."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_once(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed after its first epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(Killed):
-            run(*FLAGS, *STEPS)
-    path = tmp_path / "checkpoints" / "last.pt"
+            main(tiny(crops, folder, *FLAGS, *STEPS))
+    return folder / "checkpoints"
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """last.pt of that run, in the folder of this test, and its content."""
+    path = shutil.copytree(stopped_once, tmp_path / "checkpoints") / "last.pt"
     content: dict[str, Any] = torch.load(path, weights_only=True)
     assert content["training"]["progress"]["step"] == 3
     return path, content
