@@ -232,6 +232,7 @@ def test_what_the_first_frame_of_a_gif_leaves_is_white() -> None:
     expected[1:3, 2:4] = (255, 0, 0)
     np.testing.assert_array_equal(pixels_of(gif((2, 1, 2, 2))), expected)
     assert (pixels_of(gif((0, 0, 4, 4))) == (255, 0, 0)).all()
+    assert "canvas" in reason(gif((2, 2, 4, 4)))
     assert "palette" in reason(gif((0, 0, 4, 4), palette=False))
 
 
