@@ -102,6 +102,8 @@ def open_image(data: bytes) -> Opened:
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
     elif kind == "GIF" and image.tile:
+        if image.size != struct.unpack_from("<HH", data, 6):
+            raise Unreadable("GIF whose first frame is larger than its canvas: some readers cut it, others do not")
         covered = image.tile[0][1] or covered
     return Opened(kind, image, exif or image.info.get("exif") or b"", profile or _profile(image), covered)
 

@@ -115,6 +115,13 @@ def test_a_jpeg_of_thousands_of_scans_is_rejected() -> None:
         decode_jpeg(progressive_jpeg(5000), "RGB")
 
 
+def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [pixels_of(data) for data in (jpeg(), HARMLESS["padding before a table"])]
+    monkeypatch.setattr("relic.pictures.turbo.simplejpeg", None)
+    np.testing.assert_array_equal(pixels_of(jpeg()), expected[0])
+    np.testing.assert_array_equal(pixels_of(HARMLESS["padding before a table"]), expected[1])
+
+
 SIX = b"\6"
 WIDE = Image.fromarray(np.zeros((8, 24, 3), np.uint8))
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -225,6 +232,7 @@ def test_what_the_first_frame_of_a_gif_leaves_is_white() -> None:
     expected[1:3, 2:4] = (255, 0, 0)
     np.testing.assert_array_equal(pixels_of(gif((2, 1, 2, 2))), expected)
     assert (pixels_of(gif((0, 0, 4, 4))) == (255, 0, 0)).all()
+    assert "canvas" in reason(gif((2, 2, 4, 4)))
     assert "palette" in reason(gif((0, 0, 4, 4), palette=False))
 
 

@@ -1,0 +1,61 @@
+"""One image may neither take for ever nor end the run without its name."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from prep.shard_worker import pack_shard
+from prep.tasks import KeyedSource, ShardTask
+from relic.errors import InputError
+from relic.pictures.listing import list_sources
+from relic.shards.manifest import Packing
+
+
+def task_of_one(folder: Path) -> ShardTask:
+    (folder / "images").mkdir()
+    Image.new("RGB", (40, 40), "red").save(folder / "images" / "a.png")
+    packing = Packing(
+        split="train",
+        width=32,
+        height=32,
+        crop="center",
+        crops_per_image=1,
+        encoding="raw",
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=10,
+        seed=0,
+        sources_sha256="",
+        libraries={},
+    )
+    sources = tuple(KeyedSource(source, "a") for source in list_sources(folder / "images"))
+    return ShardTask(shard=0, sources=sources, source_folder=folder / "images", out_dir=folder, packing=packing)
+
+
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The alarms that are set, instead of setting them."""
+    found: list[int] = []
+    monkeypatch.setattr(signal, "alarm", found.append)
+    return found
+
+
+def test_each_image_has_a_time_limit(tmp_path: Path, alarms: list[int]) -> None:
+    task = task_of_one(tmp_path)
+    record = pack_shard(task, lambda number: None)
+    assert record.rejected == ()
+    assert alarms == [600, 0]
+
+
+def test_without_memory_the_run_ends_with_the_image_s_name(
+    tmp_path: Path, alarms: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("prep.shard_worker.decode", fail)
+    with pytest.raises(InputError, match=r"a\.png.*out of memory.*fewer --workers"):
+        pack_shard(task_of_one(tmp_path), lambda number: None)
+    assert alarms == [600, 0]
