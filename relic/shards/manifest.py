@@ -144,7 +144,8 @@ def packing_of(value: Mapping[str, Any], split: str) -> Packing:
     for name, choices in (("crop", Crop), ("encoding", Encoding), ("decode", Decode)):
         if value[name] not in get_args(choices):
             raise ValueError(f"{name} is {_short(value[name])}, not one of {', '.join(get_args(choices))}")
-    _sha256(packing.sources_sha256)
+    if not isinstance(packing.sources_sha256, str) or not re.fullmatch(r"[0-9a-f]{0,64}", packing.sources_sha256):
+        raise ValueError(f"sources_sha256 is {_short(packing.sources_sha256)}")
     libraries = packing.libraries
     if not isinstance(libraries, dict) or not all(isinstance(part, str) for part in libraries.values()):
         raise ValueError("libraries is not a table of versions")
