@@ -3,6 +3,8 @@
 .NOTPARALLEL:
 
 PY := .venv/bin/python
+# Two processes, and each test file in one of them.
+PARALLEL := -n 2 --dist loadfile
 LOCK := uv pip compile --universal --python-version 3.11 --quiet --no-annotate --no-header
 
 help: ## List the targets
@@ -38,10 +40,10 @@ format: .venv/.installed-dev ## Correct style
 	$(PY) -m ruff format .
 
 unit: .venv/.installed-dev ## Run the tests that need neither torch nor whole commands
-	$(PY) -m pytest -m "not slow and not torch and not commands" $(if $(FILE),,-n 2) --durations=10 $(FILE)
+	$(PY) -m pytest -m "not slow and not torch and not commands" $(if $(FILE),,$(PARALLEL)) --durations=10 $(FILE)
 
 test: lint ## Check style and types, and run the tests
-	$(PY) -m pytest -m "not slow" $(FILE)
+	$(PY) -m pytest -m "not slow" $(if $(FILE),,$(PARALLEL)) $(FILE)
 
 test-slow: .venv/.installed-dev ## Run the tests that take longer
 	$(PY) -m pytest -m slow $(FILE)
