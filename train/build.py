@@ -26,7 +26,7 @@ from relic.lock import lock
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, Plan
+from train.plan import CHECKPOINTS, LAUNCH, Plan, check_holds_no_run
 from train.preconditioning import Preconditioning
 from train.records import Tracker
 from train.resumed import check_training
@@ -37,6 +37,7 @@ from train.trainer import Trainer
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 10.0
+"""How long a run under torchrun waits for the end of the run in its folder: torchrun may have just restarted it."""
 
 
 def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
@@ -46,7 +47,9 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     """
     config = plan.config
     if world.is_main:
-        stack.enter_context(_only_run_in(config.save_dir))
+        stack.enter_context(_only_run_in(config.save_dir, _WAIT_SECONDS if plan.launch else 0))
+        if not plan.may_replace:
+            check_holds_no_run(config.save_dir)  # again: another run may have begun and ended since the plan was made
     _seed_everything(config.seed, config.deterministic)
     resumed = load_resumed(plan)
     _check_same_run(config, resumed, world)
@@ -82,14 +85,13 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
 
 
 @contextmanager
-def _only_run_in(save_dir: Path) -> Iterator[None]:
+def _only_run_in(save_dir: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the folder's lock. Raises RefusedError if another run holds it.
 
-    The wait is for a run that torchrun ends in order to start it again. Where the file system has no locks, nothing is
-    checked.
+    Where the file system has no locks, nothing is checked.
     """
     save_dir.mkdir(parents=True, exist_ok=True)
-    with lock(save_dir, wait_seconds=_WAIT_SECONDS) as held:
+    with lock(save_dir, wait_seconds=wait_seconds) as held:
         if not held:
             raise RefusedError(
                 f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"

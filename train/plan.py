@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
-from relic.errors import InputError
+from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
@@ -77,6 +77,8 @@ class Plan:
     """The checkpoint to continue from; None for a new run."""
     continues: bool
     """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
+    may_replace: bool
+    """Whether the run may remove checkpoints that are in save_dir."""
     calib_images: int
     """Number of train crops used for calibration."""
     launch: str
@@ -109,7 +111,11 @@ def make_plan(config: TrainConfig) -> Plan:
     else:
         resume = Path(config.resume) if config.resume else None
     continues = resume is not None and resume.parent.resolve() == config.save_dir.resolve()
-    _check_save_dir(config, goes_on=(restarted or config.resume is not None) and (resume is None or continues))
+    goes_on = (restarted or config.resume is not None) and (resume is None or continues)
+    may_replace = goes_on or config.overwrite
+    if not may_replace and int(os.environ.get("RANK", "0")) == 0:
+        # Only rank 0 checks: when another rank comes to this line, rank 0 may have begun to write.
+        check_holds_no_run(config.save_dir)
     if resume is not None:
         _check_resumed_file(config, resume)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -122,6 +128,7 @@ def make_plan(config: TrainConfig) -> Plan:
         val_set=val_set,
         resume=resume,
         continues=continues,
+        may_replace=may_replace,
         calib_images=_calib_images(config, train_set, begins=resume is None),
         launch=launch,
     )
@@ -181,16 +188,13 @@ def _check_files(config: TrainConfig) -> None:
         check_folder("--recon_dir", config.recon_dir)
 
 
-def _check_save_dir(config: TrainConfig, *, goes_on: bool) -> None:
-    """Raise InputError if the folder holds another run.
-
-    Only rank 0 checks: when another rank comes to this line, rank 0 may have begun to write.
-    """
-    if goes_on or config.overwrite or int(os.environ.get("RANK", "0")) != 0:
-        return
-    if any((config.save_dir / name).exists() for name in CHECKPOINTS):
-        raise InputError(
-            f"--save_dir {config.save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
+def check_holds_no_run(save_dir: Path) -> None:
+    """Raise RefusedError if the folder holds a run's checkpoints."""
+    if any((save_dir / name).exists() for name in CHECKPOINTS):
+        raise RefusedError(
+            f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
+        )
+            f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
         )
 
 

@@ -14,7 +14,7 @@ def test_the_demo_runs_every_stage_and_recovers_quality(tmp_path: Path, capfd: p
     out = tmp_path / "my demo"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
-    assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 1
+    assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 2
     assert "holds files that are not of a demo" in capfd.readouterr().err
     (out / "mine.txt").unlink()
     assert main(["--out", str(out), "--train", "16", "--epochs", "2"]) == 0

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-import train.build
 import train.learner
 from relic.codec import entropy
 from relic.codec.checkpoint import load_checkpoint
 from relic.lock import lock
 from tests.train.runs import Run, assert_equal, weights
+from train.config import TrainConfig
+from train.plan import Plan, make_plan
 
 
 def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(
@@ -55,14 +56,31 @@ def test_tables_are_made_once_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--epochs", "0") == 0
     folder = tmp_path / "checkpoints"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(train.build, "_WAIT_SECONDS", 0.0)
     with lock(folder):
         assert run("--epochs", "1", "--overwrite") == 2
     assert "another run writes to it" in capsys.readouterr().err.splitlines()[-1]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert run("--epochs", "0", "--overwrite") == 0
+
+
+def test_a_run_that_began_and_ended_after_the_plan_was_made_is_not_overwritten(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train.main
+
+    def plan_and_let_another_run_pass(config: TrainConfig) -> Plan:
+        plan = make_plan(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(train.main, "make_plan", make_plan)
+            assert run("--epochs", "0", "--seed", "7") == 0
+        return plan
+
+    monkeypatch.setattr(train.main, "make_plan", plan_and_let_another_run_pass)
+    assert run("--epochs", "0") == 2
+    assert "holds a run" in capsys.readouterr().err.splitlines()[-1]
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt").config["seed"] == 7
