@@ -194,8 +194,6 @@ def check_holds_no_run(save_dir: Path) -> None:
         raise RefusedError(
             f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
         )
-            f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
-        )
 
 
 def _check_resumed_file(config: TrainConfig, path: Path) -> None:
