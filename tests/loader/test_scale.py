@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import xxhash
 
 from relic.loader import shard_files
 from relic.loader.loader import ShardLoader
@@ -125,6 +126,7 @@ def write_sparse(tar: Path, count: int) -> None:
     table = np.zeros(count, record_dtype(24 + 16))
     table["offset"] = 512 + np.arange(count) * SAMPLE_BYTES
     table["size"] = 128 + SIDE * SIDE * 3
+    table["xxh3"] = xxhash.xxh3_64_intdigest(npy_header(SIDE, SIDE) + bytes(SIDE * SIDE * 3))
     table["key"] = [f"{place:012d}" for place in range(count)]
     with tar.open("wb") as file:
         for offset in table["offset"].tolist():
