@@ -120,6 +120,7 @@ def test_only_command_lines_touch_the_import_path() -> None:
     assert touching - commands <= {"relic/bitstream/coder.py"}  # it looks for CompressAI's compiled coder there
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize(
     "module",
     [

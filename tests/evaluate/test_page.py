@@ -21,6 +21,9 @@ from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import summarise
 from tests.evaluate.conftest import smooth_image
 
+pytestmark = pytest.mark.commands
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 try:
     from playwright.sync_api import Page, sync_playwright

@@ -18,6 +18,9 @@ from prep.make_shards import main
 from relic.shards.manifest import read_manifest
 from relic.shards.shard_set import open_shard_set, plan_path
 
+pytestmark = pytest.mark.commands
+
+
 SMALL = ("--samples_per_shard", "4", "--workers", "1")
 
 
@@ -81,7 +84,6 @@ def test_tar_webdataset_and_pillow_agree(make_coco: Callable[..., Path], tmp_pat
     np.testing.assert_array_equal(np.asarray(sheet)[:32, 32:64], found["000000000001"])
 
 
-@pytest.mark.commands
 def test_any_number_of_workers_gives_the_same_bytes(
     make_coco: Callable[..., Path], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
@@ -146,7 +148,6 @@ def test_bad_images_are_listed_and_the_rest_is_packed(
     assert "rejected 4 of 7" in capsys.readouterr().out
 
 
-@pytest.mark.commands
 def test_a_shard_of_bad_images_only_is_left_out(make_coco: Callable[..., Path], tmp_path: Path) -> None:
     coco, out = make_coco(train=9, val=1), tmp_path / "out"
     for number in range(4, 8):
