@@ -8,6 +8,8 @@ import sys
 import zlib
 from pathlib import Path
 
+import pytest
+
 from relic.bitstream.coder import Coder, PythonCoder, load_coder
 from relic.bitstream.container import latent_shape, pack, read_stream
 from relic.bitstream.tables import Tables
@@ -92,6 +94,7 @@ def read_all(folder: Path, coder: Coder, count: int) -> list[int]:
     return tally
 
 
+@pytest.mark.commands
 def test_two_thousand_hostile_files(tmp_path: Path) -> None:
     """In a separate process, so that a crash of the compiled coder fails this test, and memory can be limited."""
     command = [sys.executable, "-m", "tests.bitstream.test_mutations", str(tmp_path)]

@@ -40,6 +40,7 @@ def shape_of(symbols: Symbols) -> tuple[int, int, int]:
     return channels, height, width
 
 
+@pytest.mark.commands
 @needs_compiled
 @settings(max_examples=150, deadline=None)
 @given(case=tables_and_symbols())
@@ -54,6 +55,7 @@ def test_bytes_are_compressais(case: tuple[Tables, Symbols]) -> None:
     assert decoded == symbols.ravel().tolist()
 
 
+@pytest.mark.commands
 @settings(max_examples=100, deadline=None)
 @given(case=tables_and_symbols())
 def test_either_coder_reads_the_others_bytes(case: tuple[Tables, Symbols]) -> None:
@@ -65,6 +67,7 @@ def test_either_coder_reads_the_others_bytes(case: tuple[Tables, Symbols]) -> No
         np.testing.assert_array_equal(decoded, symbols)
 
 
+@pytest.mark.commands
 @settings(max_examples=100, deadline=None)
 @given(case=tables_and_symbols())
 def test_code_length_is_the_real_length(case: tuple[Tables, Symbols]) -> None:
@@ -113,6 +116,7 @@ def test_every_cut_and_every_addition_is_refused(coder: Any) -> None:
             decode_symbols(other, shape_of(symbols), tables, coder)
 
 
+@pytest.mark.commands
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 20),

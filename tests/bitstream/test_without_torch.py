@@ -24,6 +24,7 @@ sys.stdout.write(load_coder().name)
 """
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize(
     ("before", "name"),
     [
@@ -40,6 +41,7 @@ def test_coding_imports_neither_torch_nor_compressai(before: str, name: str | No
     assert ("pip install" in done.stderr) == (done.stdout == "python")
 
 
+@pytest.mark.commands
 def test_a_compiled_coder_that_does_not_load_is_replaced(tmp_path: Path) -> None:
     package = tmp_path / "compressai"
     package.mkdir()

@@ -73,6 +73,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(
     assert said.format(**places) in error and "\n" not in error
 
 
+@pytest.mark.commands
 def test_it_is_answered_before_torch_is_imported() -> None:
     script = Path(__file__).parents[2] / "evaluate" / "run.py"
     code = (

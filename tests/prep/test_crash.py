@@ -154,6 +154,7 @@ def test_a_killed_worker_is_replaced(
     assert digests(out) == whole
 
 
+@pytest.mark.commands
 def test_workers_that_keep_dying_fail_the_run_and_name_the_image(big_coco: Path, tmp_path: Path) -> None:
     process = start(big_coco, tmp_path / "out")
     deadline = time.monotonic() + 30
@@ -193,6 +194,7 @@ def test_a_full_disk_ends_cleanly_and_can_be_gone_on_from(
     assert digests(out) == whole
 
 
+@pytest.mark.commands
 def test_prep_never_imports_torch() -> None:
     modules = " ".join(f"prep.{path.stem}" for path in (ROOT / "prep").glob("*.py") if path.stem != "__init__")
     code = f"import sys\nfor name in '{modules}'.split():\n    __import__(name)\nprint('torch' in sys.modules)"
@@ -200,6 +202,7 @@ def test_prep_never_imports_torch() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("name", ["make_shards", "verify_shards"])
 def test_help_loads_no_image_library(name: str) -> None:
     command = [sys.executable, "-X", "importtime", str(ROOT / "prep" / f"{name}.py"), "--help"]

@@ -66,6 +66,7 @@ def test_equal_stems_are_told_apart_by_the_listing_alone() -> None:
     assert unique_keys(sources) == ["x", "x-2", "x-1", "x_y", "x_y-1", "x-3"]
 
 
+@pytest.mark.commands
 @pytest.mark.timeout(30)  # quadratic work would take hours
 def test_a_hundred_thousand_equal_stems_are_keyed() -> None:
     sources = [Source(f"{number:06d}/image.jpg", 1) for number in range(100_000)]

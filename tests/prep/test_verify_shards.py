@@ -52,6 +52,7 @@ def verify(shards: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return code, capsys.readouterr().out
 
 
+@pytest.mark.commands
 def test_a_good_folder_passes(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(shards, capsys) == (0, "train: 5 samples in 2 shards, 0 faults\n")
 

@@ -18,6 +18,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.commands
 def test_the_same_command_gives_the_same_images(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "samples" / "build.py"), "--train", "14", "--val", "5", "--out"]
     done = subprocess.run([*command, "one"], cwd=tmp_path, capture_output=True, text=True)
@@ -28,6 +29,7 @@ def test_the_same_command_gives_the_same_images(tmp_path: Path) -> None:
     assert digests(tmp_path / "one") != digests(tmp_path / "three")
 
 
+@pytest.mark.commands
 def test_images_are_of_coco_s_kind(tmp_path: Path) -> None:
     assert main(["--out", str(tmp_path / "coco"), "--train", "40", "--val", "12"]) == 0
     sizes = set()

@@ -65,6 +65,7 @@ def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
     assert 80_000 <= images <= 160_000
 
 
+@pytest.mark.commands
 def test_the_plan_has_commands_that_the_stages_take(crops: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "one.png")
