@@ -5,6 +5,7 @@ of any size. So the records and the names in the pickles are checked before it r
 """
 
 import io
+import os
 import pickletools
 import re
 import zipfile
@@ -35,15 +36,19 @@ _SAVE_AGAIN = 'save the weights alone, with torch.save({"state_dict": model.stat
 def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
     """Read a file without running code from it.
 
+    The file is opened once, since a training run may replace it meanwhile: what was checked is what is loaded.
     Raises InputError naming `flag` and the path if the file is not a dict of tensors and plain values.
     """
     source = f"{flag} {path}"
     if not path.is_file():
         raise InputError(f"{source}: no such file" if not path.exists() else f"{source}: not a file")
     try:
-        _check_pickles(path, source)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_size(content, path.stat().st_size)
+        with open(path, "rb") as file:
+            file_bytes = os.fstat(file.fileno()).st_size
+            _check_pickles(file, file_bytes, source)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_size(content, file_bytes)
     except InputError:
         raise
     except Exception as error:  # for a damaged or hostile pickle, torch raises any type
@@ -93,18 +98,17 @@ def _check_size(content: object, file_bytes: int) -> None:
         raise ValueError("a pickle of torch before 1.6 can claim more than it holds")
 
 
-def _check_pickles(path: Path, source: str) -> None:
+def _check_pickles(file: IO[bytes], file_bytes: int, source: str) -> None:
     """Raise InputError if the file holds anything but plain values, or unpacks to more than its size."""
-    with open(path, "rb") as file:
-        if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:  # torch decides by these bytes too
-            file.seek(0)
-            for _ in range(_LEGACY_PICKLES):
-                _check_globals(file, source)
-            return
-    with zipfile.ZipFile(path) as archive:
+    if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:  # torch decides by these bytes too
+        file.seek(0)
+        for _ in range(_LEGACY_PICKLES):
+            _check_globals(file, source)
+        return
+    with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-        if packed or sum(record.file_size for record in records) > path.stat().st_size:
+        if packed or sum(record.file_size for record in records) > file_bytes:
             raise InputError(
                 f"{source}: refused, its records are compressed, which torch.save never does; unpack it, or load and "
                 "save it again with torch"

@@ -12,7 +12,7 @@ import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
 from relic import __version__
-from relic.codec import pretrained
+from relic.codec import pretrained, tensor_file
 from relic.codec.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -234,3 +234,19 @@ def test_the_random_state_is_that_of_the_rank_s_own_device(monkeypatch: pytest.M
         assert torch.equal(torch.rand(3), drawn) and [each.tolist() for each in restored] == [[7]]
     restore_random_state(state)  # without CUDA
     assert torch.equal(torch.rand(3), drawn)
+
+
+def test_what_was_checked_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training run replaces its checkpoint while it is read, or someone replaces it after the check."""
+    first = saved(tmp_path / "last.pt", "all")
+    saved(tmp_path / "next.pt", "none")
+    check = tensor_file._check_pickles
+
+    def check_and_replace(*given: Any) -> None:
+        check(*given)
+        os.replace(tmp_path / "next.pt", tmp_path / "last.pt")
+
+    monkeypatch.setattr(tensor_file, "_check_pickles", check_and_replace)
+    assert load_checkpoint(tmp_path / "last.pt").architecture == first.architecture
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "last.pt").architecture.replaced == "none"

@@ -34,9 +34,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     found: list[Path] = []
     load = torch.load
 
-    def watched(path: Path, **options: Any) -> Any:
-        found.append(path)
-        return load(path, **options)
+    def watched(file: Any, **options: Any) -> Any:
+        found.append(Path(file.name))
+        return load(file, **options)
 
     monkeypatch.setattr("torch.load", watched)
     return found

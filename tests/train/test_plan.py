@@ -30,7 +30,7 @@ def test_a_run_opens_each_shard_set_and_each_checkpoint_once(
         return read_manifest(folder, split)
 
     def counted_load(file: Any, **options: Any) -> Any:
-        opened.append(Path(file).name)
+        opened.append(Path(file.name).name)
         return load(file, **options)
 
     monkeypatch.setattr(relic.shards.shard_set, "read_manifest", counted_manifest)
