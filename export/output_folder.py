@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from relic.errors import InputError
 from relic.files import nearest_existing, sync_folder
 from relic.lock import lock
+from relic.signals import handling
 
 _PREFIX = ".relic-export-"
 
@@ -41,7 +41,7 @@ def staged_output(folder: Path, *, last: str | None = None, owned: Sequence[str]
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written to: {error.strerror}") from None
         try:
-            with _ended_by_sigterm():
+            with handling((signal.SIGTERM,), _terminate):  # ends the block as an error does
                 yield staging
             _publish(staging, folder, last, owned, holds_export=holds_export)
         finally:
@@ -85,18 +85,5 @@ def _remove_abandoned(parent: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the block as an error does, so that what it wrote is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate() -> None:
+    raise SystemExit(128 + signal.SIGTERM)

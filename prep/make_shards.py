@@ -1,12 +1,9 @@
 """Pack images into shards: `python prep/make_shards.py --coco_dir D`."""
 
-import contextlib
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 if not __package__:  # run as a file: same import root as `python -m prep.make_shards`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,6 +11,7 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
 from prep.config import PrepConfig
 from relic.cli import parse
 from relic.errors import before_work, command
+from relic.signals import handling
 
 PROG = "prep/make_shards.py"
 
@@ -23,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the flags, plan, check, pack each split, print a summary."""
     config = parse(PrepConfig, argv, prog=PROG)
     try:
-        with _termination_raises():
+        with handling((signal.SIGTERM,), _terminate):
             return _run(config)
     except _Terminated:
         print(f"{PROG}: terminated; give the same command again to continue", file=sys.stderr)
@@ -62,21 +60,8 @@ class _Terminated(BaseException):
     """SIGTERM as an exception. It is a BaseException, so no `except Exception` catches it."""
 
 
-@contextlib.contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Make SIGTERM raise _Terminated inside the block. Does nothing outside the main thread, which alone may do so."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate() -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ SHARED = {
     "relic.lock",
     "relic.machine",
     "relic.options",
+    "relic.signals",
 }
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Folder -> what it may import of this project, and which packages besides the standard library.

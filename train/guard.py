@@ -42,6 +42,10 @@ class Guard:
         """Set by a signal handler."""
 
     @torch.no_grad()
+    def request_stop(self) -> None:
+        """Stop the run on all ranks after the current step."""
+        self.stop = True
+
     def watch(self, step: int, tensors: Mapping[str, Tensor], keys: Sequence[str]) -> None:
         """Start to check the tensors of step `step`, whose batch holds `keys`. Raises for the step before."""
         flags = [torch.full((), float(self.stop), device=self._world.device)]

@@ -3,8 +3,6 @@
 import logging
 import math
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +12,8 @@ from relic.distributed import World, gather_to_all, wait_for_all
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
-from train.guard import WAYS_OUT, DivergedError, Guard, StopRequested
+from relic.signals import handling
+from train.guard import WAYS_OUT, DivergedError, StopRequested
 from train.learner import Learner
 from train.plan import Plan
 from train.records import Progress, StatusLine, Tracker
@@ -44,7 +43,7 @@ class Trainer:
     def run(self) -> Validation | None:
         """Train to the last epoch and return its validation; None when a signal ended the run (after saving)."""
         self._track("start", **self.plan.values)
-        with _stop_on_signals(self.learner.guard):
+        with handling((signal.SIGTERM, signal.SIGUSR1), self.learner.guard.request_stop):  # preemption
             try:
                 result = self._first_look() if self.progress.step == 0 else None
                 while self.progress.epoch < self.plan.config.epochs:
@@ -207,18 +206,3 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self.world.is_main:
             log.info(line)
-
-
-@contextmanager
-def _stop_on_signals(guard: Guard) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 (preemption) stop the run after the current step."""
-
-    def ask(*_: object) -> None:
-        guard.stop = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
