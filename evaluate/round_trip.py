@@ -7,9 +7,11 @@ import only numpy and start quickly.
 import multiprocessing
 import queue
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
 
@@ -85,24 +87,43 @@ def coders(tables: Tables, processes: int) -> Iterator[CodeSymbols]:
     context = multiprocessing.get_context("spawn")
     free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
     workers = []
-    # The new processes begin with SIGINT blocked: Ctrl-C must not end them with a traceback while they import.
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            workers.append(context.Process(target=_serve, args=(theirs, tables), daemon=True))
-            workers[-1].start()
-            theirs.close()
-            free.put(ours)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-    try:
+        with _without_interrupts():
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_serve, args=(theirs, tables), daemon=True)
+                worker.start()
+                workers.append(worker)
+                theirs.close()
+                free.put(ours)
         yield lambda symbols, width, height: _ask(free, symbols, width, height)
     finally:
         for worker in workers:
             worker.terminate()
         for worker in workers:
             worker.join()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start in this block have SIGINT blocked; here, Ctrl-C takes effect after the block.
+
+    A process that Ctrl-C reaches while it imports, or whose start is cut short, prints a traceback.
+    """
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it must not start inside the block
+    pressed: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    # Other threads have SIGINT unblocked. So it can still arrive in this process.
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if is_main else None
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    if pressed and before is not signal.SIG_IGN:
+        raise KeyboardInterrupt
 
 
 def _ask(free: "queue.SimpleQueue[Connection]", symbols: Symbols, width: int, height: int) -> RoundTrip:

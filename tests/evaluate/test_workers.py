@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from evaluate import parallel
 from evaluate.parallel import map_images
-from evaluate.round_trip import coders, round_trip
+from evaluate.round_trip import _without_interrupts, coders, round_trip
 from evaluate.run import main
 from evaluate.sources import SourceImage
 from relic.bitstream.tables import Tables
@@ -106,3 +108,34 @@ def test_large_images_come_one_at_a_time_in_their_order(monkeypatch: pytest.Monk
     assert list(map_images(look, images(), 3)) == [(number, number) for number in range(20)]
     assert torch.get_num_threads() == threads
     assert all(together[number] == [number] for number in range(0, 20, 5))
+
+
+ROOT = Path(__file__).resolve().parents[2]
+START = """
+import multiprocessing, signal, sys
+from pathlib import Path
+from evaluate.round_trip import coders
+from relic.bitstream.tables import Tables
+with coders(Tables.load(Path(sys.argv[1])), 2):
+    for child in multiprocessing.active_children():
+        print(next(line for line in open(f"/proc/{child.pid}/status") if line.startswith("SigBlk")).split()[1])
+print(next(line for line in open("/proc/self/status") if line.startswith("SigBlk")).split()[1])
+"""
+
+
+def test_ctrl_c_does_not_reach_coding_processes_from_their_first_moment(tables: Tables, tmp_path: Path) -> None:
+    """In a new process, where multiprocessing has not started its resource tracker yet."""
+    tables.save(tmp_path / "tables.npz")
+    command = [sys.executable, "-c", START, str(tmp_path / "tables.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    blocked = [bool(int(mask, 16) >> (signal.SIGINT - 1) & 1) for mask in done.stdout.split()]
+    assert blocked == [True, True, False]
+
+
+def test_ctrl_c_while_processes_start_takes_effect_when_they_have_started() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), _without_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(True)
+    assert reached and signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
