@@ -15,6 +15,7 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
 """Of a header. Applications' segments and comments; JFIF's and Adobe's say how colours are stored."""
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_ENDS_OF_HEADER = (_START_OF_SCAN, _END_OF_IMAGE)
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
 """The marker that ends the data of a scan. Restart markers are part of that data."""
@@ -123,23 +124,23 @@ def _frame(marker: int, body: bytes) -> Frame:
 
 def _first_scan(data: bytes) -> int:
     """The place of the marker that ends the header."""
-    place = 2
-    while True:
-        marker, start, end = _segment(data, place)
-        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return start - (4 if marker == _START_OF_SCAN else 2)
-        place = end
+    *_, (marker, start, _) = _markers(data)
+    return start - (4 if marker == _START_OF_SCAN else 2)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and body of each segment before the first scan. Raises ValueError if the data ends before it."""
-    place = 2
-    while True:
-        marker, start, end = _segment(data, place)
-        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return
-        yield marker, data[start:end]
-        place = end
+    for marker, start, end in _markers(data):
+        if marker not in _ENDS_OF_HEADER:
+            yield marker, data[start:end]
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end (exclusive) of each segment up to the one that ends the header."""
+    marker, end = 0, 2
+    while marker not in _ENDS_OF_HEADER:
+        marker, start, end = _segment(data, end)
+        yield marker, start, end
 
 
 def _segment(data: bytes, place: int) -> tuple[int, int, int]:
