@@ -17,7 +17,7 @@ from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantiz
 from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
-from relic.errors import InputError
+from relic.errors import InputError, naming
 from relic.onnx.layout import MANIFEST, TABLES
 from relic.onnx.manifest import read_manifest
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
@@ -173,7 +173,5 @@ def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCod
 
 def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
     """Open a folder that `export/onnx_parts.py --part all` wrote. Raises InputError naming the file at fault."""
-    try:
+    with naming(f"--onnx {folder}"):
         return OnnxCodec(folder, label, threads)
-    except InputError as error:
-        raise InputError(f"--onnx {folder}: {error}") from None

@@ -19,7 +19,7 @@ from PIL import Image
 from relic import __version__
 from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
 from relic.bitstream.tables import Tables, dequantize, quantize
-from relic.errors import InputError, before_work, command, print_error
+from relic.errors import InputError, before_work, command, naming, print_error
 from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES
 from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
@@ -61,10 +61,8 @@ def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
     edges = [(0, padded[0] - height), (0, padded[1] - width), (0, 0)]
     x_CHW = np.pad(pixels_HWC, edges, mode="edge").transpose(2, 0, 1) / np.float32(255)
     y_1Mhw = run_part(encoder, np.ascontiguousarray(x_CHW[None]))
-    try:
+    with naming(encoder.path):
         return pack(quantize(y_1Mhw[0], tables), width, height, tables)
-    except InputError as error:
-        raise InputError(f"{encoder.path}: {error}") from None
 
 
 def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
@@ -96,10 +94,8 @@ def _encode_file(source: Path, target: Path, folder: Path) -> None:
     pixels = read_image(source)
     height, width = pixels.shape[:2]
     encoder = open_encoder(folder, tables)
-    try:
+    with naming(source):
         data = encode(pixels, encoder, tables)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
     write_stream(target, data)
     print(f"{target}: {width}x{height} pixels in {len(data):,} bytes, {8 * len(data) / (width * height):.3f} bpp")
 
@@ -108,10 +104,8 @@ def _decode_file(source: Path, target: Path, folder: Path) -> None:
     tables = load_tables(folder)
     stream = read_stream(source, tables)
     decoder = open_decoder(folder, tables)
-    try:
+    with naming(source):
         pixels = decode(stream, decoder, tables)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
     write_image(target, pixels)
     print(f"{target}: {stream.width}x{stream.height} pixels")
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import yaml
 
 from relic import __version__
-from relic.errors import InputError, print_error
+from relic.errors import InputError, naming, print_error
 from relic.plain_yaml import Given, read_flags
 
 Config = TypeVar("Config")
@@ -257,7 +257,5 @@ def _convert_all(flags: Mapping[str, Flag], given: Mapping[str, Any], origins: d
 
 
 def _read_config(path: Path) -> Mapping[str, Given]:
-    try:
+    with naming(f"--config {path}"):
         return read_flags(path)
-    except InputError as error:
-        raise InputError(f"--config {path}: {error}") from error

@@ -44,6 +44,15 @@ def before_work() -> Iterator[None]:
         raise RefusedError(str(error)) from error
 
 
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Put `source: ` before the message of an InputError inside the block: a file, or a flag and its value."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
 def print_error(prog: str, message: str) -> None:
     """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes.
 

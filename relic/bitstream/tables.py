@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from relic.bitstream.rans import CDF_END, DIGIT_BITS, OFFSET_LIMIT, PRECISION_BITS, SYMBOL_LIMIT
-from relic.errors import InputError
+from relic.errors import InputError, naming
 from relic.files import atomic_write
 
 FORMAT_VERSION = 1
@@ -158,10 +158,8 @@ class Tables:
             raise InputError(f"{path}: not a readable table file ({error}): {_EXPORT_AGAIN}") from error
         if version != FORMAT_VERSION:
             raise InputError(f"{path}: table format {version}, this relic reads {FORMAT_VERSION}: {_EXPORT_AGAIN}")
-        try:
+        with naming(path):
             return cls(**fields, stride=stride)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:

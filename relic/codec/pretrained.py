@@ -20,7 +20,7 @@ from relic.codec.constants import EMBEDDED
 from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, architecture_of, build_model, zoo_channels
 from relic.codec.tensor_file import check_state, read_tensors
-from relic.errors import InputError
+from relic.errors import InputError, naming
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "network")
 """Names of the state dict in files of CompressAI's examples, of CompressAI-Trainer, and of its `eval_model`."""
@@ -88,10 +88,8 @@ def finished_model(checkpoint: Checkpoint, source: str) -> FactorizedPrior:
     finite, or give no tables.
     """
     model = checkpoint.build(source)
-    try:
+    with naming(source):
         refresh_tables(model, solve=checkpoint.entropy_trained)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
     return model
 
 
