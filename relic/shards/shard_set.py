@@ -16,15 +16,9 @@ from relic.options import Encoding
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_header, read_records, shown_key
 from relic.shards.manifest import Manifest, manifest_path, read_manifest
-from relic.shards.plain_webdataset import (
-    COMPRESSED_TAR,
-    PACK,
-    TarIndex,
-    check_geometry,
-    ensure_indexes,
-    refuse_compressed,
-)
+from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
+from relic.shards.tar_indexes import TarIndex, ensure_indexes
 
 
 class ShardSet(NamedTuple):

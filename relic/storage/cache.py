@@ -5,13 +5,13 @@ folder of URLs, and in it the tars with their indexes. A tar there is whole, and
 again, delete their folder.
 """
 
+import hashlib
 import logging
 import math
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from relic.errors import InputError
 from relic.lock import lock
 from relic.shards.index import index_path, most_index_bytes, read_header, read_records, write_index
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
-from relic.shards.plain_webdataset import CutTarError, index_tar, mtime_stamp
+from relic.shards.plain_webdataset import CutTarError, index_tar
+from relic.shards.tar_indexes import mtime_stamp
 from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, PermanentError, download
 from relic.storage.urls import beside, file_name, is_http, without_secrets
 
@@ -155,9 +156,7 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
     """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
     if info is not None:
         with temporary.open("rb") as file:
-            digest = sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            digest = hashlib.file_digest(file, "sha256")
         if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
             raise InputError("its bytes differ from the manifest beside it (sha256)")
     if _fetch_index(shard, temporary):

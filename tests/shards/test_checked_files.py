@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.shards import plain_webdataset
+from relic.shards import tar_indexes
 from relic.shards.index import IndexRecord, index_path, read_header, read_records, record_dtype, write_index
 from relic.shards.manifest import parse_manifest
 from relic.shards.npy import npy_header, parse_npy_header, read_npy
@@ -311,7 +311,7 @@ def test_a_stale_index_is_not_used_for_a_longer_tar(tmp_path: Path) -> None:
     tar.write_bytes(member("a.npy", NPY) + END)
     write_index(index_path(tar), [IndexRecord(512, len(NPY), 0, "a")], tar.stat().st_size, tar_mtime_ns=1)
     assert keys_of(tmp_path) == ["a"]
-    assert plain_webdataset.find_index(tar) is not None
+    assert tar_indexes.find_index(tar) is not None
 
 
 @pytest.mark.parametrize(

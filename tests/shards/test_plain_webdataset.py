@@ -21,7 +21,7 @@ from PIL import Image
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
-from relic.shards import index, plain_webdataset
+from relic.shards import index, tar_indexes
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import index_path, read_header, read_records
 from relic.shards.shard_set import open_shard_set
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_indexed_in_the_cache(
             raise OSError(30, "Read-only file system")
         write(path, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(plain_webdataset, "write_index", refuse)
+    monkeypatch.setattr(tar_indexes, "write_index", refuse)
     shards = open_shard_set(tmp_path, "train")
     assert str(shards.indexes[0]).startswith(os.environ["XDG_CACHE_HOME"])
     assert len(read_all(tmp_path)) == 3
