@@ -14,6 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from relic.errors import InputError
 from relic.options import Encoding
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
@@ -43,6 +44,37 @@ def encode(pixels: NDArray[Any], encoding: Encoding) -> bytes:
     return buffer.getvalue()
 
 
+def a_packing(**changed: Any) -> Packing:
+    """Raw centre crops of 224x224, with `changed` fields."""
+    fields: dict[str, Any] = {
+        "split": "train",
+        "width": 224,
+        "height": 224,
+        "crop": "center",
+        "crops_per_image": 1,
+        "encoding": "raw",
+        "jpeg_quality": 95,
+        "decode": "exact",
+        "samples_per_shard": 1000,
+        "seed": 0,
+        "sources_sha256": "0" * 64,
+        "libraries": {},
+    }
+    return Packing(**{**fields, **changed})
+
+
+def refusal(make: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line with which a config (exit code 2) or a plan (InputError) refuses; empty if none does."""
+    try:
+        make()
+    except SystemExit as end:
+        assert end.code == 2
+        return capsys.readouterr().err.removesuffix("\n")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def write_shards(
     folder: Path,
     split: str = "train",
@@ -66,20 +98,7 @@ def write_shards(
                 packed[key] = pixels
         assert writer.info is not None
         infos.append(writer.info)
-    packing = Packing(
-        split=split,
-        width=side,
-        height=side,
-        crop="center",
-        crops_per_image=1,
-        encoding=encoding,
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=1000,
-        seed=0,
-        sources_sha256="0" * 64,
-        libraries={},
-    )
+    packing = a_packing(split=split, width=side, height=side, encoding=encoding)
     write_manifest(folder, Manifest(packing, tuple(infos), len(packed), 0))
     return packed
 

@@ -18,7 +18,7 @@ from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
 from relic.pictures.listing import Source
-from relic.shards.manifest import Packing
+from tests.conftest import a_packing
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +52,7 @@ def test_every_figure_is_named(images: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
     path = images / "3.jpg"
-    packing = Packing(
-        split="train",
-        width=224,
-        height=224,
-        crop="center",
-        crops_per_image=1,
-        encoding="raw",
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=1,
-        seed=0,
-        sources_sha256="",
-        libraries={},
-    )
+    packing = a_packing(samples_per_shard=1, sources_sha256="")
     (crop,) = make_crops(images, KeyedSource(Source(path.name, path.stat().st_size), "3"), packing)
     expected = np.frombuffer(crop.payload, np.uint8, offset=128).reshape(224, 224, 3).astype(int)
     raw = np.frombuffer(loops.bare_raw(path), np.uint8).reshape(224, 224, 3)

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from relic.options import Parts
-from relic.shards.manifest import Manifest, Packing, write_manifest
+from relic.shards.manifest import Manifest, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.writer import ShardWriter
+from tests.conftest import a_packing
 
 if TYPE_CHECKING:
     from compressai.models import FactorizedPrior
@@ -123,20 +124,7 @@ def shards(tmp_path: Path) -> Path:
                 writer.add(key, ".npy", npy_header(176, 176) + pixels.tobytes(), {"source": f"{key}.jpg"})
         assert writer.info is not None
         infos.append(writer.info)
-    packing = Packing(
-        split="val",
-        width=176,
-        height=176,
-        crop="center",
-        crops_per_image=1,
-        encoding="raw",
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=3,
-        seed=0,
-        sources_sha256="",
-        libraries={},
-    )
+    packing = a_packing(split="val", width=176, height=176, samples_per_shard=3, sources_sha256="")
     write_manifest(folder, Manifest(packing, tuple(infos), accepted=5, rejected=0))
     return folder
 

@@ -7,7 +7,7 @@ import pytest
 from evaluate.config import GONE, EvaluateConfig
 from evaluate.plan import make_plan, unique_labels
 from relic.cli import parse
-from relic.errors import InputError
+from tests.conftest import refusal
 
 
 @pytest.fixture
@@ -62,14 +62,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(
     (tmp_path / "empty").mkdir()
     places = {"checkpoint": checkpoint, "folder": folder, "shards": shards, "empty": tmp_path / "empty"}
     argv = [word.format(**places) for word in words.split()]
-    try:
-        make_plan(parse(EvaluateConfig, argv, prog="evaluate/run.py", gone=GONE))
-        error = ""
-    except SystemExit as end:  # the config refuses
-        error = capsys.readouterr().err.removesuffix("\n")
-        assert end.code == 2
-    except InputError as refusal:  # the plan refuses
-        error = str(refusal)
+    error = refusal(lambda: make_plan(parse(EvaluateConfig, argv, prog="evaluate/run.py", gone=GONE)), capsys)
     assert said.format(**places) in error and "\n" not in error
 
 

@@ -20,9 +20,10 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards import index, shard_set
 from relic.shards.index import IndexHeader, index_bytes, index_path, record_dtype
-from relic.shards.manifest import Manifest, Packing, ShardInfo, write_manifest
+from relic.shards.manifest import Manifest, ShardInfo, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.shard_set import open_shard_set
+from tests.conftest import a_packing
 
 ROOT = Path(__file__).resolve().parents[2]
 COCO = 118_287
@@ -105,20 +106,7 @@ def simulate(folder: Path, samples: int, per_shard: int = 1000) -> None:
         else:
             write_sparse(tar, count)
         infos.append(ShardInfo(tar.name, count, count * SAMPLE_BYTES + 1024, "0" * 64))
-    packing = Packing(
-        split="train",
-        width=SIDE,
-        height=SIDE,
-        crop="center",
-        crops_per_image=1,
-        encoding="raw",
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=per_shard,
-        seed=0,
-        sources_sha256="0" * 64,
-        libraries={},
-    )
+    packing = a_packing(width=SIDE, height=SIDE, samples_per_shard=per_shard)
     write_manifest(folder, Manifest(packing, tuple(infos), samples, 0))
 
 

@@ -10,26 +10,13 @@ from prep.shard_worker import pack_shard
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
 from relic.pictures.listing import list_sources
-from relic.shards.manifest import Packing
+from tests.conftest import a_packing
 
 
 def task_of_one(folder: Path) -> ShardTask:
     (folder / "images").mkdir()
     Image.new("RGB", (40, 40), "red").save(folder / "images" / "a.png")
-    packing = Packing(
-        split="train",
-        width=32,
-        height=32,
-        crop="center",
-        crops_per_image=1,
-        encoding="raw",
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=10,
-        seed=0,
-        sources_sha256="",
-        libraries={},
-    )
+    packing = a_packing(width=32, height=32, samples_per_shard=10, sources_sha256="")
     sources = tuple(KeyedSource(source, "a") for source in list_sources(folder / "images"))
     return ShardTask(shard=0, sources=sources, source_folder=folder / "images", out_dir=folder, packing=packing)
 

@@ -7,24 +7,12 @@ import pytest
 
 from relic.errors import InputError
 from relic.shards.index import index_path
-from relic.shards.manifest import Manifest, Packing, ShardInfo, read_manifest, write_manifest
+from relic.shards.manifest import Manifest, ShardInfo, read_manifest, write_manifest
 from relic.shards.shard_set import open_shard_set, plan_path
 from relic.shards.writer import ShardWriter
+from tests.conftest import a_packing
 
-PACKING = Packing(
-    split="train",
-    width=4,
-    height=2,
-    crop="center",
-    crops_per_image=1,
-    encoding="raw",
-    jpeg_quality=95,
-    decode="exact",
-    samples_per_shard=3,
-    seed=0,
-    sources_sha256="0" * 64,
-    libraries={"pillow": "1"},
-)
+PACKING = a_packing(width=4, height=2, samples_per_shard=3, libraries={"pillow": "1"})
 
 
 def pack(folder: Path, sizes: tuple[int, ...], payload: bytes = b"x") -> Manifest:
