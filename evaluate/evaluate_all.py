@@ -17,6 +17,7 @@ from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, source_of
 from evaluate.summary import summarise
 from relic.distributed import World
+from relic.errors import before_work
 from relic.machine import keep_freed_memory
 from relic.options import Switch
 
@@ -25,7 +26,10 @@ _CUDA_WORKERS = 2
 
 
 def evaluate_all(plan: Plan, world: World) -> Report:
-    """Open every codec, then evaluate each. Raises InputError, and InexactError where the numbers would be wrong."""
+    """Open every codec, then evaluate each. Raises RefusedError for a file that is no codec.
+
+    Raises InputError for an image that cannot be evaluated, and InexactError where the numbers would be wrong.
+    """
     keep_freed_memory()
     config = plan.config
     workers = config.workers_here
@@ -33,7 +37,8 @@ def evaluate_all(plan: Plan, world: World) -> Report:
         workers = min(workers, _CUDA_WORKERS)
     # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
     source = source_of(plan.images)
-    codecs = _open_codecs(plan, world, workers)
+    with before_work():
+        codecs = _open_codecs(plan, world, workers)
     evaluations = [
         evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)
         for codec in codecs

@@ -111,12 +111,14 @@ def _decode_file(source: Path, target: Path, folder: Path) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
     actions = parser.add_subparsers(dest="action", required=True, metavar="encode|decode")
     for action, source, target in (("encode", "IN.png", "OUT.relic"), ("decode", "IN.relic", "OUT.png")):
         needs = f"{source} to {target}, by {_part(action)} and {TABLES}"
-        sub = actions.add_parser(action, help=needs, description=needs)
+        sub = actions.add_parser(action, help=needs, description=needs, allow_abbrev=False)
         sub.add_argument("source", type=Path, metavar=source, help="file to read")
         sub.add_argument("target", type=Path, metavar=target, help="file to write")
         sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")

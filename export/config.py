@@ -116,7 +116,10 @@ class ExportConfig:
         if self.calib_shards is None:
             raise InputError("--int8: needs --calib_shards, a folder of shards with `train` crops to calibrate on")
         if self.calib_images is not None and not _FEWEST_CALIB <= self.calib_images <= _MOST_CALIB:
-            raise InputError(f"--calib_images {self.calib_images}: choose from {_FEWEST_CALIB} to {_MOST_CALIB}")
+            raise InputError(
+                f"--calib_images {self.calib_images}: choose from {_FEWEST_CALIB} to {_MOST_CALIB}; "
+                "or leave it out: that takes what there is, up to 200"
+            )
 
     def _check_out(self) -> None:
         if self.part == "all":

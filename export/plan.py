@@ -55,7 +55,8 @@ def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | Non
     train = open_shard_set(config.calib_shards, "train", flag="--calib_shards")
     if config.calib_images is not None and config.calib_images > train.num_samples:
         raise InputError(
-            f"--calib_images {config.calib_images}: {config.calib_shards} has {train.num_samples} train crops"
+            f"--calib_images {config.calib_images}: {config.calib_shards} has {train.num_samples} train crops; "
+            "leave it out"
         )
     return Int8Crops(
         train=train,

@@ -30,14 +30,15 @@ class Source(NamedTuple):
 def load_source(ckpt: str, replace_parts: str | None) -> Source:
     """Read a checkpoint of relic or a state dict of CompressAI. Raises InputError naming the file."""
     path = codec_path(ckpt)
-    checkpoint = read_codec(path, flag=_FLAG)
+    sha256 = hashlib.sha256()
+    checkpoint = read_codec(path, flag=_FLAG, digest=sha256)
     model = finished_model(checkpoint, f"{_FLAG} {path}")
     found = checkpoint.architecture.replaced
     if replace_parts is not None and replace_parts != found:
         raise InputError(f"--replace_parts {replace_parts}: {path} is {found}; leave it out")
     origin = {
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": sha256.hexdigest(),
         "decoder_sha256": decoder_digest(model),
         **_described(checkpoint),
     }

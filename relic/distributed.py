@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from relic.errors import InputError
+from relic.errors import RefusedError
 
 T = TypeVar("T")
 _JOIN_SECONDS = 300
@@ -39,7 +39,7 @@ def join_world(device: str) -> Iterator[World]:
     Without torchrun the world is this process.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu")
+        raise RefusedError("--device cuda: torch sees no CUDA device here; use --device cpu")
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_cuda else torch.device("cpu")
     if on_cuda:
@@ -60,7 +60,7 @@ def join_world(device: str) -> Iterator[World]:
 def _check_device_count(devices: int) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if processes > devices:
-        raise InputError(
+        raise RefusedError(
             f"{processes} processes on this machine, but torch sees {devices} CUDA devices: "
             f"start torchrun with --nproc_per_node {devices}, or train with --device cpu"
         )

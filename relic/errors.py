@@ -37,7 +37,10 @@ class RefusedError(InputError):
 
 @contextlib.contextmanager
 def before_work() -> Iterator[None]:
-    """Turn an InputError inside the block into RefusedError. For plans: what they refuse ends with exit code 2."""
+    """Turn an InputError inside the block into RefusedError: exit code 2.
+
+    For plans, and for files named on the command line that only torch can read.
+    """
     try:
         yield
     except InputError as error:
@@ -94,7 +97,7 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 if os.environ.get("RELIC_TRACEBACK"):
                     raise
                 refused = isinstance(error, RefusedError)
-                if not refused or os.environ.get("RANK", "0") == "0":  # every rank refuses the same
+                if not refused or os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine refuse the same
                     print_error(prog, str(error))
                 return 2 if refused else 1
             except (MemoryError, RuntimeError) as error:

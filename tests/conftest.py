@@ -4,7 +4,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ShardFactory = Callable[..., dict[str, NDArray[Any]]]
+
+_opened: list[Path] | None = None
+"""The files that were opened since the fixture `opened` began; None outside of it."""
+
+
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _opened is not None and isinstance(arguments[0], str | bytes | os.PathLike):
+        _opened.append(Path(os.fsdecode(arguments[0])))
+
+
+sys.addaudithook(_note_opened)  # Python calls it for every file that it opens; a hook cannot be taken away again
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Path]]:
+    """The files that this process opens from here on, one entry per opening."""
+    global _opened
+    _opened = []
+    yield _opened
+    _opened = None
 
 
 def encode(pixels: NDArray[Any], encoding: Encoding) -> bytes:

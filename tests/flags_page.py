@@ -11,9 +11,9 @@ from train.config import TrainConfig
 
 HEAD = """# Flags
 
-Booleans take `true` or `false`; a flag without a value means true. Every command reads flags from `--config FILE.yaml`;
-the command line overrides them. `--print_config` prints all flags as such a file. `--help` and `--version` print and
-exit.
+Booleans take `true` or `false` (also `yes`, `no`, `on`, `off`); a flag without a value means true. Every command reads
+flags from `--config FILE.yaml`; the command line overrides them. `--print_config` prints all flags as such a file.
+`--help` and `--version` print and exit.
 
 A value in such a file means what it means on a command line: `off`, `2017` and `010` are what was typed. `null` or `~`
 without quotes takes a value back; a value that begins with `#`, `&`, `*` or `!` needs quotes. Save the file as UTF-8. A

@@ -19,7 +19,7 @@ from relic.codec.loss import LossConfig
 from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.distributed import World, copy_from_main, gather_to_all
-from relic.errors import InputError, RefusedError
+from relic.errors import InputError, RefusedError, before_work
 from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from relic.lock import lock
@@ -51,10 +51,11 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
         if not plan.may_replace:
             check_holds_no_run(config.save_dir)  # again: another run may have begun and ended since the plan was made
     _seed_everything(config.seed, config.deterministic)
-    resumed = load_resumed(plan)
+    with before_work():
+        resumed = load_resumed(plan)
     _check_same_run(config, resumed, world)
     if resumed is not None and resumed.fingerprint != plan.train_set.fingerprint:
-        raise InputError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
+        raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
     train_loader, val_loader = (
         stack.enter_context(
             ShardLoader(
@@ -219,10 +220,10 @@ def _open_records(plan: Plan, training: dict[str, Any] | None) -> Tracker:
     if plan.launch:
         (folder / LAUNCH).write_text(plan.launch)
     with atomic_write(folder / "config.yaml", "w") as file:
-        yaml.safe_dump(plan.values, file, sort_keys=False)
+        yaml.safe_dump(plan.config.plain_values(), file, sort_keys=False)
     return Tracker(
         folder,
-        config=plan.values,
+        config=plan.config.plain_values(),
         use_wandb=plan.config.wandb,
         wandb_id=training["wandb_id"] if training else None,
         step=training["progress"]["step"] if training and plan.continues else 0,

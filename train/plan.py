@@ -6,12 +6,10 @@ again.
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError, RefusedError
@@ -87,14 +85,6 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         return self.train_set.num_samples // self.config.batch_size
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The flags for records and checkpoints, with the resolved number of calibration crops if these are used."""
-        values = self.config.plain_values()
-        if self.config.initialisation == "calibrated" or self.config.precondition:
-            values["calib_images"] = self.calib_images
-        return values
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -197,9 +187,9 @@ def check_holds_no_run(save_dir: Path) -> None:
 
 
 def _check_resumed_file(config: TrainConfig, path: Path) -> None:
-    """Check what needs no torch: that the file is a checkpoint, and the flags in config.yaml beside it."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        raise InputError(f"--resume {path}: not a checkpoint, or a damaged one")
+    """Check what needs no torch: the flags in config.yaml beside the checkpoint. The checkpoint is read later, once."""
+    if not path.is_file():
+        raise InputError(f"--resume {path}: not a file")
     beside = path.with_name("config.yaml")
     if beside.exists() and path.name == "last.pt":
         # A damaged config.yaml does not matter: the checkpoint holds the flags too.

@@ -42,7 +42,7 @@ class Trainer:
 
     def run(self) -> Validation | None:
         """Train to the last epoch and return its validation; None when a signal ended the run (after saving)."""
-        self._track("start", **self.plan.values)
+        self._track("start", **{**self.plan.config.plain_values(), "calib_images": self.plan.calib_images})
         with handling((signal.SIGTERM, signal.SIGUSR1), self.learner.guard.request_stop):  # preemption
             try:
                 result = self._first_look() if self.progress.step == 0 else None
@@ -171,7 +171,7 @@ class Trainer:
                 swap_init=self.start.swap_init,
                 train_scope=config.train_scope,
                 loss_type=config.loss_type,
-                config=self.plan.values,
+                config=config.plain_values(),
                 fingerprint=self.plan.train_set.fingerprint,
                 **content,
             )

@@ -3,6 +3,7 @@
 Each becomes a `Checkpoint`, and each file is read once.
 """
 
+import hashlib
 import pickle
 import urllib.error
 from pathlib import Path
@@ -20,7 +21,7 @@ from relic.codec.constants import EMBEDDED
 from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, architecture_of, build_model, zoo_channels
 from relic.codec.tensor_file import check_state, read_tensors
-from relic.errors import InputError, naming
+from relic.errors import InputError, before_work, naming
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "network")
 """Names of the state dict in files of CompressAI's examples, of CompressAI-Trainer, and of its `eval_model`."""
@@ -34,13 +35,14 @@ def codec_path(name: str) -> Path:
     return EMBEDDED_FILE if name == EMBEDDED else Path(name)
 
 
-def read_codec(path: Path, *, flag: str) -> Checkpoint:
+def read_codec(path: Path, *, flag: str, digest: "hashlib._Hash | None" = None) -> Checkpoint:
     """Read a checkpoint of relic, or a state dict of CompressAI with its old or new key names.
 
+    A `digest` (such as `hashlib.sha256()`) gets all bytes of the file.
     A file of CompressAI does not describe its training: `train_scope`, `loss_type` and (if layers are swapped)
     `swap_init` are then "unknown". Raises InputError naming `flag` and the path.
     """
-    content = read_tensors(path, flag=flag)
+    content = read_tensors(path, flag=flag, digest=digest)
     source = f"{flag} {path}"
     if is_checkpoint(content):
         return checkpoint_of(content, source)
@@ -97,7 +99,8 @@ def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -
     """The codec that a training run starts from.
 
     `source`: `zoo` (CompressAI's MSE model of `quality`, downloaded once), `embedded`, `none` (random weights, with
-    `channels` or those of `quality`), or a file of relic or CompressAI. Raises InputError that says what to do.
+    `channels` or those of `quality`), or a file of relic or CompressAI. Raises InputError that says what to do; it is a
+    RefusedError for a file.
     """
     if source == "none":
         architecture = Architecture(channels or zoo_channels(quality), "none")
@@ -105,7 +108,8 @@ def load_codec(source: str, *, quality: int, channels: tuple[int, int] | None) -
     if source == "zoo":
         codec = _of_compressai(Architecture(zoo_channels(quality), "none"), _download(quality).state_dict())
     else:
-        codec = read_codec(codec_path(source), flag="--pretrained")
+        with before_work():
+            codec = read_codec(codec_path(source), flag="--pretrained")
     if channels and channels != codec.architecture.channels:
         wanted, found = (",".join(map(str, pair)) for pair in (channels, codec.architecture.channels))
         raise InputError(f"--channels {wanted}: --pretrained {source} has {found}; leave --channels out")

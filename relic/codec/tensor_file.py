@@ -4,6 +4,7 @@ torch's own safe reader still calls a few types with any number (`bytearray(10**
 of any size. So the records and the names in the pickles are checked before it reads.
 """
 
+import hashlib
 import io
 import os
 import pickletools
@@ -33,10 +34,11 @@ _REAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAVE_AGAIN = 'save the weights alone, with torch.save({"state_dict": model.state_dict()}, FILE)'
 
 
-def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
+def read_tensors(path: Path, *, flag: str, digest: "hashlib._Hash | None" = None) -> dict[str, Any]:
     """Read a file without running code from it.
 
     The file is opened once, since a training run may replace it meanwhile: what was checked is what is loaded.
+    A `digest` (such as `hashlib.sha256()`) gets all bytes of the file.
     Raises InputError naming `flag` and the path if the file is not a dict of tensors and plain values.
     """
     source = f"{flag} {path}"
@@ -46,6 +48,9 @@ def read_tensors(path: Path, *, flag: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             _check_pickles(file, file_bytes, source)
+            if digest is not None:
+                file.seek(0)
+                hashlib.file_digest(file, lambda: digest)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         _check_size(content, file_bytes)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relic.errors import InputError
-from relic.shards.index import read_header, read_records, shown_key
+from relic.shards.index import read_index, shown_key
 
 _RESERVED_DESCRIPTORS = 256
 """For everything else in the process, and for the shards that are opened per read."""
@@ -39,12 +39,10 @@ class OpenShard:
     no descriptor and opens its tar at every read.
     """
 
-    def __init__(self, tar: Path, index: Path, tar_bytes: int | None = None) -> None:
-        """`tar_bytes`: the length that the index tells, if it was read before."""
+    def __init__(self, tar: Path, index: Path) -> None:
         self.tar = tar
         self._descriptor = -1
-        self.tar_bytes = read_header(index).tar_bytes if tar_bytes is None else tar_bytes
-        records = read_records(index)
+        header, records = read_index(index)
         self.offsets, self.sizes, self.digests = (
             array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
         )
@@ -57,7 +55,7 @@ class OpenShard:
             self._descriptor = descriptor
         else:
             os.close(descriptor)
-        if length != self.tar_bytes:
+        if length != header.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
     def _opened(self) -> int:
@@ -107,7 +105,6 @@ class ShardFiles:
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
-        self._tar_bytes: dict[int, int] = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -119,8 +116,8 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = OpenShard(self._tars[number], self._indexes[number], self._tar_bytes.get(number))
-            self._open[number], self._tar_bytes[number] = shard, shard.tar_bytes
+            shard = OpenShard(self._tars[number], self._indexes[number])
+            self._open[number] = shard
             self._records += len(shard.offsets)
             while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):
                 self._records -= len(self._open.popitem(last=False)[1].offsets)

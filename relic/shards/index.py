@@ -119,9 +119,14 @@ def read_header(path: Path) -> IndexHeader:
 
 
 def read_records(path: Path) -> npt.NDArray[np.void]:
-    """All records as a structured array (`offset`, `size`, `xxh3`, `key`). Raises InputError for a damaged file.
+    """The records of `read_index`."""
+    return read_index(path)[1]
 
-    The samples lie inside the tar, one after the other, and their keys differ.
+
+def read_index(path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
+    """The header, and all records as a structured array (`offset`, `size`, `xxh3`, `key`).
+
+    The samples lie inside the tar, one after the other, and their keys differ. Raises InputError for a damaged file.
     """
     with _opened(path) as file:
         header = _read_header(file, path)
@@ -132,7 +137,7 @@ def read_records(path: Path) -> npt.NDArray[np.void]:
     if len(records) and (path, header) not in _checked:
         _check_records(records, header, path)
         _checked.add((path, header))
-    return records
+    return header, records
 
 
 def _opened(path: Path) -> BinaryIO:

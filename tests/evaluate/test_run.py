@@ -242,7 +242,7 @@ def test_an_inexact_codec_ends_the_run_naming_the_image(
 
 
 @pytest.mark.parametrize("kind", ["not one", "not finite", "other tensors", "bad image"])
-def test_a_users_mistake_is_one_line_and_code_1(
+def test_a_wrong_codec_is_refused_and_a_bad_image_fails_in_one_line(
     kind: str,
     make_codec: Callable[..., FactorizedPrior],
     save_codec: Callable[..., Path],
@@ -250,7 +250,7 @@ def test_a_users_mistake_is_one_line_and_code_1(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoint, named = tmp_path / "codec.pt", "codec.pt"
+    checkpoint, named, code = tmp_path / "codec.pt", "codec.pt", 2
     model = make_codec()
     if kind == "not one":
         checkpoint.write_bytes(b"not a checkpoint")
@@ -262,11 +262,11 @@ def test_a_users_mistake_is_one_line_and_code_1(
     else:
         save_codec()
         (folder / "c.jpg").write_bytes(b"not an image")
-        named = "c.jpg"
+        named, code = "c.jpg", 1
     from evaluate.run import main
 
     argv = ["--checkpoint", str(checkpoint), "--images", str(folder), "--out", str(tmp_path / "out")]
-    assert main([*argv, "--device", "cpu"]) == 1
+    assert main([*argv, "--device", "cpu"]) == code
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("evaluate/run.py: error: ") and named in lines[-1]
     assert not (tmp_path / "out").exists()

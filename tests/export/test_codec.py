@@ -116,6 +116,7 @@ ENCODE, DECODE = ["encode", "in.png", "out.relic"], ["decode", "in.relic", "out.
         (None, ["encode", "in.png", "no/out.relic"], "no: no such folder", 2),
         (None, ["compress", "in.png", "out.relic"], "compress", 2),
         (None, ["encode", "in.png"], "OUT.relic", 2),
+        (None, [*ENCODE, "--exp", "other"], "--exp", 2),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

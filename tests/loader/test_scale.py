@@ -62,9 +62,12 @@ class Reads:
             self.headers += 1
             return index.read_header(path)
 
-        def read_records(path: Path) -> npt.NDArray[np.void]:
+        def read_index(path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
             self.records += 1
-            return index.read_records(path)
+            return index.read_index(path)
+
+        def read_records(path: Path) -> npt.NDArray[np.void]:
+            return read_index(path)[1]
 
         def preadv(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
             self.samples += 1
@@ -73,7 +76,7 @@ class Reads:
         system_preadv = os.preadv
         monkeypatch.setattr(shard_set, "read_header", read_header)
         monkeypatch.setattr(shard_set, "read_records", read_records)
-        monkeypatch.setattr(shard_files, "read_records", read_records)
+        monkeypatch.setattr(shard_files, "read_index", read_index)
         monkeypatch.setattr(os, "preadv", preadv)
 
 

@@ -5,42 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-import relic.shards.manifest
-import relic.shards.shard_set
 import relic.storage.download
 from relic.codec.checkpoint import load_checkpoint
 from tests.conftest import write_shards
-from tests.train.runs import Run, tiny
+from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
 from train.main import main
 from train.plan import make_plan
 
 
-def test_a_run_opens_each_shard_set_and_each_checkpoint_once(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
-    read_manifest, load = relic.shards.manifest.read_manifest, torch.load
-
-    def counted_manifest(folder: Path, split: str) -> Any:
-        opened.append(split)
-        return read_manifest(folder, split)
-
-    def counted_load(file: Any, **options: Any) -> Any:
-        opened.append(Path(file.name).name)
-        return load(file, **options)
-
-    monkeypatch.setattr(relic.shards.shard_set, "read_manifest", counted_manifest)
-    monkeypatch.setattr(torch, "load", counted_load)
+def test_a_run_opens_each_shard_set_and_each_checkpoint_once(run: Run, crops: Path, opened: list[Path]) -> None:
     flags = ("--swap_init", "calibrated", "--precondition", "--epochs", "1", "--recon_every", "1")
-    assert run(*flags) == 0
-    assert opened == ["train", "val"]
-    opened.clear()
-    assert run(*flags, "--resume", "auto") == 0
-    assert opened == ["train", "val", "last.pt"]
+    manifests = sorted(crops.glob("*.json"))
+    for resume, checkpoints in (((), []), (("--resume", "auto"), ["last.pt"])):
+        opened.clear()
+        assert run(*flags, *resume) == 0
+        assert sorted(path for path in opened if path in manifests) == manifests
+        assert [path.name for path in opened if path.suffix == ".pt"] == checkpoints
 
 
 def test_a_plan_finds_the_checkpoint_and_whose_it_is(run: Run, crops: Path, tmp_path: Path) -> None:
@@ -67,16 +50,24 @@ def test_calibration_takes_what_there_is_up_to_64(tmp_path: Path, samples: int, 
     write_shards(tmp_path / "set", "val", (2,))
     config = TrainConfig(shards=str(tmp_path / "set"), save_dir=tmp_path / "run", recon_every=0)
     plan = make_plan(config)
-    assert plan.calib_images == images and plan.values["calib_images"] == images
+    assert plan.calib_images == images
 
 
-def test_the_record_holds_the_number_of_crops_that_calibration_saw(
+def test_a_default_is_recorded_as_a_default_beside_what_it_came_to(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """So that `--config config.yaml` takes what there is from a set of another size too."""
     caplog.set_level("INFO")
+    folder = tmp_path / "checkpoints"
     assert run("--swap_init", "calibrated", "--epochs", "0") == 0
     assert "calibrated on 12 crops" in caplog.text
-    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt").config["calib_images"] == 12
+    assert load_checkpoint(folder / "last.pt").config["calib_images"] is None
+    assert lines(tmp_path, "start")[0]["calib_images"] == 12
+    write_shards(tmp_path / "smaller", "train", (6,))
+    write_shards(tmp_path / "smaller", "val", (2,))
+    again = ["--config", str(folder / "config.yaml"), "--shards", str(tmp_path / "smaller"), "--batch_size", "2"]
+    assert main([*again, "--save_dir", str(tmp_path / "again")]) == 0
+    assert "calibrated on 6 crops" in caplog.text
 
 
 def test_a_set_too_small_to_calibrate_on_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,11 +92,11 @@ def test_a_host_that_does_not_answer_is_no_wrong_command_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_only_rank_0_says_what_all_ranks_refuse(
+def test_one_rank_of_a_machine_says_what_all_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--shards", str(tmp_path / "missing"), "--save_dir", str(tmp_path / "run")]
-    for rank, lines in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
+    for rank, said in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
         assert main(argv) == 2
-        assert capsys.readouterr().err.count("missing: no such folder") == lines
+        assert capsys.readouterr().err.count("missing: no such folder") == said

@@ -95,7 +95,7 @@ def test_flags_that_a_resumed_run_may_change_are_named(
     assert [json.loads(line)["step"] for line in text.splitlines() if '"train"' in line] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("distill", "code"), [(0.0, 0), (0.3, 1)])
+@pytest.mark.parametrize(("distill", "code"), [(0.0, 0), (0.3, 2)])
 def test_a_checkpoint_that_still_names_distill_resumes_where_it_was_off(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], distill: float, code: int
 ) -> None:

@@ -84,7 +84,7 @@ def test_its_crops_are_the_first_of_the_first_epoch(run: Run, crops: Path, monke
 
 def test_a_resume_with_another_start_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*CALIBRATED, "--epochs", "1") == 0
-    assert run("--swap_init", "naive", "--epochs", "1", "--resume", "auto") == 1
+    assert run("--swap_init", "naive", "--epochs", "1", "--resume", "auto") == 2
     assert "--swap_init naive: the run to resume started with calibrated; leave the flag out" in capsys.readouterr().err
 
 
