@@ -12,7 +12,7 @@ import relic.shards.manifest
 import relic.shards.shard_set
 import relic.storage.download
 from relic.codec.checkpoint import load_checkpoint
-from tests.conftest import write_shards
+from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, tiny
 from train.config import TrainConfig
 from train.main import main
@@ -105,7 +105,7 @@ def test_only_rank_0_says_what_all_ranks_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--shards", str(tmp_path / "missing"), "--save_dir", str(tmp_path / "run")]
-    for rank, lines in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
+    for rank, lines in ((0, 1), (1, 0)):
+        set_ranks(monkeypatch, rank, 2)
         assert main(argv) == 2
         assert capsys.readouterr().err.count("missing: no such folder") == lines
