@@ -25,7 +25,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import yaml
 
 from relic import __version__
-from relic.errors import InputError, naming, print_error
+from relic.errors import InputError, naming, print_error, speaks_for_all
 from relic.plain_yaml import Given, read_flags
 
 Config = TypeVar("Config")
@@ -142,7 +142,7 @@ def flags_of(config_class: type) -> dict[str, Flag]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":  # every rank has the same error; one message is enough
+        if speaks_for_all():
             print_error(self.prog, message)
         sys.exit(2)
 

@@ -1,6 +1,5 @@
 """One process or many: this process's rank, and what the ranks exchange."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from relic.errors import RefusedError
+from relic.launch import is_launched, read_ranks
 
 T = TypeVar("T")
 _JOIN_SECONDS = 300
@@ -41,11 +41,11 @@ def join_world(device: str) -> Iterator[World]:
     if device == "cuda" and not torch.cuda.is_available():
         raise RefusedError("--device cuda: torch sees no CUDA device here; use --device cpu")
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_cuda else torch.device("cpu")
+    chosen = torch.device("cuda", read_ranks().local_rank) if on_cuda else torch.device("cpu")
     if on_cuda:
         _check_device_count(torch.cuda.device_count())
         torch.cuda.set_device(chosen)
-    if "WORLD_SIZE" not in os.environ:
+    if not is_launched():
         yield World(0, 1, chosen)
         return
     store, rank, size = next(rendezvous("env://"))
@@ -58,7 +58,7 @@ def join_world(device: str) -> Iterator[World]:
 
 
 def _check_device_count(devices: int) -> None:
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = read_ranks().local_size
     if processes > devices:
         raise RefusedError(
             f"{processes} processes on this machine, but torch sees {devices} CUDA devices: "

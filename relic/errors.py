@@ -56,6 +56,12 @@ def naming(source: object) -> Iterator[None]:
         raise InputError(f"{source}: {error}") from None
 
 
+def speaks_for_all() -> bool:
+    """Whether this process prints what every process of a machine would print: it is not its rank 1, 2, ..."""
+    rank = os.environ.get("LOCAL_RANK", os.environ.get("RANK", ""))
+    return not (rank.isdecimal() and rank.strip("0") and "WORLD_SIZE" in os.environ)
+
+
 def print_error(prog: str, message: str) -> None:
     """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes.
 
@@ -97,7 +103,7 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 if os.environ.get("RELIC_TRACEBACK"):
                     raise
                 refused = isinstance(error, RefusedError)
-                if not refused or os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine refuse the same
+                if not refused or speaks_for_all():
                     print_error(prog, str(error))
                 return 2 if refused else 1
             except (MemoryError, RuntimeError) as error:

@@ -3,6 +3,8 @@
 import ctypes
 import os
 
+from relic.launch import read_ranks
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _TRIM_BYTES = 1 << 30
 _MMAP_BYTES = 1 << 25  # glibc's own upper limit
@@ -15,7 +17,7 @@ def available_cores() -> int:
 
 def share_of_cores() -> int:
     """The cores divided by the processes that torchrun started on this machine; at least 1."""
-    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_cores() // read_ranks().local_size)
 
 
 def pillow_name() -> str:

@@ -95,6 +95,14 @@ def refusal(make: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> s
     return ""
 
 
+def set_ranks(monkeypatch: pytest.MonkeyPatch, rank: int = 0, size: int = 1) -> None:
+    """Set the variables that torchrun sets for a rank of one machine."""
+    for name, value in {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+
+
 def write_shards(
     folder: Path,
     split: str = "train",

@@ -15,6 +15,7 @@ SHARED = {
     "relic.cache",
     "relic.errors",
     "relic.files",
+    "relic.launch",
     "relic.lock",
     "relic.machine",
     "relic.options",

@@ -21,9 +21,10 @@ import train.main
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from prep.config import PrepConfig
-from tests.conftest import write_shards
+from relic.launch import launch_name
+from tests.conftest import set_ranks, write_shards
 from train.config import TrainConfig
-from train.plan import is_restarted, launch_name, make_plan
+from train.plan import is_restarted, make_plan
 
 pytestmark = pytest.mark.commands
 
@@ -119,8 +120,7 @@ def test_training_folders(small_crops: Path, tmp_path: Path, capsys: pytest.Capt
 def test_a_batch_that_the_ranks_do_not_divide(
     crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("RANK", "0")
+    set_ranks(monkeypatch, size=3)
     assert outcome(train.main.main, "--shards", str(crops), "--batch_size", "4") == 2
     assert "--batch_size 4: not divisible by the 3 processes" in one_line(capsys)
 
@@ -304,22 +304,20 @@ def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "last.pt").write_bytes(b"an older run")
-    (tmp_path / ".launch").write_text("older")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this one")
+    (tmp_path / ".launch").write_text("/logs/job_older")
+    set_ranks(monkeypatch)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/logs/job_this/attempt_1/0/error.json")
     assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
     assert "holds a run" in one_line(capsys)
-    (tmp_path / ".launch").write_text("this one")
+    (tmp_path / ".launch").write_text("/logs/of_another_machine\n/logs/job_this")
     with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the format of torch's files
         pass
     config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert make_plan(config).resume == tmp_path / "last.pt"
-    # A process of another machine failed: the restart count is 0 here, but the launch is that of the run.
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert is_restarted(tmp_path, launch_name())
-    for run_id, launch in (("none", "none"), ("this one", "older")):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
-        (tmp_path / ".launch").write_text(launch)
+    # A launch with the same run id and address has another folder. `--log-dir /dev/null` leaves the variable empty.
+    for report in ("/logs/job_that/attempt_0/0/error.json", "/logs/job/attempt_0/0/error.json", ""):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", report)
+        (tmp_path / ".launch").write_text("/logs/job_this\n")
         assert not is_restarted(tmp_path, launch_name())
 
 

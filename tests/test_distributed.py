@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from relic.distributed import agree_on_attempt, join_world
 from relic.errors import InputError
+from tests.conftest import set_ranks
 
 
 def attempt(store: dist.Store, size: int) -> list[dist.Store]:
@@ -46,8 +47,7 @@ def test_ranks_that_do_not_come_are_named() -> None:
 def test_more_processes_than_devices_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_RANK", "3")
+    set_ranks(monkeypatch, 3, 4)
     with (
         pytest.raises(InputError, match="4 processes on this machine, but torch sees 2 CUDA devices"),
         join_world("auto"),

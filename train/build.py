@@ -1,8 +1,10 @@
 """Build a run from its plan: the model, the optimizer, the loaders and the records."""
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from relic.lock import lock
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, Plan, check_holds_no_run
+from train.plan import CHECKPOINTS, LAUNCH, Plan, find_run, is_restarted
 from train.preconditioning import Preconditioning
 from train.records import Tracker
 from train.resumed import check_training
@@ -48,11 +50,11 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     config = plan.config
     if world.is_main:
         stack.enter_context(_only_run_in(config.save_dir, _WAIT_SECONDS if plan.launch else 0))
-        if not plan.may_replace:
-            check_holds_no_run(config.save_dir)  # again: another run may have begun and ended since the plan was made
+    launches = _find_launches(plan, world)
+    plan = _found_again(plan, launches)
     _seed_everything(config.seed, config.deterministic)
     with before_work():
-        resumed = load_resumed(plan)
+        resumed = load_resumed(plan, world)
     _check_same_run(config, resumed, world)
     if resumed is not None and resumed.fingerprint != plan.train_set.fingerprint:
         raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
@@ -80,7 +82,7 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
         check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
-        trainer.tracker = _open_records(plan, training)
+        trainer.tracker = _open_records(plan, training, launches)
         stack.callback(trainer.tracker.close)
     return trainer
 
@@ -98,6 +100,22 @@ def _only_run_in(save_dir: Path, wait_seconds: float) -> Iterator[None]:
                 f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"
             )
         yield
+
+
+def _find_launches(plan: Plan, world: World) -> dict[str, bool]:
+    """Name of the launch on each machine -> whether it began the run in save_dir. Waits until rank 0 has the lock."""
+    own = plan.launch, is_restarted(plan.config.save_dir, plan.launch)
+    return dict(gather_to_all(own, world))
+
+
+def _found_again(plan: Plan, launches: Mapping[str, bool]) -> Plan:
+    """The plan with what is in save_dir now. Another run may have begun, saved or ended there since it was made.
+
+    torchrun restarts all machines together, and may have replaced one: then the others know that it was a restart.
+    """
+    found = find_run(plan.config, restarted=any(launches.values()))
+    found.check_may_begin(plan.config.save_dir)
+    return dataclasses.replace(plan, found=found)
 
 
 def _seed_everything(seed: int, deterministic: bool) -> None:
@@ -211,14 +229,15 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
         log.info("in fp32 under mixed precision: %s", ", ".join(kept_in_fp32))
 
 
-def _open_records(plan: Plan, training: dict[str, Any] | None) -> Tracker:
-    """Prepare save_dir: remove another run's checkpoints, write the flags and the name of the launch."""
+def _open_records(plan: Plan, training: dict[str, Any] | None, launches: Iterable[str]) -> Tracker:
+    """Prepare save_dir: remove another run's checkpoints, write the flags and the names of the launch."""
     folder = plan.config.save_dir
     if not plan.continues:
         for name in CHECKPOINTS:
             (folder / name).unlink(missing_ok=True)
-    if plan.launch:
-        (folder / LAUNCH).write_text(plan.launch)
+    (folder / LAUNCH).unlink(missing_ok=True)
+    if names := [name for name in launches if name]:
+        (folder / LAUNCH).write_bytes(os.fsencode("\n".join(names)))
     with atomic_write(folder / "config.yaml", "w") as file:
         yaml.safe_dump(plan.config.plain_values(), file, sort_keys=False)
     return Tracker(

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError, RefusedError
 from relic.files import check_folder
+from relic.launch import launch_name, read_ranks
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
@@ -24,9 +26,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
 LAUNCH = ".launch"
-"""File in save_dir with the name of the torchrun launch that the run belongs to."""
-_NAMELESS = "none"
-"""torchrun's name for a launch without a name."""
+"""File in save_dir with the names of the torchrun launch that the run belongs to, one line per machine."""
 _CALIB_IMAGES = 64
 """Number of crops for calibration without --calib_images, if the set holds as many."""
 _FIXED_ON_RESUME = (
@@ -64,6 +64,24 @@ _FREE_ON_RESUME = (
 """A resumed run may change these flags, for example after it diverged. The log names each change."""
 
 
+class FoundRun(NamedTuple):
+    """What save_dir and --resume mean for a run. Another run may change it until the lock of save_dir is held."""
+
+    resume: Path | None
+    """The checkpoint to continue from; None for a new run."""
+    continues: bool
+    """Whether that checkpoint is in save_dir."""
+    may_replace: bool
+    """Whether the run may remove checkpoints that are in save_dir."""
+
+    def check_may_begin(self, save_dir: Path) -> None:
+        """Raise RefusedError if the folder holds the checkpoints of a run that this one may not replace."""
+        if not self.may_replace and any((save_dir / name).exists() for name in CHECKPOINTS):
+            raise RefusedError(
+                f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything a run needs to know before it begins. Every process of a run makes its own plan."""
@@ -71,16 +89,21 @@ class Plan:
     config: TrainConfig
     train_set: ShardSet
     val_set: ShardSet
-    resume: Path | None
-    """The checkpoint to continue from; None for a new run."""
-    continues: bool
-    """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
-    may_replace: bool
-    """Whether the run may remove checkpoints that are in save_dir."""
+    found: FoundRun
     calib_images: int
     """Number of train crops used for calibration."""
     launch: str
-    """Name of the torchrun launch; empty without torchrun."""
+    """Name of the torchrun launch on this machine; empty without torchrun."""
+
+    @property
+    def resume(self) -> Path | None:
+        """The checkpoint to continue from; None for a new run."""
+        return self.found.resume
+
+    @property
+    def continues(self) -> bool:
+        """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
+        return self.found.continues
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,54 +116,49 @@ def make_plan(config: TrainConfig) -> Plan:
     Raises InputError naming the flag, and DownloadError if shards could not be fetched.
     """
     _check_files(config)
-    launch = launch_name()
+    ranks, launch = read_ranks(), launch_name()
+    found = find_run(config, restarted=is_restarted(config.save_dir, launch))
+    if ranks.rank == 0 and ranks.machines == 1:
+        # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
+        # know that the launch was restarted.
+        found.check_may_begin(config.save_dir)
+    if config.batch_size % ranks.size:
+        raise InputError(f"--batch_size {config.batch_size}: not divisible by the {ranks.size} processes sharing it")
+    train_set, val_set = _open_shards(config)
+    return Plan(
+        config=config,
+        train_set=train_set,
+        val_set=val_set,
+        found=found,
+        calib_images=_calib_images(config, train_set, begins=found.resume is None),
+        launch=launch,
+    )
+
+
+def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:
+    """Look for the checkpoint to continue from. Raises InputError if it cannot be continued with these flags.
+
+    `restarted`: torchrun restarted a run that is in save_dir, so this one continues it.
+    """
     last = config.save_dir / "last.pt"
-    restarted = is_restarted(config.save_dir, launch)
     if restarted or config.resume == "auto":
         resume = last if last.exists() else None
     else:
         resume = Path(config.resume) if config.resume else None
     continues = resume is not None and resume.parent.resolve() == config.save_dir.resolve()
     goes_on = (restarted or config.resume is not None) and (resume is None or continues)
-    may_replace = goes_on or config.overwrite
-    if not may_replace and int(os.environ.get("RANK", "0")) == 0:
-        # Only rank 0 checks: when another rank comes to this line, rank 0 may have begun to write.
-        check_holds_no_run(config.save_dir)
     if resume is not None:
         _check_resumed_file(config, resume)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.batch_size % world_size:
-        raise InputError(f"--batch_size {config.batch_size}: not divisible by the {world_size} processes sharing it")
-    train_set, val_set = _open_shards(config)
-    return Plan(
-        config=config,
-        train_set=train_set,
-        val_set=val_set,
-        resume=resume,
-        continues=continues,
-        may_replace=may_replace,
-        calib_images=_calib_images(config, train_set, begins=resume is None),
-        launch=launch,
-    )
-
-
-def launch_name() -> str:
-    """A name that is the same in all processes of one torchrun launch and its restarts; empty without torchrun."""
-    names = [os.environ.get("TORCHELASTIC_RUN_ID", "")]
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        names += [os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")]  # the same for all restarts
-    return " ".join(names).strip()
+    return FoundRun(resume, continues, may_replace=goes_on or config.overwrite)
 
 
 def is_restarted(save_dir: Path, launch: str) -> bool:
-    """Whether torchrun restarted this process and the run in save_dir belongs to the same launch.
+    """Whether the run in save_dir was begun by this machine's part of the launch: torchrun has restarted it.
 
-    torchrun's restart count stays 0 on a machine whose own processes did not fail. There the launch's name decides.
+    torchrun's restart count does not tell: it stays 0 on a machine whose own processes did not fail.
     """
     file = save_dir / LAUNCH
-    counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    known = counted or os.environ.get("TORCHELASTIC_RUN_ID", _NAMELESS) != _NAMELESS
-    return known and file.is_file() and file.read_bytes() == launch.encode(errors="surrogateescape")
+    return bool(launch) and file.is_file() and os.fsencode(launch) in file.read_bytes().split(b"\n")
 
 
 def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
@@ -176,14 +194,6 @@ def _check_files(config: TrainConfig) -> None:
     check_folder("--save_dir", config.save_dir)
     if config.recon_every:
         check_folder("--recon_dir", config.recon_dir)
-
-
-def check_holds_no_run(save_dir: Path) -> None:
-    """Raise RefusedError if the folder holds a run's checkpoints."""
-    if any((save_dir / name).exists() for name in CHECKPOINTS):
-        raise RefusedError(
-            f"--save_dir {save_dir}: holds a run; --resume auto continues it, --overwrite starts a new one"
-        )
 
 
 def _check_resumed_file(config: TrainConfig, path: Path) -> None:

@@ -41,7 +41,7 @@ class Start(NamedTuple):
     """How the swapped layers started: `calibrated`, `naive`, `none` (none swapped) or `unknown` (a CompressAI file)."""
 
 
-def load_resumed(plan: Plan) -> Checkpoint | None:
+def load_resumed(plan: Plan, world: World) -> Checkpoint | None:
     """The checkpoint to continue from. Raises InputError if it holds no run, or a run with other flags."""
     config, path = plan.config, plan.resume
     if path is None:
@@ -55,9 +55,10 @@ def load_resumed(plan: Plan) -> Checkpoint | None:
         raise InputError(
             f"--swap_init {config.swap_init}: the run to resume started with {checkpoint.swap_init}; leave the flag out"
         )
-    log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
-    for name, before, now in changed_since(config, checkpoint.config):
-        log.info("resuming with --%s %s; the run had %s", name, now, before)
+    if world.is_main:
+        log.info("resuming from %s at step %d", path, checkpoint.training["progress"]["step"])
+        for name, before, now in changed_since(config, checkpoint.config):
+            log.info("resuming with --%s %s; the run had %s", name, now, before)
     return checkpoint
 
 

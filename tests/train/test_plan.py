@@ -9,7 +9,7 @@ import yaml
 
 import relic.storage.download
 from relic.codec.checkpoint import load_checkpoint
-from tests.conftest import write_shards
+from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
 from train.main import main
@@ -96,7 +96,7 @@ def test_one_rank_of_a_machine_says_what_all_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--shards", str(tmp_path / "missing"), "--save_dir", str(tmp_path / "run")]
-    for rank, said in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("LOCAL_RANK", rank)
+    for rank, said in ((0, 1), (1, 0)):
+        set_ranks(monkeypatch, rank, 2)
         assert main(argv) == 2
         assert capsys.readouterr().err.count("missing: no such folder") == said

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,42 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(
     assert run("--epochs", "0", "--overwrite") == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "others", "code", "said"),
+    [
+        ((), ("--seed", "7"), 2, "holds a run; --resume auto continues it"),
+        (("--resume", "auto"), ("--seed", "7"), 1, "--seed 0: the run to resume has 7"),
+        (("--resume", "auto"), (), 0, "resuming from .*last.pt at step 3"),
+    ],
+)
 def test_a_run_that_began_and_ended_after_the_plan_was_made_is_not_overwritten(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    flags: tuple[str, ...],
+    others: tuple[str, ...],
+    code: int,
+    said: str,
 ) -> None:
     import train.main
 
+    caplog.set_level("INFO")
+    last = tmp_path / "checkpoints" / "last.pt"
+    saved: list[bytes] = []
+
     def plan_and_let_another_run_pass(config: TrainConfig) -> Plan:
         plan = make_plan(config)
+        assert plan.resume is None
         with monkeypatch.context() as patch:
             patch.setattr(train.main, "make_plan", make_plan)
-            assert run("--epochs", "0", "--seed", "7") == 0
+            assert run("--epochs", "1", *others) == 0
+        saved.append(last.read_bytes())
         return plan
 
     monkeypatch.setattr(train.main, "make_plan", plan_and_let_another_run_pass)
-    assert run("--epochs", "0") == 2
-    assert "holds a run" in capsys.readouterr().err.splitlines()[-1]
-    assert load_checkpoint(tmp_path / "checkpoints" / "last.pt").config["seed"] == 7
+    assert run("--epochs", "1", *flags) == code
+    assert re.search(said, capsys.readouterr().err + caplog.text)
+    if code:
+        assert [last.read_bytes()] == saved
