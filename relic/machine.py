@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _TRIM_BYTES = 1 << 30
@@ -16,6 +17,16 @@ def available_cores() -> int:
 def share_of_cores() -> int:
     """The cores divided by the processes that torchrun started on this machine; at least 1."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def hide_gpus() -> None:
+    """Let torch find no GPU, for a run on the CPU. Does nothing if torch is imported already.
+
+    torch's optimizers start CUDA on the current GPU whatever their tensors lie on (checked in torch 2.14.1). That fails
+    where another process has the GPU for itself.
+    """
+    if "torch" not in sys.modules:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pillow_name() -> str:

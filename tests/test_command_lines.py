@@ -116,15 +116,6 @@ def test_training_folders(small_crops: Path, tmp_path: Path, capsys: pytest.Capt
     assert "missing --shards" in one_line(capsys)
 
 
-def test_a_batch_that_the_ranks_do_not_divide(
-    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("RANK", "0")
-    assert outcome(train.main.main, "--shards", str(crops), "--batch_size", "4") == 2
-    assert "--batch_size 4: not divisible by the 3 processes" in one_line(capsys)
-
-
 def test_a_folder_with_a_run_in_it_is_not_overwritten(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

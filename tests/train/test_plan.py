@@ -11,7 +11,9 @@ import yaml
 import relic.shards.manifest
 import relic.shards.shard_set
 import relic.storage.download
+from relic.cli import parse
 from relic.codec.checkpoint import load_checkpoint
+from relic.errors import InputError
 from tests.conftest import write_shards
 from tests.train.runs import Run, tiny
 from train.config import TrainConfig
@@ -109,3 +111,12 @@ def test_only_rank_0_says_what_all_ranks_refuse(
         monkeypatch.setenv("RANK", rank)
         assert main(argv) == 2
         assert capsys.readouterr().err.count("missing: no such folder") == lines
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", "4"), prog="train")
+    with pytest.raises(InputError, match="--batch_size 4: not divisible by the 3 processes"):
+        make_plan(config)
