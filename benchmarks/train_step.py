@@ -72,7 +72,7 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)  # as torchrun sets it; a second thread would compete with the loader's for the cores
     training = _training_config(config, folder)
-    with join_world("cpu") as world:
+    with join_world("cpu", PROG) as world:
         seconds = _take_turns(training, world, config.rounds)
         loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
     medians = {name: statistics.median(each) for name, each in seconds.items()}

@@ -9,9 +9,11 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
-from evaluate.plan import make_plan
+from evaluate.plan import Plan, make_plan
 from relic.cli import parse
-from relic.errors import before_work, command, print_error
+from relic.errors import InputError, before_work, command
+from relic.launch import is_launched
+from relic.machine import hide_gpus
 
 PROG = "evaluate/run.py"
 
@@ -25,8 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     1: the work failed, a stream was not exact or, with --strict, real and estimated rates differ.
     """
     config = parse(EvaluateConfig, argv, prog=PROG, gone=GONE)
-    with before_work():
-        plan = make_plan(config)
+    if config.device == "cpu":
+        hide_gpus()
+    # Under torchrun the ranks join first: a machine without the shards may fetch them for long.
+    plan = None if is_launched() else _plan(config)
 
     import torch
 
@@ -36,17 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluate.round_trip import InexactError
     from relic.distributed import join_world
 
-    with join_world(config.device) as world:
+    with join_world(config.device, PROG) as world:
         try:
-            report = evaluate_all(plan, world)
+            report = evaluate_all(plan or _plan(config), world)
         except InexactError as error:
-            print_error(PROG, str(error))
-            return 1
+            raise InputError(str(error)) from error
         except torch.OutOfMemoryError as error:
-            print_error(
-                PROG, f"the GPU's memory is full: use --workers 1, or --device cpu ({str(error).split('. ')[0]})"
-            )
-            return 1
+            raise InputError(
+                f"the GPU's memory is full: use --workers 1, or --device cpu ({str(error).split('. ')[0]})"
+            ) from error
     if world.is_main:
         write_report(config.out, report)
         print(format_table(report))
@@ -56,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for message in report.gaps:
             log.warning("%s: %s: %s", PROG, "error" if config.strict else "warning", message)
     return 1 if report.gaps and config.strict else 0
+
+
+def _plan(config: EvaluateConfig) -> Plan:
+    with before_work():
+        return make_plan(config)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
 """One process or many: this process's rank, and what the ranks exchange."""
 
+import os
+import sys
 import time
+import traceback
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from datetime import timedelta
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from relic.errors import RefusedError
+from relic.errors import RefusedError, before_work, report
 from relic.launch import is_launched, read_ranks
 
 T = TypeVar("T")
 _JOIN_SECONDS = 300
-"""How long ranks wait for each other at the start."""
+"""How long ranks wait for each other at the start, before they fetch shards."""
+_COLLECTIVE_TIMEOUT = timedelta(hours=1)
+"""How long a rank waits in a collective. Meanwhile another may fetch shards, calibrate or save to a slow disk alone."""
 _POLL_SECONDS = 0.02
 
 
@@ -33,36 +39,61 @@ class World(NamedTuple):
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, prog: str) -> Iterator[World]:
     """Join the processes that `torchrun` started (NCCL on CUDA, gloo on a CPU); leave them at the end of the block.
 
     Without torchrun the world is this process.
+
+    Error: an error may be of this rank alone, while the others wait for it in a collective. NCCL leaves a group only
+    when all ranks do. So with torchrun, an error in the block is printed as `command(prog)` prints it, and the process
+    ends there with its exit code. Nothing outside the block is closed. torchrun then ends the other ranks.
     """
+    with before_work():
+        local_rank = read_ranks().local_rank
     if device == "cuda" and not torch.cuda.is_available():
         raise RefusedError("--device cuda: torch sees no CUDA device here; use --device cpu")
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    chosen = torch.device("cuda", read_ranks().local_rank) if on_cuda else torch.device("cpu")
+    chosen = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
     if on_cuda:
-        _check_device_count(torch.cuda.device_count())
+        _check_device(local_rank, torch.cuda.device_count())
         torch.cuda.set_device(chosen)
     if not is_launched():
         yield World(0, 1, chosen)
         return
     store, rank, size = next(rendezvous("env://"))
     attempt = agree_on_attempt(store, rank, size)
-    dist.init_process_group("nccl" if on_cuda else "gloo", store=attempt, rank=rank, world_size=size)
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=attempt,
+        rank=rank,
+        world_size=size,
+        timeout=_COLLECTIVE_TIMEOUT,
+        device_id=chosen if on_cuda else None,
+    )
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
-    finally:
-        dist.destroy_process_group()
+    except (Exception, KeyboardInterrupt) as error:
+        _end_process(prog, error)
+    dist.destroy_process_group()
 
 
-def _check_device_count(devices: int) -> None:
-    processes = read_ranks().local_size
-    if processes > devices:
+def _end_process(prog: str, error: BaseException) -> NoReturn:
+    """Print `error` and end the process. Python's own way out would wait for the group."""
+    code = report(prog, error)
+    if code is None:
+        traceback.print_exception(error)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _check_device(local_rank: int, devices: int) -> None:
+    """Launchers may show each process one device of its own. Then every local rank is 0."""
+    if local_rank >= devices:
         raise RefusedError(
-            f"{processes} processes on this machine, but torch sees {devices} CUDA devices: "
-            f"start torchrun with --nproc_per_node {devices}, or train with --device cpu"
+            f"process {local_rank} of this machine (LOCAL_RANK, from 0), but torch sees {devices} CUDA devices: "
+            f"start torchrun with --nproc_per_node {devices}, or with --virtual-local-rank, or use --device cpu"
         )
 
 

@@ -99,23 +99,30 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             warnings.filterwarnings("ignore", category=FutureWarning)
             try:
                 return main(argv)
-            except (InputError, OSError) as error:
-                if os.environ.get("RELIC_TRACEBACK"):
+            except (Exception, KeyboardInterrupt) as error:
+                code = report(prog, error)
+                if code is None:
                     raise
-                refused = isinstance(error, RefusedError)
-                if not refused or speaks_for_all():
-                    print_error(prog, str(error))
-                return 2 if refused else 1
-            except (MemoryError, RuntimeError) as error:
-                full = isinstance(error, MemoryError) or _ALLOCATOR in str(error)
-                if not full or os.environ.get("RELIC_TRACEBACK"):
-                    raise
-                print_error(prog, f"the memory is full; use smaller images, smaller batches or fewer workers ({error})")
-                return 1
-            except KeyboardInterrupt:
-                sys.stderr.write(f"{prog}: interrupted\n")
-                return 130
+                return code
 
         return run
 
     return decorate
+
+
+def report(prog: str, error: BaseException) -> int | None:
+    """Print the one line of `error` and return the exit code. None: it is a bug, which needs its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write(f"{prog}: interrupted\n")
+        return 130
+    if os.environ.get("RELIC_TRACEBACK"):
+        return None
+    if isinstance(error, InputError | OSError):
+        refused = isinstance(error, RefusedError)
+        if not refused or speaks_for_all():
+            print_error(prog, str(error))
+        return 2 if refused else 1
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR in str(error)):
+        print_error(prog, f"the memory is full; use smaller images, smaller batches or fewer workers ({error})")
+        return 1
+    return None

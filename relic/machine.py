@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 from relic.launch import read_ranks
 
@@ -18,6 +19,16 @@ def available_cores() -> int:
 def share_of_cores() -> int:
     """The cores divided by the processes that torchrun started on this machine; at least 1."""
     return max(1, available_cores() // read_ranks().local_size)
+
+
+def hide_gpus() -> None:
+    """Let torch find no GPU, for a run on the CPU. Does nothing if torch is imported already.
+
+    torch's optimizers start CUDA on the current GPU whatever their tensors lie on (checked in torch 2.14.1). That fails
+    where another process has the GPU for itself.
+    """
+    if "torch" not in sys.modules:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pillow_name() -> str:

@@ -21,6 +21,7 @@ import train.main
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from prep.config import PrepConfig
+from relic.errors import RefusedError
 from relic.launch import launch_name
 from tests.conftest import set_ranks, write_shards
 from train.config import TrainConfig
@@ -115,14 +116,6 @@ def test_training_folders(small_crops: Path, tmp_path: Path, capsys: pytest.Capt
         assert said in one_line(capsys)
     assert outcome(train.main.main) == 2
     assert "missing --shards" in one_line(capsys)
-
-
-def test_a_batch_that_the_ranks_do_not_divide(
-    crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    set_ranks(monkeypatch, size=3)
-    assert outcome(train.main.main, "--shards", str(crops), "--batch_size", "4") == 2
-    assert "--batch_size 4: not divisible by the 3 processes" in one_line(capsys)
 
 
 def test_a_folder_with_a_run_in_it_is_not_overwritten(
@@ -301,18 +294,18 @@ def test_a_resume_that_cannot_be_is_answered_without_torch(
 
 
 def test_a_restart_by_torchrun_goes_on_only_with_its_own_run(
-    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "last.pt").write_bytes(b"an older run")
     (tmp_path / ".launch").write_text("/logs/job_older")
     set_ranks(monkeypatch)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/logs/job_this/attempt_1/0/error.json")
-    assert outcome(train.main.main, "--shards", str(crops), "--save_dir", str(tmp_path)) == 2
-    assert "holds a run" in one_line(capsys)
+    config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
+    with pytest.raises(RefusedError, match="holds a run"):
+        make_plan(config)
     (tmp_path / ".launch").write_text("/logs/of_another_machine\n/logs/job_this")
     with zipfile.ZipFile(tmp_path / "last.pt", "w"):  # the format of torch's files
         pass
-    config = TrainConfig(shards=str(crops), save_dir=tmp_path, batch_size=4)
     assert make_plan(config).resume == tmp_path / "last.pt"
     # A launch with the same run id and address has another folder. `--log-dir /dev/null` leaves the variable empty.
     for report in ("/logs/job_that/attempt_0/0/error.json", "/logs/job/attempt_0/0/error.json", ""):

@@ -6,7 +6,8 @@ from typing import NoReturn
 
 import pytest
 
-from relic.errors import InputError, RefusedError, before_work, command
+from relic.errors import InputError, RefusedError, before_work, command, report
+from tests.conftest import set_ranks
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
@@ -47,6 +48,17 @@ def test_what_is_refused_before_the_work_ends_with_2_and_what_fails_in_it_with_1
     assert (refuses([]), fails([])) == (2, 1)
     with pytest.raises(RefusedError, match="--flag"), before_work():
         fail()
+
+
+def test_one_process_of_a_machine_says_what_all_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for local_rank, refused, failed in ((0, 1, 1), (1, 0, 1)):
+        set_ranks(monkeypatch, local_rank, 2)
+        assert report("tool.py", RefusedError("no such folder")) == 2
+        assert capsys.readouterr().err.count("no such folder") == refused
+        assert report("tool.py", InputError("a cut shard")) == 1
+        assert capsys.readouterr().err.count("a cut shard") == failed
 
 
 def test_a_name_that_the_terminal_cannot_show_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,10 @@ from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+_KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers": False}
+"""For DistributedDataParallel: each step leaves the buffers as they are."""
+if "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters:  # before torch 2.14
+    _KEEP_BUFFERS = {"broadcast_buffers": False}
 _WAIT_SECONDS = 10.0
 """How long a run under torchrun waits for the end of the run in its folder: torchrun may have just restarted it."""
 
@@ -208,7 +213,7 @@ def _shared(model: FactorizedPrior, config: TrainConfig, world: World) -> Any:
     if world.size == 1:
         return forward
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(forward, device_ids=devices, **_KEEP_BUFFERS)
 
 
 def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str], kept_in_fp32: list[str]) -> None:

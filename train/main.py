@@ -10,9 +10,11 @@ if not __package__:  # run as a file: same import root as `python -m train.main`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import before_work, command, print_error
+from relic.errors import InputError, before_work, command
+from relic.launch import is_launched
+from relic.machine import hide_gpus
 from train.config import GONE, TrainConfig
-from train.plan import make_plan
+from train.plan import Plan, make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
@@ -31,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     if config.deterministic:  # cuBLAS reads this variable when CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with before_work():
-        plan = make_plan(config)
+    if config.device == "cpu":
+        hide_gpus()
+    # Under torchrun the ranks join first: a machine without the shards may fetch them for long.
+    plan = None if is_launched() else _plan(config)
 
     import torch
 
@@ -40,18 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from train.build import build_trainer
     from train.guard import DivergedError
 
-    with join_world(config.device) as world, ExitStack() as stack:
+    with ExitStack() as stack, join_world(config.device, PROG) as world:
+        plan = plan or _plan(config)
         try:
             result = build_trainer(plan, world, stack).run()
         except DivergedError as error:
-            print_error(PROG, str(error))
-            return 1
+            raise InputError(str(error)) from error
         except torch.OutOfMemoryError as error:
-            print_error(PROG, f"{_OUT_OF_MEMORY} ({str(error).split('. ')[0]})")
-            return 1
+            raise InputError(f"{_OUT_OF_MEMORY} ({str(error).split('. ')[0]})") from error
     if result is not None and world.is_main:
         print(f"done: {config.save_dir / 'last.pt'}")
     return 0
+
+
+def _plan(config: TrainConfig) -> Plan:
+    with before_work():
+        return make_plan(config)
 
 
 if __name__ == "__main__":

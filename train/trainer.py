@@ -150,7 +150,7 @@ class Trainer:
     def save_last(self) -> None:
         """Write last.pt, from which a run can resume. Never after a step that diverged."""
         self._prepare_to_save()
-        random_states = gather_to_all(random_state(), self.world)
+        random_states = gather_to_all(random_state(self.world.device), self.world)
         self._write("last.pt", training={**self.state_dict(), "random": random_states})
 
     def save_best(self, name: str, result: Validation) -> None:
@@ -196,7 +196,7 @@ class Trainer:
             self.best_ms_ssim = state["best_ms_ssim"]
             self.best_loss = state["best_loss"]
         if self.world.rank < len(state["random"]):
-            restore_random_state(state["random"][self.world.rank])
+            restore_random_state(state["random"][self.world.rank], self.world.device)
 
     def _track(self, event: str, **values: Any) -> None:
         if self.tracker and values:

@@ -151,17 +151,18 @@ def shown(value: object) -> str:
     return f"{value!r:.40}" if is_plain(value) else type(value).__name__
 
 
-def random_state() -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """The state of torch's random generators. They draw the quantisation noise; nothing else in a run is random.
 
-    Includes only the current CUDA device, which is this rank's, because a run may resume on other or fewer devices.
+    Includes only `device`, which is this rank's, because a run may resume on other or fewer devices. CUDA starts if it
+    is asked for a state, so a run on a CPU does not ask.
     """
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what `random_state` returned."""
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Set the generators of a run on `device` to what `random_state` returned, there or on another device."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

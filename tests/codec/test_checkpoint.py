@@ -223,17 +223,18 @@ def test_a_disk_that_fills_anywhere_in_a_checkpoint_is_an_error_of_the_disk(tmp_
 
 def test_the_random_state_is_that_of_the_rank_s_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is that of the current device. Its number may differ: fewer devices, or another local rank."""
-    restored: list[torch.Tensor] = []
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.cuda.is_available", lambda: True)
-        patch.setattr("torch.cuda.get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
-        patch.setattr("torch.cuda.set_rng_state", restored.append)
-        state = random_state()
-        drawn = torch.rand(3)
-        restore_random_state(state)
-        assert torch.equal(torch.rand(3), drawn) and [each.tolist() for each in restored] == [[7]]
-    restore_random_state(state)  # without CUDA
-    assert torch.equal(torch.rand(3), drawn)
+    restored: list[tuple[list[int], torch.device]] = []
+    cuda, cpu = torch.device("cuda", 1), torch.device("cpu")
+    numbers = {torch.device("cuda", 0): 6, cuda: 7}
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: torch.tensor([numbers[device]], dtype=torch.uint8))
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: restored.append((state.tolist(), device)))
+    state = random_state(cuda)
+    drawn = torch.rand(3)
+    restore_random_state(state, cuda)
+    assert torch.equal(torch.rand(3), drawn) and restored == [([7], cuda)]
+    restore_random_state(state, cpu)
+    assert torch.equal(torch.rand(3), drawn) and len(restored) == 1
+    assert random_state(cpu)["cuda"] is None
 
 
 def test_what_was_checked_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

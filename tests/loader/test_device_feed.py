@@ -1,5 +1,6 @@
 """The CUDA side of the device feed: fake streams and events record what is asked of them, in order."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from relic.loader import device_feed
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import HOLD, Batch
 
@@ -19,6 +21,7 @@ class FakeCuda:
         self.stream_now = "main"
 
     def Stream(self, device: Any) -> str:
+        self.log.append(("new stream", device))
         return "side"
 
     def Event(self) -> "FakeEvent":
@@ -67,11 +70,18 @@ class FakeImages:
         self.cuda.log.append((f"{stream.name} keeps", self.number))
 
 
-def test_streams_and_events_guard_pinned_rows_and_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = FakeCuda()
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    fake = FakeCuda()
     for name in ("Stream", "Event", "stream", "current_stream"):
-        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
-    count = 7
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    device_feed._side_stream.cache_clear()
+    yield fake
+    device_feed._side_stream.cache_clear()
+
+
+def feed(cuda: FakeCuda, count: int) -> Iterator[Any]:
+    """Feed `count` fake batches. `convert` returns the number of the batch."""
 
     def loader() -> Iterator[Batch]:
         for number in range(count):
@@ -83,8 +93,13 @@ def test_streams_and_events_guard_pinned_rows_and_device_memory(monkeypatch: pyt
         cuda.log.append((f"convert on {cuda.stream_now}", images.number))
         return int(images.number)
 
+    return feed_device(loader(), torch.device("cuda", 0), convert)  # type: ignore[arg-type]
+
+
+def test_streams_and_events_guard_pinned_rows_and_device_memory(cuda: FakeCuda) -> None:
+    count = 7
     seen: list[Any] = []
-    for batch in feed_device(loader(), torch.device("cuda", 0), convert):  # type: ignore[arg-type]
+    for batch in feed(cuda, count):
         cuda.log.append(("compute", batch.images))
         seen.append((batch.images, batch.keys))
     assert seen == [(number, [str(number)]) for number in range(count)]
@@ -97,3 +112,21 @@ def test_streams_and_events_guard_pinned_rows_and_device_memory(monkeypatch: pyt
         # Asking for batch n + HOLD frees batch n's pinned row: its copy must have completed.
         if number + HOLD <= count:
             assert place["host waits", number] < place["asked", number + HOLD]
+
+
+@pytest.mark.parametrize("taken", [1, 4, 7, None], ids=["closed at once", "closed", "closed at its end", "ended"])
+def test_no_copy_is_under_way_after_the_feed(cuda: FakeCuda, taken: int | None) -> None:
+    """The loader fills its ring again as soon as another iterator asks it to."""
+    batches = feed(cuda, 7)
+    for _ in itertools.islice(batches, taken):
+        pass
+    batches.close()  # type: ignore[attr-defined]
+    begun, waited = ({number for what, number in cuda.log if what == said} for said in ("copy on side", "host waits"))
+    assert begun == waited and len(begun) == min(7, (taken or 7) + 1)
+
+
+def test_all_feeds_of_a_device_share_a_stream(cuda: FakeCuda) -> None:
+    """The allocator keeps the memory of each stream apart: 32 streams would keep the batches of 32 feeds."""
+    for _ in range(3):
+        assert len(list(feed(cuda, 3))) == 3
+    assert [what for what, _ in cuda.log].count("new stream") == 1

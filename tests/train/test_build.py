@@ -1,16 +1,22 @@
 """What `--train_scope` trains, and the gradients that a swapped codec starts with."""
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from relic.cli import parse
 from relic.codec.loss import LossConfig, compute_loss
 from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
-from tests.train.runs import Run, weights
+from relic.distributed import World
+from tests.train.runs import Run, tiny, weights
+from train.build import _shared
+from train.config import TrainConfig
 
 PREFIXES = {"encoder": {"g_a"}, "decoder": {"g_s"}, "all": {"g_a", "g_s"}}
 MADE_OF_THE_DENSITY = {
@@ -55,3 +61,15 @@ def test_gradients_right_after_the_swap_are_finite_and_there(picture: str, loss_
     assert torch.isfinite(loss.total) and all(torch.isfinite(gradient).all() for gradient in gradients.values())
     for transform in ("g_a", "g_s"):
         assert any(gradient.abs().max() > 0 for name, gradient in gradients.items() if name.startswith(transform))
+
+
+def test_ranks_keep_their_buffers_without_a_deprecated_argument(crops: Path, tmp_path: Path) -> None:
+    config = parse(TrainConfig, tiny(crops, tmp_path), prog="train")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            shared = _shared(build_model(Architecture((4, 6), "all")), config, World(0, 2, torch.device("cpu")))
+        assert not (shared.forward_sync_buffers and shared.modules_buffers)
+    finally:
+        dist.destroy_process_group()

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 import relic.storage.download
+from relic.cli import parse
 from relic.codec.checkpoint import load_checkpoint
+from relic.errors import InputError
 from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
@@ -92,11 +94,10 @@ def test_a_host_that_does_not_answer_is_no_wrong_command_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_one_rank_of_a_machine_says_what_all_refuse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv = ["--shards", str(tmp_path / "missing"), "--save_dir", str(tmp_path / "run")]
-    for rank, said in ((0, 1), (1, 0)):
-        set_ranks(monkeypatch, rank, 2)
-        assert main(argv) == 2
-        assert capsys.readouterr().err.count("missing: no such folder") == said
+    set_ranks(monkeypatch, size=3)
+    config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", "4"), prog="train")
+    with pytest.raises(InputError, match="--batch_size 4: not divisible by the 3 processes"):
+        make_plan(config)
