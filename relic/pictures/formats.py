@@ -44,9 +44,12 @@ _READERS: Mapping[str, type[ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
 }
 _BMP_UNCOMPRESSED = (0, 3)
+_BMP_HEADER_WITH_ALPHA = 56
 _TIFF_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """None, LZW, Deflate, PackBits, Deflate (old number), LZMA, Zstandard: damage in their data is an error."""
 _TIFF_SIGNED = 2
+_TIFF_UNTOLD = (0,)
+"""Of ExtraSamples. Most readers take one such sample for alpha; in aerial photographs it is infrared."""
 _TIFF_YCBCR = 6
 _TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
 _TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
@@ -118,6 +121,9 @@ def _check_bmp(data: bytes) -> None:
     header_bytes, compression = int.from_bytes(data[14:18], "little"), int.from_bytes(data[30:34], "little")
     if header_bytes > 12 and compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
         raise Unreadable(f"compressed BMP (compression {compression}): only uncompressed ones are read")
+    bits, alpha = int.from_bytes(data[28:30], "little"), data[66:70]
+    if header_bytes >= _BMP_HEADER_WITH_ALPHA and compression == 3 and bits == 16 and any(alpha):
+        raise Unreadable("BMP of 16-bit pixels with alpha, which Pillow does not read")
 
 
 def _check_gif(data: bytes) -> None:
@@ -151,9 +157,12 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     tags = image.tag_v2
     bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
     if compression not in _TIFF_LOSSLESS:
-        raise Unreadable(f"TIFF of compression {compression}: damage in fax and JPEG data would go unnoticed")
+        names = "none, LZW, Deflate, PackBits, LZMA and Zstandard"
+        raise Unreadable(f"TIFF of compression {compression}: only {names} are read")
     if _TIFF_SIGNED in _values(tags.get(339, 1)):
         raise Unreadable("TIFF of signed samples: they have no fixed black level and white level")
+    if image.mode in ("L", "LA", "RGB") and tags.get(338) == _TIFF_UNTOLD:
+        raise Unreadable("TIFF of a further sample beside the colours: it does not say whether that is alpha")
     if tags.get(284, 1) == 2 and max(bits) > 8:
         raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
     if 0 in _values(tags.get(273) or tags.get(324) or 1):
@@ -187,8 +196,10 @@ def deep_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale grey values of more than 8 bits to 8 bits; mode L, or LA where a level is transparent."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = _values(tags.get(258, 16))[0]
-    if image.mode == "F" or bits > 16:
-        raise Unreadable(f"{bits}-bit samples have no fixed white level")
+    if image.mode == "F":
+        raise Unreadable("floating-point samples have no fixed white level")
+    if bits > 16:
+        raise Unreadable(f"{bits}-bit samples: only those of up to 16 bits are read")
     top = (1 << bits) - 1
     table = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)
     if tags.get(262) == 0:

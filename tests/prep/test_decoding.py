@@ -212,7 +212,7 @@ def cut(kind: str, mode: str = "RGB") -> bytes:
         (b"not an image", "first bytes"),
         (b"\xff\xd8\xff", "JPEG ends"),
         (b"\xff\xd8\xff\xd9", "frame"),
-        (b"\xff\xd8\xff\xe0\0\1", "impossible length"),
+        (b"\xff\xd8\xff\xdb\0\1", "impossible length"),
         (bomb_png(), "bomb"),
         (bomb_jpeg(), "bomb"),
         (cut("JPEG"), "[Pp]remature"),
