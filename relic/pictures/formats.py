@@ -44,7 +44,7 @@ _READERS: Mapping[str, type[ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
 }
 _BMP_UNCOMPRESSED = (0, 3)
-_BMP_HEADER_WITH_ALPHA = 56
+_BMP_OLD_HEADER, _BMP_HEADER_WITH_ALPHA = 12, 56
 _TIFF_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """None, LZW, Deflate, PackBits, Deflate (old number), LZMA, Zstandard: damage in their data is an error."""
 _TIFF_SIGNED = 2
@@ -118,12 +118,18 @@ def _profile(image: Image.Image) -> bytes:
 
 def _check_bmp(data: bytes) -> None:
     """Pillow 12.1 loses its place in run-length data, and takes OS/2's Huffman code for pixels."""
-    header_bytes, compression = int.from_bytes(data[14:18], "little"), int.from_bytes(data[30:34], "little")
-    if header_bytes > 12 and compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
+    place, header_bytes, bits = (
+        int.from_bytes(data[start:end], "little") for start, end in ((10, 14), (14, 18), (28, 30))
+    )
+    compression = int.from_bytes(data[30:34], "little")
+    if header_bytes == _BMP_OLD_HEADER:
+        bits, compression = int.from_bytes(data[24:26], "little"), 0
+    if compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
         raise Unreadable(f"compressed BMP (compression {compression}): only uncompressed ones are read")
-    bits, alpha = int.from_bytes(data[28:30], "little"), data[66:70]
-    if header_bytes >= _BMP_HEADER_WITH_ALPHA and compression == 3 and bits == 16 and any(alpha):
+    if compression == 3 and header_bytes >= _BMP_HEADER_WITH_ALPHA and bits == 16 and any(data[66:70]):
         raise Unreadable("BMP of 16-bit pixels with alpha, which Pillow does not read")
+    if 0 < place < 14 + header_bytes + (bits <= 8):
+        raise Unreadable("BMP whose pixels begin inside its header or its palette")
 
 
 def _check_gif(data: bytes) -> None:

@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from relic.pictures.reasons import Unreadable
+from relic.pictures.reasons import Unreadable, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _TRANSPARENT_BYTES = {0: 2, 2: 6}
 """Length of tRNS by colour type: a grey level, a colour. A palette has one byte per entry, the others have alpha."""
 _BY_PALETTE = 3
+_HAS_COLOUR = 2
 _HEADER_BYTES, _PALETTE_BYTES = 13, 3 * 256
 _MAX_SIDE_BYTES = 16 << 20
 _RAW_EXIF = b"Raw profile type exif\0"
@@ -40,8 +41,8 @@ def read_png(data: bytes) -> Png:
     for name, body, whole in _chunks(data):
         if not name[:1].islower():
             _check_critical(name, body, seen)
-            if name == b"IDAT" and not _whole(whole):  # Pillow passes over this checksum
-                raise Unreadable("PNG whose pixels are damaged (wrong checksum)")
+            if whole[4:8] == b"IDAT" and not _whole(whole):  # Pillow passes over this checksum
+                raise Unreadable("PNG whose pixels are damaged or cut (wrong checksum)")
             kept.append(whole)
         elif not _whole(whole):
             continue
@@ -50,7 +51,7 @@ def read_png(data: bytes) -> Png:
                 continue
             kept.append(whole)
         elif name == b"iCCP" and not seen.keys() & {b"iCCP", b"PLTE", b"IDAT"}:
-            profile = _inflate(body.partition(b"\0")[2][1:])
+            profile = _usable(_inflate(body.partition(b"\0")[2][1:]), data[25])
         elif name == b"eXIf":
             exif = exif or body
         elif name in (b"tEXt", b"zTXt") and body.startswith(_RAW_EXIF):
@@ -68,6 +69,8 @@ def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int]) -> None
         raise Unreadable(f"PNG with an unknown critical chunk ({name!r})")
     if (name == b"IHDR") == bool(seen) or (name == b"IHDR" and len(body) != _HEADER_BYTES):
         raise Unreadable("PNG that does not begin with a header, or has two of them")
+    if name == b"IHDR":
+        check_size(*struct.unpack(">II", body[:8]))
     if name == b"IHDR" and (body[10:12] != bytes(2) or body[12] > 1):
         raise Unreadable("PNG of an unknown compression, filter or interlace method")
     if name == b"PLTE" and (seen.keys() & {b"PLTE", b"IDAT"} or len(body) % 3 or not 0 < len(body) <= _PALETTE_BYTES):
@@ -83,6 +86,14 @@ def _fits(transparent_bytes: int, bits: int, colour: int, entries: int) -> bool:
     if colour == _BY_PALETTE:
         return 0 < transparent_bytes <= min(entries, 1 << bits)
     return transparent_bytes == _TRANSPARENT_BYTES.get(colour)
+
+
+def _usable(profile: bytes, colour: int) -> bytes:
+    """The profile, or nothing if it is shorter than it says, for another colour space, or of an impossible intent."""
+    (length,) = struct.unpack(">I", profile[:4].rjust(4, b"\xff"))
+    space = b"RGB " if colour & _HAS_COLOUR else b"GRAY"
+    known = profile[16:20] == space and profile[64:66] == bytes(2)
+    return profile[:length] if known and len(profile) >= length else b""
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -18,6 +18,14 @@ def swapping_profile() -> bytes:
     return bytes(icc)
 
 
+def in_png(profile: bytes) -> bytes:
+    return chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile))
+
+
+def patched(data: bytes, place: int, new: bytes) -> bytes:
+    return data[:place] + new + data[place + len(new) :]
+
+
 BIG = zlib.compress(bytes(2_000_000))
 
 
@@ -52,7 +60,11 @@ TWO_COLOURS = png(1, 3, b"\xf0", PALETTE)
         PALETTE + chunk(b"tRNS", bytes(3)),  # more values than entries
         PALETTE + chunk(b"tRNS", b""),
         chunk(b"tRNS", bytes(2)) + PALETTE,
-        PALETTE + chunk(b"iCCP", b"icc\0\0" + zlib.compress(swapping_profile())),
+        PALETTE + in_png(swapping_profile()),
+        in_png(swapping_profile()[:-4]) + PALETTE,
+        in_png(patched(swapping_profile(), 64, b"\1")) + PALETTE,
+        in_png(patched(swapping_profile(), 16, b"GRAY")) + PALETTE,
+        in_png(b"") + PALETTE,
     ],
 )
 def test_a_side_chunk_that_libpng_does_not_count_decides_nothing(extra: bytes) -> None:
@@ -73,6 +85,7 @@ def test_a_side_chunk_that_libpng_does_not_count_decides_nothing(extra: bytes) -
         (png(8, 2, bytes(24))[:-12] + PALETTE + png(8, 2, bytes(24))[-12:], "palette"),
         (png(8, 2, bytes(24), chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 4, 8, 2, 0, 0, 0))), "header"),
         (PLAIN_PNG[:8] + PALETTE + PLAIN_PNG[8:], "header"),
+        (PLAIN_PNG[:-13], "cut"),
         (PLAIN_PNG[:33] + chunk(b"IDAT", PLAIN_PNG[41:-16], 1) + PLAIN_PNG[-12:], "checksum"),
         (PLAIN_PNG[:8] + chunk(b"IHDR", PLAIN_PNG[16:26] + b"\x80\0\0") + PLAIN_PNG[33:], "method"),
         (PLAIN_PNG[:8] + chunk(b"IHDR", PLAIN_PNG[16:26] + b"\0\0\2") + PLAIN_PNG[33:], "method"),
@@ -82,11 +95,22 @@ def test_a_png_whose_chunks_contradict_each_other_is_rejected(data: bytes, said:
     assert said in reason(data)
 
 
+def test_a_profile_of_colours_does_not_count_for_a_grey_png() -> None:
+    """libpng's rule. This profile makes greys darker or lighter: its curves are of power 1, not sRGB's."""
+    icc = swapping_profile()
+    curve = icc.index(b"para\0\0\0\0\0\3") + 12
+    linear = patched(icc, curve, struct.pack(">i", 1 << 16))
+    row = bytes(range(0, 160, 20))
+    np.testing.assert_array_equal(pixels_of(png(8, 0, row, in_png(linear)))[0, :, 0], list(row))
+    colours = pixels_of(png(8, 2, bytes(np.repeat(list(row), 3).tolist()), in_png(linear)))[0, :, 0]
+    assert np.abs(colours.astype(int) - list(row)).max() > 20
+
+
 def test_a_large_profile_of_a_png_is_applied() -> None:
     """With 2 MB after its tags: Pillow's limit for text is 1 MiB."""
     icc = bytearray(swapping_profile() + bytes(2_000_000))
     icc[:4] = struct.pack(">I", len(icc))
-    data = PLAIN_PNG[:33] + chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(icc))) + PLAIN_PNG[33:]
+    data = PLAIN_PNG[:33] + in_png(bytes(icc)) + PLAIN_PNG[33:]
     assert np.abs(pixels_of(data).astype(int) - PHOTO[..., ::-1]).max() <= 2
 
 

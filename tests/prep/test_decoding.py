@@ -217,7 +217,7 @@ def cut(kind: str, mode: str = "RGB") -> bytes:
         (bomb_jpeg(), "bomb"),
         (cut("JPEG"), "[Pp]remature"),
         (cut("JPEG", "CMYK"), "[Pp]remature"),
-        (cut("PNG"), "truncated|broken|incomplete|Truncated"),
+        (cut("PNG"), "cut"),
         (cut("BMP"), "truncated"),
         (damaged("JPEG"), "Corrupt|corrupt|[Pp]remature"),
         (damaged("JPEG", "CMYK"), "Corrupt|corrupt|[Pp]remature"),
