@@ -102,6 +102,8 @@ def open_image(data: bytes) -> Opened:
     covered = (0, 0, *image.size)
     if kind == "PNG":
         _scale_transparent_level(image, data)
+    elif isinstance(image, BmpImagePlugin.BmpImageFile):
+        _check_bmp_length(image, data)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image)
     elif kind == "GIF" and image.tile:
@@ -132,6 +134,13 @@ def _check_bmp(data: bytes) -> None:
         raise Unreadable("BMP whose pixels begin inside its header or its palette")
 
 
+def _check_bmp_length(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
+    """Rows are padded to 4 bytes. Pillow takes a file whose last padding is missing: bytes before it may be missing."""
+    bits = int.from_bytes(data[24:26] if data[14] == _BMP_OLD_HEADER else data[28:30], "little")
+    if image.tile and image.tile[0].offset + (image.width * bits + 31) // 32 * 4 * image.height > len(data):
+        raise Unreadable("BMP that is cut: it is shorter than its rows of pixels")
+
+
 def _check_gif(data: bytes) -> None:
     """A GIF without any palette has no colours; each reader chooses others."""
     place = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 128 else 0)
@@ -148,6 +157,8 @@ def _check_tags(data: bytes) -> None:
     """Pillow copies the value of each tag when it opens a TIFF, and many large values may be the same bytes."""
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
+    if big and struct.unpack_from(order + "HH", data, 4) != (8, 0):
+        raise Unreadable("BigTIFF with offsets of unknown size")
     (table,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, table)
     start, size, entry = (table + 8, 20, order + "HHQ") if big else (table + 2, 12, order + "HHI")
@@ -162,6 +173,8 @@ def _check_tags(data: bytes) -> None:
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     tags = image.tag_v2
     bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
+    if 262 not in tags:
+        raise Unreadable("TIFF that does not say whether 0 is black, white or an index (no tag 262)")
     if compression not in _TIFF_LOSSLESS:
         names = "none, LZW, Deflate, PackBits, LZMA and Zstandard"
         raise Unreadable(f"TIFF of compression {compression}: only {names} are read")

@@ -39,6 +39,8 @@ def read_png(data: bytes) -> Png:
     kept, profile, exif = [SIGNATURE], b"", b""
     seen: dict[bytes, int] = {}
     for name, body, whole in _chunks(data):
+        if name and not name.isalpha():  # damage that may have hidden any chunk
+            raise Unreadable(f"PNG with a chunk of impossible name ({name!r})")
         if not name[:1].islower():
             _check_critical(name, body, seen)
             if whole[4:8] == b"IDAT" and not _whole(whole):  # Pillow passes over this checksum

@@ -22,6 +22,14 @@ def test_a_bmp_whose_pixels_are_its_palette_is_rejected(place: int) -> None:
     assert "inside its header or its palette" in reason(bytes(data))
 
 
+def test_a_bmp_without_its_last_byte_is_rejected() -> None:
+    """Rows of 7 pixels have a byte of padding. If the missing byte is any other, all pixels after it have moved."""
+    data = bytearray(bmp(8, 0, bytes(64)))
+    data[18] = 7
+    assert pixels_of(bytes(data)).shape == (8, 7, 3)
+    assert "shorter than its rows" in reason(bytes(data[:-1]))
+
+
 def test_what_the_first_frame_of_a_gif_leaves_is_white() -> None:
     expected = np.full((4, 4, 3), 255)
     expected[1:3, 2:4] = (255, 0, 0)
@@ -46,6 +54,8 @@ def test_tiffs_that_pillow_misreads() -> None:
     for bits in (8, 16):
         assert "signed" in reason(tiff(bits, bytes(8 * bits), (339, 3, 2)))
     assert "not stored" in reason(tiff(8, bytes(64), (273, 3, (0, 0)), (278, 3, 4), (279, 3, (32, 32))))
+    assert "tag 262" in reason(tiff(8, bytes(64)).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 261, 3)))
+    assert "unknown size" in reason(b"II+\0" + struct.pack("<HHQ", 8, 1, 16) + bytes(60))
     assert "YCbCr" in reason(tiff(8, bytes(192), (262, 3, 6), samples=3))
     for bits, compression in ((1, 2), (1, 3), (1, 4), (1, 32771), (8, 6), (8, 7), (8, 50001)):
         assert "only none, LZW" in reason(tiff(bits, bytes(64), (259, 3, compression)))

@@ -174,7 +174,7 @@ def test_every_command_turns_alike(tmp_path: Path, data: bytes, turned: bool) ->
         (b"GIF89a", "GIF that is damaged"),
         (b"BM", "BMP that is damaged"),
         (b"II*\0\xff\xff\xff\xff", "TIFF that is damaged"),
-        (b"II+\0" + bytes(4) + b"\xff" * 8, "TIFF that is damaged"),
+        (b"II+\0\x08\0\0\0" + b"\xff" * 8, "TIFF that is damaged"),
     ],
 )
 def test_a_rejection_names_the_kind_of_file(data: bytes, said: str) -> None:

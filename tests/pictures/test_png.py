@@ -86,6 +86,7 @@ def test_a_side_chunk_that_libpng_does_not_count_decides_nothing(extra: bytes) -
         (png(8, 2, bytes(24), chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 4, 8, 2, 0, 0, 0))), "header"),
         (PLAIN_PNG[:8] + PALETTE + PLAIN_PNG[8:], "header"),
         (PLAIN_PNG[:-13], "cut"),
+        (PLAIN_PNG[:33] + chunk(b"tR\x0eS", bytes(6)) + PLAIN_PNG[33:], "impossible name"),
         (PLAIN_PNG[:33] + chunk(b"IDAT", PLAIN_PNG[41:-16], 1) + PLAIN_PNG[-12:], "checksum"),
         (PLAIN_PNG[:8] + chunk(b"IHDR", PLAIN_PNG[16:26] + b"\x80\0\0") + PLAIN_PNG[33:], "method"),
         (PLAIN_PNG[:8] + chunk(b"IHDR", PLAIN_PNG[16:26] + b"\0\0\2") + PLAIN_PNG[33:], "method"),

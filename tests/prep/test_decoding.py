@@ -218,7 +218,7 @@ def cut(kind: str, mode: str = "RGB") -> bytes:
         (cut("JPEG"), "[Pp]remature"),
         (cut("JPEG", "CMYK"), "[Pp]remature"),
         (cut("PNG"), "cut"),
-        (cut("BMP"), "truncated"),
+        (cut("BMP"), "cut"),
         (damaged("JPEG"), "Corrupt|corrupt|[Pp]remature"),
         (damaged("JPEG", "CMYK"), "Corrupt|corrupt|[Pp]remature"),
         (damaged("PNG"), "."),
