@@ -52,6 +52,8 @@ _TIFF_UNTOLD = (0,)
 """Of ExtraSamples. Most readers take one such sample for alpha; in aerial photographs it is infrared."""
 _TIFF_YCBCR = 6
 _TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
+_TIFF_FIRST_TEXT = 700
+"""XMP. Of a lower tag that stands twice libtiff takes the first and Pillow the last."""
 _TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
 """Tags that lead to further tables (EXIF, GPS, interoperability). They decide no pixel."""
 
@@ -105,7 +107,7 @@ def open_image(data: bytes) -> Opened:
     elif isinstance(image, BmpImagePlugin.BmpImageFile):
         _check_bmp_length(image, data)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image)
+        _check_tiff(image, len(data))
     elif kind == "GIF" and image.tile:
         if image.size != struct.unpack_from("<HH", data, 6):
             raise Unreadable("GIF whose first frame is larger than its canvas: some readers cut it, others do not")
@@ -162,15 +164,18 @@ def _check_tags(data: bytes) -> None:
     (table,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, table)
     start, size, entry = (table + 8, 20, order + "HHQ") if big else (table + 2, 12, order + "HHI")
-    total = 0
+    total, seen = 0, set()
     for place in range(start, start + min(tags, len(data)) * size, size):
-        _, kind, count = struct.unpack_from(entry, data, place)
+        tag, kind, count = struct.unpack_from(entry, data, place)
+        if tag in seen and tag < _TIFF_FIRST_TEXT:
+            raise Unreadable(f"TIFF in which tag {tag} stands twice")
+        seen.add(tag)
         total += count * _TIFF_TYPE_BYTES.get(kind, 0)
         if total > 2 * len(data):
             raise Unreadable("TIFF whose tags need more bytes than the file has")
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
     tags = image.tag_v2
     bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
     if 262 not in tags:
@@ -186,6 +191,10 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
     if 0 in _values(tags.get(273) or tags.get(324) or 1):
         raise Unreadable("TIFF of which parts are not stored (offset 0)")
+    if 273 in tags and 324 in tags:
+        raise Unreadable("TIFF of strips and of tiles at once")
+    if compression == 1 and any(sum(tile) > length for tile in zip(tags.get(324, ()), tags.get(325, ()), strict=False)):
+        raise Unreadable("TIFF that is cut: a tile ends after the file")
     if tags.get(262) == _TIFF_YCBCR:
         raise Unreadable("TIFF of YCbCr pixels, which Pillow reads as RGB")
     if image.mode == "P" and 320 in tags and max(tags[320]) < 256:  # a map of 8-bit values, as libtiff guesses too

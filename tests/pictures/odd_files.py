@@ -143,7 +143,7 @@ def gif(frame: tuple[int, int, int, int], *, palette: bool = True) -> bytes:
 
 
 def tiff(bits: int, data: bytes, *entries: tuple[int, int, Any], side: int = 8, samples: int = 1) -> bytes:
-    """A little-endian TIFF of one strip. `entries` (tag, type, values) replace the usual ones."""
+    """A little-endian TIFF of one strip. `entries` (tag, type, values) replace the usual ones; None leaves one out."""
     formats = {1: "B", 3: "H", 4: "I"}
     tags: dict[int, tuple[int, Any]] = {
         256: (3, side),
@@ -157,6 +157,7 @@ def tiff(bits: int, data: bytes, *entries: tuple[int, int, Any], side: int = 8, 
         **{tag: (kind, values) for tag, kind, values in entries},
     }
     tags.setdefault(273, (4, 0))
+    tags = {tag: entry for tag, entry in tags.items() if entry[1] is not None}
     place = 8 + 2 + 12 * len(tags) + 4
     table, rest = b"", b""
     for tag, (kind, values) in sorted(tags.items()):

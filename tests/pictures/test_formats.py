@@ -65,6 +65,23 @@ def test_tiffs_that_pillow_misreads() -> None:
     assert "truncated" not in reason(tiff(14, bytes(112)))
 
 
+def test_a_tiff_that_contradicts_itself() -> None:
+    twice = tiff(8, bytes(64), (255, 3, 8)).replace(struct.pack("<HHI", 255, 3, 1), struct.pack("<HHI", 256, 3, 1))
+    assert "tag 256 stands twice" in reason(twice)
+    assert "strips and of tiles" in reason(tiff(8, bytes(64), (322, 3, 16), (323, 3, 16), (324, 3, 8), (325, 3, 64)))
+
+
+def test_a_tile_that_is_cut_is_noticed_where_no_pixel_is_missing() -> None:
+    """A tile of 16 x 16 for 8 x 8 pixels. If the missing byte is one before them, all have moved."""
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:8, :8] = RAMP.reshape(8, 8)
+    start = 8 + 2 + 12 * 12 + 4
+    tile = ((273, 3, None), (322, 3, 16), (323, 3, 16), (324, 3, start), (325, 3, 256))
+    data = tiff(8, pixels.tobytes(), *tile)
+    np.testing.assert_array_equal(pixels_of(data)[..., 0], RAMP.reshape(8, 8))
+    assert "a tile ends after the file" in reason(data[:-1])
+
+
 def test_a_fourth_tiff_sample_is_alpha_only_if_the_file_says_so() -> None:
     pixels = np.dstack([RAMP, RAMP + 50, RAMP + 100, RAMP * 4])
     alpha = RAMP[:, None] * 4 / 255
