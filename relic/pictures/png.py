@@ -12,9 +12,9 @@ from relic.pictures.reasons import Unreadable, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_TRANSPARENT_BYTES = {0: 2, 2: 6}
+_TRANSPARENT_BYTES = {b"\0": 2, b"\2": 6}
 """Length of tRNS by colour type: a grey level, a colour. A palette has one byte per entry, the others have alpha."""
-_BY_PALETTE = 3
+_BY_PALETTE = b"\3"
 _HAS_COLOUR = 2
 _HEADER_BYTES, _PALETTE_BYTES = 13, 3 * 256
 _MAX_SIDE_BYTES = 16 << 20
@@ -42,14 +42,15 @@ def read_png(data: bytes) -> Png:
         if name and not name.isalpha():  # damage that may have hidden any chunk
             raise Unreadable(f"PNG with a chunk of impossible name ({name!r})")
         if not name[:1].islower():
-            _check_critical(name, body, seen)
+            _check_critical(name, body, seen, data[25:26] == _BY_PALETTE)
             if whole[4:8] == b"IDAT" and not _whole(whole):  # Pillow passes over this checksum
                 raise Unreadable("PNG whose pixels are damaged or cut (wrong checksum)")
-            kept.append(whole)
+            if name != b"PLTE" or data[25:26] == _BY_PALETTE:  # for other PNGs it is a proposal
+                kept.append(whole)
         elif not _whole(whole):
             continue
         elif name == b"tRNS" and not seen.keys() & {b"tRNS", b"IDAT"}:
-            if not _fits(len(body), data[24], data[25], seen.get(b"PLTE", 0) // 3):
+            if not _fits(len(body), data[24], data[25:26], seen.get(b"PLTE", 0) // 3):
                 continue
             kept.append(whole)
         elif name == b"iCCP" and not seen.keys() & {b"iCCP", b"PLTE", b"IDAT"}:
@@ -63,7 +64,7 @@ def read_png(data: bytes) -> Png:
     return Png(b"".join(kept), profile, exif)
 
 
-def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int]) -> None:
+def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int], by_palette: bool) -> None:
     """Refuse what libpng refuses too. Pillow takes the last of two headers, and the last of two palettes."""
     if not name:  # cut off: left for the decoder
         return
@@ -75,7 +76,8 @@ def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int]) -> None
         check_size(*struct.unpack(">II", body[:8]))
     if name == b"IHDR" and (body[10:12] != bytes(2) or body[12] > 1):
         raise Unreadable("PNG of an unknown compression, filter or interlace method")
-    if name == b"PLTE" and (seen.keys() & {b"PLTE", b"IDAT"} or len(body) % 3 or not 0 < len(body) <= _PALETTE_BYTES):
+    impossible = len(body) % 3 or not 0 < len(body) <= _PALETTE_BYTES
+    if name == b"PLTE" and by_palette and (impossible or seen.keys() & {b"PLTE", b"IDAT"}):
         raise Unreadable("PNG with a palette of impossible length or place, or with two of them")
 
 
@@ -83,7 +85,7 @@ def _whole(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
-def _fits(transparent_bytes: int, bits: int, colour: int, entries: int) -> bool:
+def _fits(transparent_bytes: int, bits: int, colour: bytes, entries: int) -> bool:
     """Whether a tRNS chunk has a possible length. One of another length counts for nothing."""
     if colour == _BY_PALETTE:
         return 0 < transparent_bytes <= min(entries, 1 << bits)

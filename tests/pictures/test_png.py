@@ -43,6 +43,8 @@ BIG = zlib.compress(bytes(2_000_000))
         chunk(b"tRNS", bytes(6), 1),
         chunk(b"tRNS", bytes(5)),
         chunk(b"eXIf", b"broken"),
+        chunk(b"PLTE", bytes(771)),
+        chunk(b"PLTE", b"") * 2,
     ],
 )
 def test_side_chunks_of_a_png_reject_nothing(extra: bytes) -> None:
@@ -82,7 +84,7 @@ def test_a_side_chunk_that_libpng_does_not_count_decides_nothing(extra: bytes) -
         (png(1, 3, b"\xf0", PALETTE + PALETTE), "palette"),
         (png(1, 3, b"\xf0", chunk(b"PLTE", b"")), "palette"),
         (png(1, 3, b"\xf0", chunk(b"PLTE", bytes(4))), "palette"),
-        (png(8, 2, bytes(24))[:-12] + PALETTE + png(8, 2, bytes(24))[-12:], "palette"),
+        (TWO_COLOURS[:-12] + PALETTE + TWO_COLOURS[-12:], "palette"),
         (png(8, 2, bytes(24), chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 4, 8, 2, 0, 0, 0))), "header"),
         (PLAIN_PNG[:8] + PALETTE + PLAIN_PNG[8:], "header"),
         (PLAIN_PNG[:-13], "cut"),
