@@ -10,7 +10,7 @@ from PIL import Image, features
 from relic.options import Encoding
 from relic.shards.npy import npy_header
 
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Increase it when a change to listing, decoding, cropping or encoding changes any pixel or key."""
 _PNG_LEVEL = 2
 

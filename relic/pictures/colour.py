@@ -31,9 +31,9 @@ class ProfileError(ValueError):
 def conversion_to_srgb(profile: bytes) -> Convert | None:
     """The function that turns an image (mode RGB, L or CMYK, as the profile says) into sRGB.
 
-    None where nothing needs to change: there is no profile, it is too broken to read (browsers ignore it too), or it
-    moves no colour by more than 2 of 255 levels. Raises ProfileError where Pillow has no ImageCms, for a colour space
-    that Pillow has no mode for, and for a profile that LittleCMS refuses.
+    None where nothing needs to change: there is no profile, LittleCMS refuses it as damaged (browsers ignore it too),
+    or it moves no colour by more than 2 of 255 levels. Raises ProfileError where Pillow has no ImageCms, and for a
+    colour space that Pillow has no mode for.
     """
     space = profile_space(profile)
     if not space:
@@ -47,8 +47,8 @@ def conversion_to_srgb(profile: bytes) -> Convert | None:
         flags = ImageCms.Flags.NOOPTIMIZE if space == "GRAY" else ImageCms.Flags.NONE
         target = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, target, _MODES[space], "RGB", flags=flags)
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise ProfileError(f"colour profile that LittleCMS refuses ({error})") from error
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
 
     def convert(image: Image.Image) -> Image.Image:
         converted = ImageCms.applyTransform(image, transform)

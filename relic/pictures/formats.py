@@ -44,11 +44,16 @@ _READERS: Mapping[str, type[ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
 }
 _BMP_UNCOMPRESSED = (0, 3)
+_BMP_OLD_HEADER, _BMP_HEADER_WITH_ALPHA = 12, 56
 _TIFF_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """None, LZW, Deflate, PackBits, Deflate (old number), LZMA, Zstandard: damage in their data is an error."""
 _TIFF_SIGNED = 2
+_TIFF_UNTOLD = (0,)
+"""Of ExtraSamples. Most readers take one such sample for alpha; in aerial photographs it is infrared."""
 _TIFF_YCBCR = 6
 _TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
+_TIFF_FIRST_TEXT = 700
+"""XMP. Of a lower tag that stands twice libtiff takes the first and Pillow the last."""
 _TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
 """Tags that lead to further tables (EXIF, GPS, interoperability). They decide no pixel."""
 
@@ -99,8 +104,10 @@ def open_image(data: bytes) -> Opened:
     covered = (0, 0, *image.size)
     if kind == "PNG":
         _scale_transparent_level(image, data)
+    elif isinstance(image, BmpImagePlugin.BmpImageFile):
+        _check_bmp_length(image, data)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image)
+        _check_tiff(image, len(data))
     elif kind == "GIF" and image.tile:
         if image.size != struct.unpack_from("<HH", data, 6):
             raise Unreadable("GIF whose first frame is larger than its canvas: some readers cut it, others do not")
@@ -115,9 +122,25 @@ def _profile(image: Image.Image) -> bytes:
 
 def _check_bmp(data: bytes) -> None:
     """Pillow 12.1 loses its place in run-length data, and takes OS/2's Huffman code for pixels."""
-    header_bytes, compression = int.from_bytes(data[14:18], "little"), int.from_bytes(data[30:34], "little")
-    if header_bytes > 12 and compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
+    place, header_bytes, bits = (
+        int.from_bytes(data[start:end], "little") for start, end in ((10, 14), (14, 18), (28, 30))
+    )
+    compression = int.from_bytes(data[30:34], "little")
+    if header_bytes == _BMP_OLD_HEADER:
+        bits, compression = int.from_bytes(data[24:26], "little"), 0
+    if compression not in (_BMP_UNCOMPRESSED if header_bytes != 64 else (0,)):
         raise Unreadable(f"compressed BMP (compression {compression}): only uncompressed ones are read")
+    if compression == 3 and header_bytes >= _BMP_HEADER_WITH_ALPHA and bits == 16 and any(data[66:70]):
+        raise Unreadable("BMP of 16-bit pixels with alpha, which Pillow does not read")
+    if 0 < place < 14 + header_bytes + (bits <= 8):
+        raise Unreadable("BMP whose pixels begin inside its header or its palette")
+
+
+def _check_bmp_length(image: BmpImagePlugin.BmpImageFile, data: bytes) -> None:
+    """Rows are padded to 4 bytes. Pillow takes a file whose last padding is missing: bytes before it may be missing."""
+    bits = int.from_bytes(data[24:26] if data[14] == _BMP_OLD_HEADER else data[28:30], "little")
+    if image.tile and image.tile[0].offset + (image.width * bits + 31) // 32 * 4 * image.height > len(data):
+        raise Unreadable("BMP that is cut: it is shorter than its rows of pixels")
 
 
 def _check_gif(data: bytes) -> None:
@@ -136,28 +159,42 @@ def _check_tags(data: bytes) -> None:
     """Pillow copies the value of each tag when it opens a TIFF, and many large values may be the same bytes."""
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
+    if big and struct.unpack_from(order + "HH", data, 4) != (8, 0):
+        raise Unreadable("BigTIFF with offsets of unknown size")
     (table,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, table)
     start, size, entry = (table + 8, 20, order + "HHQ") if big else (table + 2, 12, order + "HHI")
-    total = 0
+    total, seen = 0, set()
     for place in range(start, start + min(tags, len(data)) * size, size):
-        _, kind, count = struct.unpack_from(entry, data, place)
+        tag, kind, count = struct.unpack_from(entry, data, place)
+        if tag in seen and tag < _TIFF_FIRST_TEXT:
+            raise Unreadable(f"TIFF in which tag {tag} stands twice")
+        seen.add(tag)
         total += count * _TIFF_TYPE_BYTES.get(kind, 0)
         if total > 2 * len(data):
             raise Unreadable("TIFF whose tags need more bytes than the file has")
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
     tags = image.tag_v2
     bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
+    if 262 not in tags:
+        raise Unreadable("TIFF that does not say whether 0 is black, white or an index (no tag 262)")
     if compression not in _TIFF_LOSSLESS:
-        raise Unreadable(f"TIFF of compression {compression}: damage in fax and JPEG data would go unnoticed")
+        names = "none, LZW, Deflate, PackBits, LZMA and Zstandard"
+        raise Unreadable(f"TIFF of compression {compression}: only {names} are read")
     if _TIFF_SIGNED in _values(tags.get(339, 1)):
         raise Unreadable("TIFF of signed samples: they have no fixed black level and white level")
+    if image.mode in ("L", "LA", "RGB") and tags.get(338) == _TIFF_UNTOLD:
+        raise Unreadable("TIFF of a further sample beside the colours: it does not say whether that is alpha")
     if tags.get(284, 1) == 2 and max(bits) > 8:
         raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
     if 0 in _values(tags.get(273) or tags.get(324) or 1):
         raise Unreadable("TIFF of which parts are not stored (offset 0)")
+    if 273 in tags and 324 in tags:
+        raise Unreadable("TIFF of strips and of tiles at once")
+    if compression == 1 and any(sum(tile) > length for tile in zip(tags.get(324, ()), tags.get(325, ()), strict=False)):
+        raise Unreadable("TIFF that is cut: a tile ends after the file")
     if tags.get(262) == _TIFF_YCBCR:
         raise Unreadable("TIFF of YCbCr pixels, which Pillow reads as RGB")
     if image.mode == "P" and 320 in tags and max(tags[320]) < 256:  # a map of 8-bit values, as libtiff guesses too
@@ -187,8 +224,10 @@ def deep_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale grey values of more than 8 bits to 8 bits; mode L, or LA where a level is transparent."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = _values(tags.get(258, 16))[0]
-    if image.mode == "F" or bits > 16:
-        raise Unreadable(f"{bits}-bit samples have no fixed white level")
+    if image.mode == "F":
+        raise Unreadable("floating-point samples have no fixed white level")
+    if bits > 16:
+        raise Unreadable(f"{bits}-bit samples: only those of up to 16 bits are read")
     top = (1 << bits) - 1
     table = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)
     if tags.get(262) == 0:

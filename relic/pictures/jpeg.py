@@ -158,5 +158,7 @@ def _segment(data: bytes, place: int) -> tuple[int, int, int]:
         raise ValueError("JPEG ends inside its header")
     (length,) = struct.unpack(">H", data[place + 2 : place + 4])
     if length < 2:
+        if marker in _DECIDES_NO_PIXEL:  # libjpeg takes it for an empty one
+            return marker, place + 4, place + 4
         raise ValueError("JPEG segment of impossible length")
     return marker, place + 4, place + 2 + length

@@ -9,6 +9,9 @@ MAX_PIXELS = 89_478_485
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Memory addresses in some of Pillow's messages. They differ from run to run, so they are removed."""
 
+_TOO_SHORT = "unpack_from requires a buffer"
+"""The words of Python's struct. Pillow passes them on."""
+
 
 class Unreadable(Exception):
     """The file cannot be decoded. The message is the reason, in one line."""
@@ -19,8 +22,10 @@ def unreadable(error: Exception, what: str = "") -> Unreadable:
     if isinstance(error, (Unreadable, ProfileError)):
         return Unreadable(str(error))
     text = _ADDRESS.sub("", " ".join(str(error).split()))
-    if not isinstance(error, (OSError, ValueError, SyntaxError)) or not text:
-        text = f"{type(error).__name__}: {text}"
+    if _TOO_SHORT in text:
+        text = "it ends too early, or a length in it is wrong"
+    elif not isinstance(error, (OSError, ValueError, SyntaxError)) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Unreadable(f"{what}: {text}" if what else text)
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
+
+from relic.pictures.decoding import decode, read_header
+from relic.pictures.reasons import Unreadable
 
 Pixels = npt.NDArray[np.uint8]
 SIDE = 16
@@ -20,6 +24,9 @@ def save(kind: str, image: Image.Image | None = None, **options: Any) -> bytes:
     buffer = io.BytesIO()
     (image or Image.fromarray(PHOTO)).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+PLAIN_PNG = save("PNG")
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -136,7 +143,7 @@ def gif(frame: tuple[int, int, int, int], *, palette: bool = True) -> bytes:
 
 
 def tiff(bits: int, data: bytes, *entries: tuple[int, int, Any], side: int = 8, samples: int = 1) -> bytes:
-    """A little-endian TIFF of one strip. `entries` (tag, type, values) replace the usual ones."""
+    """A little-endian TIFF of one strip. `entries` (tag, type, values) replace the usual ones; None leaves one out."""
     formats = {1: "B", 3: "H", 4: "I"}
     tags: dict[int, tuple[int, Any]] = {
         256: (3, side),
@@ -150,6 +157,7 @@ def tiff(bits: int, data: bytes, *entries: tuple[int, int, Any], side: int = 8, 
         **{tag: (kind, values) for tag, kind, values in entries},
     }
     tags.setdefault(273, (4, 0))
+    tags = {tag: entry for tag, entry in tags.items() if entry[1] is not None}
     place = 8 + 2 + 12 * len(tags) + 4
     table, rest = b"", b""
     for tag, (kind, values) in sorted(tags.items()):
@@ -163,3 +171,14 @@ def tiff(bits: int, data: bytes, *entries: tuple[int, int, Any], side: int = 8, 
         table += struct.pack("<HHI", tag, kind, len(values)) + inline
     table = table.replace(b"OFFSETS!" + bytes(4), struct.pack("<HHII", 273, 4, 1, place + len(rest)))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4) + rest + data
+
+
+def pixels_of(data: bytes) -> Pixels:
+    return np.asarray(decode(read_header(data)).image.convert("RGB"))
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(Unreadable) as caught:
+        pixels_of(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

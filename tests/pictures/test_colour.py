@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from relic.pictures import colour
-from relic.pictures.colour import ProfileError, conversion_to_srgb, profile_space
+from relic.pictures.colour import conversion_to_srgb, profile_space
 from relic.pictures.decoding import decode, read_header
 from relic.pictures.reasons import Unreadable
 
@@ -198,7 +198,15 @@ def test_without_littlecms_a_profile_is_a_rejection_that_names_it(monkeypatch: p
     conversion_to_srgb.cache_clear()
 
 
-def test_a_profile_that_littlecms_refuses_is_a_rejection() -> None:
+@pytest.mark.parametrize("space", ["CMYK", "RGB", "L"])
+def test_a_profile_that_littlecms_refuses_is_as_none(space: str) -> None:
     pytest.importorskip("PIL.ImageCms")
-    with pytest.raises(ProfileError, match="refuses"):
-        conversion_to_srgb(table_profile())
+    broken = bytearray(table_profile())
+    broken[16:20] = {"RGB": b"RGB ", "L": b"GRAY"}.get(space, b"CMYK")
+    assert profile_space(bytes(broken))
+    image = Image.fromarray(PIXELS).convert(space)
+    buffers = io.BytesIO(), io.BytesIO()
+    image.save(buffers[0], "JPEG", icc_profile=bytes(broken))
+    image.save(buffers[1], "JPEG")
+    found, plain = (np.asarray(decode(read_header(buffer.getvalue())).image.convert("RGB")) for buffer in buffers)
+    np.testing.assert_array_equal(found, plain)
