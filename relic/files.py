@@ -7,7 +7,9 @@ import math
 import os
 import re
 import secrets
+import signal
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from relic.errors import InputError
+from relic.signals import handling, terminate
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.tmp")
@@ -80,6 +83,16 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder in `parent`, or in the system's folder for temporary files. It is removed after the block.
+
+    SIGTERM ends the block and removes the folder too.
+    """
+    with handling((signal.SIGTERM,), terminate), tempfile.TemporaryDirectory(prefix="relic-", dir=parent) as folder:
+        yield Path(folder)
 
 
 def open_regular(path: Path) -> BinaryIO:
