@@ -122,10 +122,15 @@ def shown_path(path: Path) -> str:
 
 
 def check_folder(flag: str, folder: Path) -> None:
-    """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Makes no folder."""
+    """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Leaves no folder."""
     existing = nearest_existing(folder)
+    refused = f"{flag} {folder}: {existing} is not a folder that can be written to"
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {folder}: {existing} is not a folder that can be written to")
+        raise InputError(refused)
+    try:  # permissions do not tell what a file system like /proc refuses
+        os.rmdir(tempfile.mkdtemp(prefix=".relic-", dir=existing))
+    except OSError as error:
+        raise InputError(f"{refused} ({error.strerror})") from None
 
 
 def nearest_existing(path: Path) -> Path:

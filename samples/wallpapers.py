@@ -11,8 +11,8 @@ if not __package__:  # run as a file: same import root as `python -m samples.wal
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, RefusedError, command
-from relic.files import temporary_folder
+from relic.errors import InputError, RefusedError, before_work, command
+from relic.files import check_folder, temporary_folder
 
 _PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
 _NOT_PHOTOGRAPHS = (
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise RefusedError(f"--out {config.out}: is not an empty folder; choose a new one")
+    with before_work():
+        check_folder("--out", config.out)
     with temporary_folder() as folder:
         photographs = _download(folder)
         random.Random(config.seed).shuffle(photographs)

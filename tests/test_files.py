@@ -17,6 +17,7 @@ from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.files import (
     atomic_write,
+    check_folder,
     open_regular,
     open_temporary,
     read_bounded,
@@ -143,4 +144,12 @@ def test_sigterm_removes_a_temporary_folder(tmp_path: Path) -> None:
         process.terminate()
         errors = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM and errors == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that makes no folders")
+def test_a_folder_that_cannot_be_made_is_refused_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--out /proc/x/y: /proc is not a folder that can be written to \(\w.*\)$"):
+        check_folder("--out", Path("/proc/x/y"))
+    check_folder("--out", tmp_path / "x" / "y")
     assert not list(tmp_path.iterdir())
