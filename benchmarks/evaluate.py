@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.evaluate`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -12,7 +11,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import command
-from relic.files import write_json
+from relic.files import temporary_folder, write_json
 
 PROG = "benchmarks/evaluate.py"
 
@@ -55,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from relic.machine import available_cores
 
     workers = config.workers or available_cores()
-    with TemporaryDirectory(prefix="relic-benchmark-") as folder:
-        crops = loose_crops(Path(folder), config.images, config.crops, available_cores())
+    with temporary_folder() as folder:
+        crops = loose_crops(folder, config.images, config.crops, available_cores())
         ours = open_ours(config.codec)
         speeds = measure_evaluators(config.codec, crops, config.rounds, workers)
         coder = coder_speedups(ours, crops, available_cores())

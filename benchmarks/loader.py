@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.loader`
@@ -14,7 +13,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
-from relic.files import write_json
+from relic.files import temporary_folder, write_json
 from relic.options import Split
 
 PROG = "benchmarks/loader.py"
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.shards is not None:
             results = _own_set(config, config.shards)
         else:
-            folder = config.work_dir or Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-")))
+            folder = config.work_dir or stack.enter_context(temporary_folder())
             results = _wait(config, folder) if config.wait else _compare(config, folder, stack)
     if config.json is not None:
         from benchmarks._shared.machine import machine

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.prep`
@@ -17,7 +16,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 from benchmarks._shared.flags import check_files, check_folders, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
-from relic.files import write_json
+from relic.files import temporary_folder, write_json
 
 PROG = "benchmarks/prep.py"
 
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks._shared.machine import machine
 
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="relic-benchmark-", dir=config.work_dir)))
+        folder = stack.enter_context(temporary_folder(config.work_dir))
         results = _measure(config, folder)
     if config.json is not None:
         write_json(config.json, results | {"machine": machine()})

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.train_step`
@@ -15,7 +14,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
-from relic.files import write_json
+from relic.files import temporary_folder, write_json
 
 if TYPE_CHECKING:
     from relic.distributed import World
@@ -54,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures to --json."""
     config = parse(StepBenchmarkConfig, argv, prog=PROG)
     check_files(json=config.json)
-    with TemporaryDirectory(prefix="relic-benchmark-") as folder:
-        figures = _measure(config, Path(folder))
+    with temporary_folder() as folder:
+        figures = _measure(config, folder)
     print(_table(figures), flush=True)
     if config.json is not None:
         from benchmarks._shared.machine import machine

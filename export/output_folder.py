@@ -11,7 +11,7 @@ from pathlib import Path
 from relic.errors import InputError
 from relic.files import nearest_existing, sync_folder
 from relic.lock import lock
-from relic.signals import handling
+from relic.signals import handling, terminate
 
 _PREFIX = ".relic-export-"
 
@@ -41,7 +41,7 @@ def staged_output(folder: Path, *, last: str | None = None, owned: Sequence[str]
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written to: {error.strerror}") from None
         try:
-            with handling((signal.SIGTERM,), _terminate):  # ends the block as an error does
+            with handling((signal.SIGTERM,), terminate):  # ends the block as an error does
                 yield staging
             _publish(staging, folder, last, owned, holds_export=holds_export)
         finally:
@@ -83,7 +83,3 @@ def _remove_abandoned(parent: Path) -> None:
         with suppress(OSError, InputError), lock(left, wait_seconds=0, advice="it is left there") as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _terminate() -> None:
-    raise SystemExit(128 + signal.SIGTERM)

@@ -7,7 +7,9 @@ import math
 import os
 import re
 import secrets
+import signal
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from relic.errors import InputError
+from relic.signals import handling, terminate
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.tmp")
@@ -82,6 +85,16 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder in `parent`, or in the system's folder for temporary files. It is removed after the block.
+
+    SIGTERM ends the block and removes the folder too.
+    """
+    with handling((signal.SIGTERM,), terminate), tempfile.TemporaryDirectory(prefix="relic-", dir=parent) as folder:
+        yield Path(folder)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading. Raises InputError for a pipe, a socket or a device: reading it might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
@@ -109,10 +122,15 @@ def shown_path(path: Path) -> str:
 
 
 def check_folder(flag: str, folder: Path) -> None:
-    """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Makes no folder."""
+    """Raise InputError naming `flag` unless `folder` is, or can become, a folder to write into. Leaves no folder."""
     existing = nearest_existing(folder)
+    refused = f"{flag} {folder}: {existing} is not a folder that can be written to"
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {folder}: {existing} is not a folder that can be written to")
+        raise InputError(refused)
+    try:  # permissions do not tell what a file system like /proc refuses
+        os.rmdir(tempfile.mkdtemp(prefix=".relic-", dir=existing))
+    except OSError as error:
+        raise InputError(f"{refused} ({error.strerror})") from None
 
 
 def nearest_existing(path: Path) -> Path:

@@ -11,8 +11,8 @@ if not __package__:  # run as a file: same import root as `python -m samples.bui
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, command
-from relic.files import write_json
+from relic.errors import InputError, before_work, command
+from relic.files import check_folder, write_json
 
 _MARKER = "samples.json"
 
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_complete(config, made)
         print(f"{config.out}: already built, {config.train} train and {config.val} val images")
         return 0
+    with before_work():
+        check_folder("--out", config.out.parent)
     building = config.out.with_name(f".{config.out.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     write_windows(TRAIN, building / "train2017", config.train, config.seed)

@@ -4,7 +4,6 @@ import dataclasses
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,8 @@ if not __package__:  # run as a file: same import root as `python -m samples.wal
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from relic.cli import parse
-from relic.errors import InputError, RefusedError, command
+from relic.errors import InputError, RefusedError, before_work, command
+from relic.files import check_folder, temporary_folder
 
 _PACKAGES = ("plasma-workspace-wallpapers", "lomiri-wallpapers-20.04", "lomiri-wallpapers-16.04")
 _NOT_PHOTOGRAPHS = (
@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(WallpapersConfig, argv, prog="samples/wallpapers.py")
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise RefusedError(f"--out {config.out}: is not an empty folder; choose a new one")
-    with tempfile.TemporaryDirectory() as folder:
-        photographs = _download(Path(folder))
+    with before_work():
+        check_folder("--out", config.out)
+    with temporary_folder() as folder:
+        photographs = _download(folder)
         random.Random(config.seed).shuffle(photographs)
         held_out = max(3, len(photographs) // 6)
         _cut(photographs[held_out:], config.out / "train2017", config.train, random.Random(config.seed + 1))

@@ -4,7 +4,10 @@ import errno
 import json
 import math
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.files import (
     atomic_write,
+    check_folder,
     open_regular,
     open_temporary,
     read_bounded,
@@ -22,6 +26,8 @@ from relic.files import (
     sync_folder,
     write_json,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_link_at_a_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +127,29 @@ def test_json_files_hold_null_for_what_json_has_no_word_for(tmp_path: Path) -> N
 
     found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
     assert found == {"psnr_db": None, "rest": [1, [None, "inf"], None, 2.5]}
+
+
+def test_sigterm_removes_a_temporary_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from relic.files import temporary_folder\n"
+        "with temporary_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'part').write_text('x')\n"
+        "    print(folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert (folder / "part").exists()
+        process.terminate()
+        errors = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM and errors == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that makes no folders")
+def test_a_folder_that_cannot_be_made_is_refused_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--out /proc/x/y: /proc is not a folder that can be written to \(\w.*\)$"):
+        check_folder("--out", Path("/proc/x/y"))
+    check_folder("--out", tmp_path / "x" / "y")
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE
 from relic.codec.entropy import refresh_tables
 from relic.codec.model import Architecture, build_model
+from relic.files import temporary_folder
 from relic.options import Parts, Upsample
 
 CODECS: dict[str, Parts] = {"gdn": "none", "relu": "all"}
@@ -51,8 +51,8 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
         model = build_model(architecture).eval()
         refresh_tables(model, solve=False)
         source = Source(model, architecture, tables_of(model), {})
-        with TemporaryDirectory(prefix="relic-benchmark-") as folder:
-            calibration = _noise(Path(folder), channels[1])
+        with temporary_folder() as folder:
+            calibration = _noise(folder, channels[1])
             for part in PARTS:
                 exported = export_part(part, source, InputSize(1, _SIDE, _SIDE, dynamic=True), _OPSET, upsample)
                 yield TimedPart(codec, "fp32", part, exported)

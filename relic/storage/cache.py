@@ -5,10 +5,12 @@ folder of URLs, and in it the tars with their indexes. A tar there is whole, and
 again, delete their folder.
 """
 
+import functools
 import hashlib
 import logging
 import math
 import re
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -22,7 +24,8 @@ from relic.shards.index import index_path, most_index_bytes, read_header, read_r
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.tar_indexes import mtime_stamp
-from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, PermanentError, download
+from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, download
+from relic.storage.transfer import PermanentError
 from relic.storage.urls import beside, file_name, is_http, without_secrets
 
 _PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
@@ -72,20 +75,23 @@ def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShar
             folder.mkdir(parents=True, exist_ok=True)
             manifests[folder] = _fetch_manifest(shard, split)
     missing = [shard for shard in shards if not shard.tar.exists()]
+    stop = threading.Event()
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="relic-fetch") as pool:
         infos = {
             (folder, info.name): info
             for folder, manifest in manifests.items()
             for info in (manifest.shards if manifest else ())
         }
-        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), wait_seconds=0) for s in missing]
+        jobs = [pool.submit(_fetch, s, infos.get((s.tar.parent, s.tar.name)), stop, wait_seconds=0) for s in missing]
         try:
             busy = [shard for shard, job in zip(missing, jobs, strict=True) if not job.result()]
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl-C: the running transfers end too
+                stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     for shard in busy:  # another process was fetching it; if that failed, it is fetched here
-        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), wait_seconds=math.inf)
+        _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), stop, wait_seconds=math.inf)
 
 
 def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
@@ -116,13 +122,14 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
         return manifest
 
 
-def _fetch_optional(url: str, path: Path, most_bytes: int) -> bool:
+def _fetch_optional(url: str, path: Path, most_bytes: int, stop: threading.Event | None = None) -> bool:
     """Fetch a file that may not exist; False where it does not.
 
     Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
     """
     try:
-        download(url, path, lambda temporary: None, attempts=ATTEMPTS if is_http(url) else 1, most_bytes=most_bytes)
+        attempts = ATTEMPTS if is_http(url) else 1
+        download(url, path, lambda temporary: None, attempts=attempts, most_bytes=most_bytes, stop=stop)
     except PermanentError:
         return False
     except DownloadError:
@@ -140,7 +147,7 @@ def _readable_manifest(path: Path, split: str) -> Manifest | None:
     return None
 
 
-def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) -> bool:
+def _fetch(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, *, wait_seconds: float) -> bool:
     """Fetch one shard with its index unless it is in the cache by now.
 
     Returns False when another process is still fetching it after `wait_seconds`.
@@ -148,18 +155,19 @@ def _fetch(shard: _RemoteShard, info: ShardInfo | None, *, wait_seconds: float) 
     with _locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
         if held and not shard.tar.exists():
             most_bytes = info.bytes if info else MOST_SHARD_BYTES
-            download(shard.url, shard.tar, lambda temporary: _accept(shard, info, temporary), most_bytes=most_bytes)
+            accept = functools.partial(_accept, shard, info, stop)
+            download(shard.url, shard.tar, accept, most_bytes=most_bytes, stop=stop)
     return held
 
 
-def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> None:
+def _accept(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, temporary: Path) -> None:
     """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
     if info is not None:
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
             raise InputError("its bytes differ from the manifest beside it (sha256)")
-    if _fetch_index(shard, temporary):
+    if _fetch_index(shard, temporary, stop):
         return
     try:
         records = index_tar(temporary, None, name=without_secrets(shard.url))
@@ -172,12 +180,12 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, temporary: Path) -> Non
     write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=mtime_stamp(status))
 
 
-def _fetch_index(shard: _RemoteShard, tar: Path) -> bool:
+def _fetch_index(shard: _RemoteShard, tar: Path, stop: threading.Event) -> bool:
     """Fetch the index beside the URL; True if relic wrote it, for a tar of that length."""
     if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return False
     path = index_path(shard.tar)
-    if not _fetch_optional(beside(shard.url, path.name), path, most_index_bytes(tar.stat().st_size)):
+    if not _fetch_optional(beside(shard.url, path.name), path, most_index_bytes(tar.stat().st_size), stop):
         return False
     try:
         header = read_header(path)

@@ -16,6 +16,10 @@ class ShardServer:
         self.requests: Counter[str] = Counter()
         self.cuts: Counter[str] = Counter()
         """By file name: how many more answers are cut in the middle."""
+        self.errors: dict[str, int] = {}
+        """By file name: the HTTP code of every answer."""
+        self.redirects: dict[str, str] = {}
+        """By file name: where the answer leads."""
         self.stalls: set[str] = set()
         """File names whose answers stop in the middle and keep the connection open."""
         self.stalled = threading.Event()
@@ -27,6 +31,14 @@ class ShardServer:
         name = handler.path.split("?")[0].rpartition("/")[2]
         self.requests[name] += 1
         path = self.folder / name
+        if name in self.errors:
+            handler.send_error(self.errors[name])
+            return
+        if name in self.redirects:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirects[name])
+            handler.end_headers()
+            return
         if not path.is_file():
             handler.send_error(404)
             return

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.storage import download as download_module
-from relic.storage.download import DownloadError, PermanentError
+from relic.storage import transfer
+from relic.storage.download import DownloadError
 from relic.storage.spec import resolve_shards
+from relic.storage.transfer import PermanentError
 from tests.conftest import write_shards
 from tests.storage.http_shards import serve
 
@@ -134,7 +137,7 @@ def test_a_reader_killed_in_the_middle_of_a_shard(packed: Path) -> None:
 
 
 def test_a_host_that_stops_sending_is_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_module, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
     with serve(packed) as server:
         server.stalls.add("train-000001.tar")
         with pytest.raises(DownloadError, match=r"train-000001\.tar: could not be fetched.*no byte came"):
@@ -280,7 +283,7 @@ def test_endless_transfers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PermanentError, match=r"pipe:yes: the disk of .* is full; delete files, or set XDG_CACHE_HOME"):
         download_module.download("pipe:yes", tmp_path / "x", check)
     monkeypatch.undo()
-    monkeypatch.setattr(download_module, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.2)
     with pytest.raises(DownloadError, match=r"only \d+ bytes came"):
         download_module.download("pipe:while printf x; do sleep 0.05; done", tmp_path / "x", check, attempts=1)
     assert not list(tmp_path.iterdir())
@@ -310,3 +313,94 @@ def test_local_shards_need_neither_torch_nor_webdataset(packed: Path) -> None:
         "sys.exit('torch' in sys.modules or 'webdataset' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def put_command(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command `name` that comes before those of the machine."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_what_the_aws_command_says_is_part_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    count = tmp_path / "count"
+    words = "download failed: $3 to - Unable to locate credentials"
+    put_command(tmp_path, "aws", f"echo >> {count}; echo noise >&2; echo {words} >&2; exit 1", monkeypatch)
+    with pytest.raises(PermanentError, match=r"^s3://bucket/x\.tar: .*Unable to locate credentials$"):
+        keys_of("s3://bucket/x.tar")
+    assert len(count.read_text()) == 1  # not tried again
+    assert capfd.readouterr().err == ""
+
+
+def test_an_unknown_host_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = tmp_path / "count"
+    put_command(tmp_path, "curl", f"cat > /dev/null; echo >> {count}; exit 6", monkeypatch)
+    with pytest.raises(DownloadError, match=r"^http://nohost/x\.tar: could not be fetched: the host is not known$"):
+        keys_of("http://nohost/x.tar")
+    assert len(count.read_text()) == 1
+
+
+def test_curl_gets_no_secret_as_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user of a machine can list the arguments of its processes."""
+    put_command(tmp_path, "curl", f"echo $* > {tmp_path}/arguments; cat > {tmp_path}/given; exit 7", monkeypatch)
+    url = 'http://user:hidden@host/a"b\n.tar?sig=hidden'
+    with pytest.raises(DownloadError):
+        download_module.download(url, tmp_path / "x", lambda path: None, attempts=1)
+    assert "hidden" not in (tmp_path / "arguments").read_text()
+    assert (tmp_path / "given").read_text().splitlines()[0] == r'url = "http://user:hidden@host/a\"b\n.tar?sig=hidden"'
+
+
+@pytest.mark.parametrize(("code", "requests"), [(503, 3), (429, 3), (403, 1)])
+def test_a_busy_server_is_asked_again(packed: Path, monkeypatch: pytest.MonkeyPatch, code: int, requests: int) -> None:
+    monkeypatch.setattr(download_module, "BUSY_SECONDS", 0.05)
+    with serve(packed) as server:
+        server.errors["x.tar"] = code
+        with pytest.raises((DownloadError, PermanentError), match=rf"x\.tar: .*HTTP {code}"):
+            keys_of(f"{server.url}/x.tar")
+        assert server.requests["x.tar"] == requests
+
+
+def test_a_redirect_to_a_local_file_is_not_followed(packed: Path, tmp_path: Path) -> None:
+    with serve(packed) as server:
+        server.redirects["x.tar"] = f"file://{packed}/train-000000.tar"
+        server.redirects["loop.tar"] = f"{server.url}/loop.tar"
+        with pytest.raises(PermanentError, match=r"x\.tar: it leads to a protocol that is not read"):
+            keys_of(f"{server.url}/x.tar")
+        with pytest.raises(PermanentError, match=r"loop\.tar: the server redirects without end"):
+            keys_of(f"{server.url}/loop.tar")
+    assert not cached("*.tar")
+
+
+def test_no_command_outlives_its_transfer(tmp_path: Path) -> None:
+    """A killed shell would leave what it started."""
+    with pytest.raises(PermanentError, match="sends more than"):
+        download_module.download(
+            f"pipe:sh -c 'echo $$ > {tmp_path}/pid; sleep 30' & until [ -s {tmp_path}/pid ]; do :; done; "
+            "head -c 5000 /dev/zero; sleep 30",
+            tmp_path / "x",
+            lambda path: None,
+            most_bytes=1000,
+        )
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it still runs")
+
+
+def test_a_stop_ends_a_transfer(packed: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    with serve(packed) as server:
+        server.stalls.add("train-000001.tar")
+
+        def stop_later() -> None:
+            server.stalled.wait(30)
+            stop.set()
+
+        threading.Thread(target=stop_later).start()
+        with pytest.raises(DownloadError, match=r"train-000001\.tar: could not be fetched: .*interrupted"):
+            download_module.download(f"{server.url}/train-000001.tar", tmp_path / "x.tar", lambda path: None, stop=stop)
+    assert not list(tmp_path.glob("x.tar*"))
