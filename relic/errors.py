@@ -20,8 +20,8 @@ _SHOWN = 700
 """Characters that a message shows of its beginning, and of its end."""
 
 
-_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
-"""In torch's error for a full memory of the CPU, which is a plain RuntimeError."""
+_FULL = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
+"""In torch's errors for a full memory of the CPU, which are plain RuntimeErrors."""
 
 
 class InputError(ValueError):
@@ -49,11 +49,26 @@ def before_work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Put `source: ` before the message of an InputError inside the block: a file, or a flag and its value."""
+    """Put `source: ` before the message of an InputError inside the block: a file, or a flag and its value.
+
+    A full memory of the CPU becomes such an InputError.
+    """
     try:
         yield
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_full_memory(error):
+            raise
+        raise InputError(f"{source}: {_full_memory(error)}") from error
+
+
+def _is_full_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _FULL)
+
+
+def _full_memory(error: Exception) -> str:
+    return f"the memory is full; use smaller images, smaller batches or fewer workers ({error})"
 
 
 def speaks_for_all() -> bool:
@@ -107,10 +122,9 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                     print_error(prog, str(error))
                 return 2 if refused else 1
             except (MemoryError, RuntimeError) as error:
-                full = isinstance(error, MemoryError) or _ALLOCATOR in str(error)
-                if not full or os.environ.get("RELIC_TRACEBACK"):
+                if not _is_full_memory(error) or os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print_error(prog, f"the memory is full; use smaller images, smaller batches or fewer workers ({error})")
+                print_error(prog, _full_memory(error))
                 return 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")

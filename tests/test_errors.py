@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from relic.errors import InputError, RefusedError, before_work, command
+from relic.errors import InputError, RefusedError, before_work, command, naming
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
@@ -20,6 +20,16 @@ def test_a_full_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixtu
     assert main([]) == 1
     said = capsys.readouterr().err
     assert said.startswith("tool.py: error: the memory is full; use smaller images") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("9 GiB"), RuntimeError(f"{ALLOCATOR} 9000000000000 bytes."), RuntimeError("std::bad_alloc")]
+)
+def test_a_full_memory_names_the_file_that_filled_it(error: Exception) -> None:
+    with pytest.raises(InputError, match=r"^big\.png: the memory is full; use smaller images"), naming("big.png"):
+        raise error
+    with pytest.raises(RuntimeError, match="^a bug$"), naming("big.png"):
+        raise RuntimeError("a bug")
 
 
 def test_other_errors_keep_their_traceback() -> None:
