@@ -23,6 +23,9 @@ _SHOWN = 700
 _FULL = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
 """In torch's errors for a full memory of the CPU, which are plain RuntimeErrors."""
 
+_LOST = "gloo/transport"
+"""In torch's error, a plain RuntimeError, for a process that ended while this one waited for it in a collective."""
+
 
 class InputError(ValueError):
     """Bad input (a flag, a file, a folder). The message is one line: what is wrong, where, and what to do.
@@ -65,6 +68,10 @@ def naming(source: object) -> Iterator[None]:
 
 def _is_full_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in _FULL)
+
+
+def _lost_processes(error: Exception) -> str:
+    return f"another process of this run has ended; its own message tells why ({error})"
 
 
 def _full_memory(error: Exception) -> str:
@@ -122,9 +129,9 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                     print_error(prog, str(error))
                 return 2 if refused else 1
             except (MemoryError, RuntimeError) as error:
-                if not _is_full_memory(error) or os.environ.get("RELIC_TRACEBACK"):
+                if not (_is_full_memory(error) or _LOST in str(error)) or os.environ.get("RELIC_TRACEBACK"):
                     raise
-                print_error(prog, _full_memory(error))
+                print_error(prog, _full_memory(error) if _is_full_memory(error) else _lost_processes(error))
                 return 1
             except KeyboardInterrupt:
                 sys.stderr.write(f"{prog}: interrupted\n")
