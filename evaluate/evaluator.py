@@ -27,7 +27,7 @@ from relic.codec.metrics import score_coded
 from relic.codec.pixels import to_float, to_uint8
 from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
-from relic.errors import InputError
+from relic.errors import InputError, naming
 
 _LENGTH_TOLERANCE = 0.001
 _LENGTH_TOLERANCE_BITS = 64
@@ -90,10 +90,12 @@ class Scorer:
     @torch.inference_mode()
     def __call__(self, image: SourceImage) -> Scored:
         """Score an image. Raises InexactError and InputError, naming codec and image."""
+        source = f"{self._codec.label}, {image.name}"
         try:
-            return self._score(image)
-        except (InputError, InexactError) as error:
-            raise type(error)(f"{self._codec.label}, {image.name}: {error}") from error
+            with naming(source):
+                return self._score(image)
+        except InexactError as error:
+            raise InexactError(f"{source}: {error}") from error
 
     def _score(self, image: SourceImage) -> Scored:
         x_BCHW = to_float(image.pixels_BHWC.to(self._device))

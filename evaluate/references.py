@@ -15,6 +15,7 @@ from relic.codec.metrics import score_coded
 from relic.codec.pixels import to_float
 from relic.codec.scores import Score, mean_score
 from relic.distributed import World, gather_to_all
+from relic.errors import naming
 
 AUTO_LIMIT = 200
 """--references auto draws the curves for up to so many images: they take as long as evaluating twelve codecs."""
@@ -52,10 +53,11 @@ def reference_curves(source: ImageSource, world: World, *, workers: int) -> list
 def _score_all(image: SourceImage, formats: list[str]) -> dict[tuple[str, int], Score]:
     x_BCHW = to_float(image.pixels_BHWC)
     scores = {}
-    for name, quality, coded in _encodings(Image.fromarray(image.pixels_BHWC[0].numpy()), formats):
-        with Image.open(io.BytesIO(coded)) as decoded:
-            x_hat_BCHW = to_float(torch.from_numpy(np.array(decoded.convert("RGB")))[None])
-        scores[name, quality] = score_coded(x_BCHW, x_hat_BCHW, len(coded))
+    with naming(image.name):
+        for name, quality, coded in _encodings(Image.fromarray(image.pixels_BHWC[0].numpy()), formats):
+            with Image.open(io.BytesIO(coded)) as decoded:
+                x_hat_BCHW = to_float(torch.from_numpy(np.array(decoded.convert("RGB")))[None])
+            scores[name, quality] = score_coded(x_BCHW, x_hat_BCHW, len(coded))
     return scores
 
 

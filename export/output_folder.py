@@ -22,7 +22,7 @@ def staged_output(folder: Path, *, last: str | None = None, owned: Sequence[str]
 
     The temporary folder is on the same file system: in `folder`, or in its nearest parent that exists. After an error
     or SIGTERM inside the block, `folder` is as it was before. A process that is killed leaves its temporary folder; the
-    next export to the same place removes it.
+    next export to the same place removes it. Inside the block, all temporary files of this process are in it too.
 
     `last` names the file that says the others are complete: an old one is removed first, the new one is renamed last.
     `owned` names folders that belong to an export: where `folder` holds an old `last`, its old `owned` are removed too.
@@ -41,11 +41,23 @@ def staged_output(folder: Path, *, last: str | None = None, owned: Sequence[str]
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written to: {error.strerror}") from None
         try:
-            with handling((signal.SIGTERM,), terminate):  # ends the block as an error does
+            with handling((signal.SIGTERM,), terminate), _temporaries_in(staging):  # ends the block as an error does
                 yield staging
             _publish(staging, folder, last, owned, holds_export=holds_export)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _temporaries_in(staging: Path) -> Iterator[None]:
+    """Temporary files of torch, onnx and onnxruntime are inside `staging`: a killed export leaves none elsewhere."""
+    before, folder = tempfile.tempdir, Path(tempfile.mkdtemp(prefix="tmp-", dir=staging))
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(staging: Path, folder: Path, last: str | None, owned: Sequence[str], *, holds_export: bool) -> None:

@@ -20,8 +20,11 @@ _SHOWN = 700
 """Characters that a message shows of its beginning, and of its end."""
 
 
-_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
-"""In torch's error for a full memory of the CPU, which is a plain RuntimeError."""
+_FULL = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
+"""In torch's errors for a full memory of the CPU, which are plain RuntimeErrors."""
+
+_LOST = "gloo/transport"
+"""In torch's error, a plain RuntimeError, for a process that ended while this one waited for it in a collective."""
 
 
 class InputError(ValueError):
@@ -49,11 +52,31 @@ def before_work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Put `source: ` before the message of an InputError inside the block: a file, or a flag and its value."""
+    """Put `source: ` before the message of an InputError inside the block: a file, or a flag and its value.
+
+    A full memory of the CPU becomes such an InputError.
+    """
     try:
         yield
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_full_memory(error):
+            raise
+        raise InputError(f"{source}: {_full_memory(error)}") from error
+
+
+def _is_full_memory(error: BaseException) -> bool:
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+    return told or isinstance(error, MemoryError)
+
+
+def _lost_processes(error: BaseException) -> str:
+    return f"another process of this run has ended; its own message tells why ({error})"
+
+
+def _full_memory(error: BaseException) -> str:
+    return f"the memory is full; use smaller images, smaller batches or fewer workers ({error})"
 
 
 def speaks_for_all() -> bool:
@@ -122,7 +145,10 @@ def report(prog: str, error: BaseException) -> int | None:
         if not refused or speaks_for_all():
             print_error(prog, str(error))
         return 2 if refused else 1
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR in str(error)):
-        print_error(prog, f"the memory is full; use smaller images, smaller batches or fewer workers ({error})")
+    if _is_full_memory(error):
+        print_error(prog, _full_memory(error))
+        return 1
+    if isinstance(error, RuntimeError) and _LOST in str(error):
+        print_error(prog, _lost_processes(error))
         return 1
     return None

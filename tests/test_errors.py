@@ -1,12 +1,14 @@
 """What `command` makes of errors."""
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from relic.errors import InputError, RefusedError, before_work, command, report
+from relic.errors import InputError, RefusedError, before_work, command, naming, report
 from tests.conftest import set_ranks
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -21,6 +23,43 @@ def test_a_full_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixtu
     assert main([]) == 1
     said = capsys.readouterr().err
     assert said.startswith("tool.py: error: the memory is full; use smaller images") and said.count("\n") == 1
+
+
+def test_a_process_that_lost_another_one_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @command("tool.py")
+    def main(argv: object = None) -> int:
+        raise RuntimeError("[/x/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:6874. ...")
+
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tool.py: error: another process of this run has ended; its own") and said.count("\n") == 1
+
+
+@pytest.mark.torch
+@pytest.mark.commands
+def test_torch_says_so_when_another_process_ends(tmp_path: Path) -> None:
+    script = tmp_path / "lost.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import torch\nimport torch.distributed as dist\nfrom relic.errors import command\n"
+        "dist.init_process_group('gloo')\nif dist.get_rank() == 1:\n    os._exit(3)\n"
+        "@command('tool.py')\ndef main(argv=None):\n    dist.all_reduce(torch.ones(1))\n    return 0\n"
+        "sys.exit(main())\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False, timeout=100)
+    assert "tool.py: error: another process of this run has ended" in done.stderr
+    assert "Traceback" not in done.stderr.split("tool.py: error")[0]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("9 GiB"), RuntimeError(f"{ALLOCATOR} 9000000000000 bytes."), RuntimeError("std::bad_alloc")]
+)
+def test_a_full_memory_names_the_file_that_filled_it(error: Exception) -> None:
+    with pytest.raises(InputError, match=r"^big\.png: the memory is full; use smaller images"), naming("big.png"):
+        raise error
+    with pytest.raises(RuntimeError, match=r"^a bug$"), naming("big.png"):
+        raise RuntimeError("a bug")
 
 
 def test_other_errors_keep_their_traceback() -> None:

@@ -1,4 +1,4 @@
-"""Quality of a reconstruction, one value per image. Measured on 8-bit pixels, as in published tables, in fp32."""
+"""Quality of a reconstruction, one value per image. Measured on 8-bit pixels, as in published tables, in float64."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,6 @@ from relic.codec.constants import MIN_MS_SSIM_SIDE
 from relic.codec.entropy import bits_per_pixel
 from relic.codec.ms_ssim import ms_ssim
 from relic.codec.pixels import round_to_8bit
-from relic.codec.precision import without_tf32
 from relic.codec.scores import Score
 
 
@@ -34,8 +33,7 @@ def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
     """MS-SSIM (Wang, Simoncelli, Bovik 2003) in [0, 1], (B,). `x_hat` is rounded to 8 bits first."""
     if min(x_BCHW.shape[2:]) < MIN_MS_SSIM_SIDE:
         return torch.full((x_BCHW.size(0),), float("nan"), device=x_BCHW.device)
-    with without_tf32():
-        return ms_ssim(x_BCHW.float(), round_to_8bit(x_hat_BCHW))
+    return ms_ssim(x_BCHW.double(), round_to_8bit(x_hat_BCHW).double())
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,27 @@ from export.output_folder import staged_output
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDS = """
-import sys, time
+import sys, tempfile, time
 from pathlib import Path
 from export.output_folder import staged_output
 with staged_output(Path(sys.argv[1])) as staging:
     (staging / "part").write_text("x")
+    temporary = tempfile.TemporaryDirectory()  # as torch and onnxruntime make them
+    (Path(temporary.name) / "large").write_text("x")
     print(staging, flush=True)
     time.sleep(60)
 """
 
 
-def begun(folder: Path) -> tuple["subprocess.Popen[str]", Path]:
+def begun(folder: Path, **environment: str) -> tuple["subprocess.Popen[str]", Path]:
     """A process in the middle of an export, and its temporary folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", HOLDS, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
@@ -33,17 +41,21 @@ def begun(folder: Path) -> tuple["subprocess.Popen[str]", Path]:
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, exists: bool) -> None:
-    out = tmp_path / "out"
+    out, temporary = tmp_path / "out", tmp_path / "tmp"
+    temporary.mkdir()
     if exists:
         out.mkdir()
-    process, left = begun(out)
+    process, left = begun(out, TMPDIR=str(temporary))
     process.kill()
     process.communicate()
     assert (left / "part").exists()
     out.mkdir(exist_ok=True)
+    before = tempfile.gettempdir()
     with staged_output(out) as staging:
         (staging / "new").write_text("y")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out"]
+        assert Path(tempfile.gettempdir()).parent == staging
+    assert tempfile.gettempdir() == before
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "out", "tmp"]
 
 
 def test_what_is_in_use_stays(tmp_path: Path) -> None:
