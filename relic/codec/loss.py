@@ -72,7 +72,7 @@ def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: Lo
     else:
         distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
         if config.needs_ms_ssim:
-            similarity = ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW, floor=_FLOOR, stacked=False).mean()
+            similarity = ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW, floor=_FLOOR).mean()
             distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
     total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
