@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from relic.codec.checkpoint import Checkpoint
-from relic.codec.entropy import avoid_device_reads
+from relic.codec.entropy import lighten_forward
 from relic.codec.loss import LossConfig
 from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
@@ -149,7 +149,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
     config, model = plan.config, start.model
     set_trainable_parts(model, config.replace_parts, config.train_scope)
     frozen = freeze_unreachable(model, config.loss_type)
-    avoid_device_reads(model.entropy_bottleneck)
+    lighten_forward(model.entropy_bottleneck, rate_is_trained=config.loss_type == "rd")
     model.to(world.device, memory_format=torch.channels_last)
     use_amp = world.device.type == "cuda" if config.amp == "auto" else bool(config.amp)
     kept_in_fp32 = keep_in_fp32(model, config.local_fp32, config.fp32_class_names) if use_amp else []

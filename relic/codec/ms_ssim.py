@@ -4,11 +4,12 @@ Shapes: x_BCHW, y_BCHW images in [0, 1] of one float type.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from pytorch_msssim.ssim import _fspecial_gauss_1d, gaussian_filter
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -17,58 +18,56 @@ _C1, _C2 = 0.01**2, 0.03**2
 """The constants in SSIM's two quotients that prevent division by zero, for pixels in [0, 1]."""
 
 
-class _Statistics(NamedTuple):
-    """Statistics of x and y under the window, at each position of the window."""
-
-    product: Tensor
-    """Mean of x times mean of y."""
-    squares: Tensor
-    """Sum of the squared means."""
-    variances: Tensor
-    """Sum of the variances."""
-    covariance: Tensor
-
-
 def ms_ssim(x_BCHW: Tensor, y_BCHW: Tensor, *, floor: float = 0.0) -> Tensor:
     """MS-SSIM (Wang, Simoncelli, Bovik 2003) per image, (B,). Both sides must be over 160 pixels.
 
-    Equal to `pytorch_msssim.ms_ssim` with `data_range=1` up to rounding. In float32, bright and even areas lose digits:
-    a small variance is the difference of two large means there. Measurements need float64.
+    Equal to `pytorch_msssim.ms_ssim` with `data_range=1` up to rounding. It is computed from the sum s = x + y and the
+    difference d = x - y, because both quotients of SSIM have the same form in them:
+
+        (2 mean(x) mean(y) + C1) / (mean(x)^2 + mean(y)^2 + C1) = 1 - 2 mean(d)^2 / (mean(s)^2 + mean(d)^2 + 2 C1)
+        (2 cov(x, y) + C2)       / (var(x) + var(y) + C2)       = 1 - 2 var(d)    / (var(s) + var(d) + 2 C2)
+
+    So a scale filters s, d and their squares in one call: few kernels on a GPU, and full vectors on a CPU.
+
+    In float32, bright and even areas lose digits: a small variance is the difference of two large means there.
+    Measurements need float64.
 
     floor: the smallest value of a scale's term. At 0, as in the paper, the gradient of a term that is not positive
         (images with inverted contrast, constant images) is NaN. So a loss needs a floor above 0.
     """
-    window, weights = _constants(x_BCHW.size(1), x_BCHW.device, x_BCHW.dtype)
-    terms = []
+    channels = x_BCHW.size(1)
+    # CUDA has a depthwise kernel for contiguous tensors only. Others take cuDNN's grouped convolution, which is slow.
+    layout = torch.channels_last if x_BCHW.device.type == "cpu" else torch.contiguous_format
+    both = torch.cat([x_BCHW + y_BCHW, x_BCHW - y_BCHW], dim=1).contiguous(memory_format=layout)
+    window, weights = _constants(4 * channels, x_BCHW.device, x_BCHW.dtype)
+    losses = []
     for level in range(len(WEIGHTS)):
-        found = _statistics(x_BCHW, y_BCHW, window)
-        contrast = (2 * found.covariance + _C2) / (found.variances + _C2)
+        means, means_of_squares = _smooth(torch.cat([both, both * both], dim=1), window).chunk(2, dim=1)
+        squares = means * means
+        loss: Tensor = _Share.apply(means_of_squares - squares, 2 * _C2)
         if level < len(WEIGHTS) - 1:
-            terms.append(contrast)
-            padding = [side % 2 for side in x_BCHW.shape[2:]]
-            x_BCHW = F.avg_pool2d(x_BCHW, kernel_size=2, padding=padding)
-            y_BCHW = F.avg_pool2d(y_BCHW, kernel_size=2, padding=padding)
+            both = F.avg_pool2d(both, kernel_size=2, padding=[side % 2 for side in both.shape[2:]])
         else:
-            terms.append((2 * found.product + _C1) / (found.squares + _C1) * contrast)
-    means = torch.stack([term.flatten(2).mean(2).clamp(min=floor) for term in terms])
-    return torch.prod(means**weights, dim=0).mean(dim=1)
+            of_means: Tensor = _Share.apply(squares, 2 * _C1)
+            loss = loss + of_means - 2 * loss * of_means  # (1 - 2 a) (1 - 2 b) = 1 - 2 (a + b - 2 a b)
+        losses.append(loss.flatten(2).mean(2))
+    terms = (1 - 2 * torch.stack(losses)).clamp(min=floor)
+    return weighted_product(terms, weights).mean(1)
 
 
-def _statistics(x_BCHW: Tensor, y_BCHW: Tensor, window: Tensor) -> _Statistics:
-    smooth = _sum_of_shifts if x_BCHW.dtype == torch.float64 else gaussian_filter
-    mean_x, mean_y = smooth(x_BCHW, window), smooth(y_BCHW, window)
-    square_x, square_y, product = mean_x.square(), mean_y.square(), mean_x * mean_y
-    variance_x = smooth(x_BCHW * x_BCHW, window) - square_x
-    variance_y = smooth(y_BCHW * y_BCHW, window) - square_y
-    covariance = smooth(x_BCHW * y_BCHW, window) - product
-    return _Statistics(product, square_x + square_y, variance_x + variance_y, covariance)
+def weighted_product(terms: Tensor, weights: Tensor) -> Tensor:
+    """The product over the first dimension of `terms`, each to the power of its weight.
 
-
-def _sum_of_shifts(x_BCHW: Tensor, window: Tensor) -> Tensor:
-    """`gaussian_filter` with our window, as weighted sums of shifted images.
-
-    torch's convolution in float64 is 3 times slower on a CPU.
+    Not by `torch.prod`: its backward pass reads a value from the device, so the host waits for it in each step.
     """
+    return (terms.log() * weights).sum(0).exp()
+
+
+def _smooth(x_BCHW: Tensor, window: Tensor) -> Tensor:
+    """`gaussian_filter`. In float64 it is a weighted sum of shifted images: torch's convolution is 3 times slower then."""
+    if x_BCHW.dtype != torch.float64:
+        filtered: Tensor = gaussian_filter(x_BCHW, window)
+        return filtered
     for dim in (2, 3):
         size = x_BCHW.size(dim) - window.size(-1) + 1
         total = torch.zeros_like(x_BCHW.narrow(dim, 0, size))
@@ -76,6 +75,29 @@ def _sum_of_shifts(x_BCHW: Tensor, window: Tensor) -> Tensor:
             total = total.add_(x_BCHW.narrow(dim, shift, size), alpha=weight)
         x_BCHW = total
     return x_BCHW
+
+
+class _Share(torch.autograd.Function):
+    """d / (s + d + constant), for (B, 2C, H, W) that holds s and then d.
+
+    Autograd's backward pass takes twice as many kernels, and they are a large part of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor, constant: float) -> Tensor:
+        of_sum, of_difference = both.chunk(2, dim=1)
+        total = of_sum + of_difference + constant
+        share = of_difference / total
+        ctx.save_for_backward(share, total)
+        return share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        share, total = ctx.saved_tensors
+        scaled = upstream / total
+        of_difference = torch.addcmul(scaled, share, scaled, value=-1)
+        return torch.cat([of_difference - scaled, of_difference], dim=1), None
 
 
 @functools.cache
