@@ -20,7 +20,7 @@ from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError, naming
 from relic.onnx.layout import MANIFEST, TABLES
 from relic.onnx.manifest import read_manifest
-from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.sessions import check_size, load_tables, open_decoder, open_encoder, run_part
 
 Runtime = Literal["torch", "onnxruntime"]
 
@@ -48,6 +48,12 @@ class Codec(Protocol):
     device: torch.device
     """Of the images, and of their reconstructions."""
 
+    takes_any_size: bool
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise InputError if the codec is for images of another size."""
+        ...
+
     def analyse(self, x_BCHW: Tensor) -> Tensor:
         """The latent y, not rounded. Images of any size are padded by repeating their edges."""
         ...
@@ -73,6 +79,7 @@ class TorchCodec:
     """A checkpoint in fp32. Its CDF tables are made anew from its density; rates are estimated by its likelihoods."""
 
     runtime: Runtime = "torch"
+    takes_any_size = True
 
     def __init__(
         self,
@@ -89,6 +96,9 @@ class TorchCodec:
         self._model = model.to(device, memory_format=torch.channels_last)
         self._relu_inputs = ReluInputs(self._model)
         self.device = device
+
+    def check_size(self, height: int, width: int) -> None:
+        """Any size is padded."""
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
         with self._relu_inputs.counted():
@@ -134,10 +144,19 @@ class OnnxCodec:
         ):
             raise InputError(f"its {MANIFEST} describes other tables than its {TABLES}; take both from one export")
 
+    @property
+    def takes_any_size(self) -> bool:
+        return self._encoder.fixed_size is None and self._decoder.fixed_size is None
+
+    def check_size(self, height: int, width: int) -> None:
+        _, rows, columns = latent_shape(width, height, self.tables)
+        stride = self.tables.stride
+        for part in (self._encoder, self._decoder):
+            check_size(part, (rows * stride, columns * stride), (height, width), stride)
+
     def analyse(self, x_BCHW: Tensor) -> Tensor:
-        height, width = x_BCHW.shape[2:]
         padded = pad_to_stride(x_BCHW)
-        self._check_size(self._encoder, height, width)
+        self.check_size(*x_BCHW.shape[2:])
         return torch.from_numpy(run_part(self._encoder, padded.contiguous().numpy()))
 
     def quantise(self, y_BMhw: Tensor) -> Quantised:
@@ -147,7 +166,7 @@ class OnnxCodec:
         )
 
     def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
-        self._check_size(self._decoder, height, width)
+        self.check_size(height, width)
         x_hat = run_part(self._decoder, y_hat_BMhw.contiguous().numpy())
         return torch.from_numpy(x_hat)[:, :, :height, :width]
 
@@ -156,11 +175,6 @@ class OnnxCodec:
 
     def relu_counts(self) -> ReluCounts:
         return ReluCounts(0, 0)
-
-    def _check_size(self, part: OnnxPart, height: int, width: int) -> None:
-        _, rows, columns = latent_shape(width, height, self.tables)
-        stride = self.tables.stride
-        check_size(part, (rows * stride, columns * stride), (height, width), stride)
 
 
 def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:

@@ -6,6 +6,9 @@ thread (`evaluate/parallel.py`). Symbols are coded in as many processes, because
 report.
 """
 
+import math
+from collections.abc import Sequence
+
 from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.curves import gather_curves
 from evaluate.evaluator import evaluate
@@ -17,7 +20,7 @@ from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, source_of
 from evaluate.summary import summarise
 from relic.distributed import World
-from relic.errors import before_work
+from relic.errors import before_work, naming
 from relic.machine import keep_freed_memory
 from relic.options import Switch
 
@@ -26,7 +29,8 @@ _CUDA_WORKERS = 2
 
 
 def evaluate_all(plan: Plan, world: World) -> Report:
-    """Open every codec, then evaluate each. Raises RefusedError for a file that is no codec.
+    """Open every codec, then evaluate each. Raises RefusedError for a file that is no codec, and for
+    images that a codec of a fixed size does not take.
 
     Raises InputError for an image that cannot be evaluated, and InexactError where the numbers would be wrong.
     """
@@ -37,8 +41,10 @@ def evaluate_all(plan: Plan, world: World) -> Report:
         workers = min(workers, _CUDA_WORKERS)
     # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
     source = source_of(plan.images)
+    workers = min(workers, math.ceil(source.num_images / world.size))  # each takes a process and its memory
     with before_work():
         codecs = _open_codecs(plan, world, workers)
+        _check_sizes(codecs, source)
     evaluations = [
         evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)
         for codec in codecs
@@ -53,6 +59,15 @@ def evaluate_all(plan: Plan, world: World) -> Report:
     return make_report(
         evaluations=evaluations, summaries=summaries, curves=curves, source=source.describe(), shown=shown
     )
+
+
+def _check_sizes(codecs: Sequence[Codec], source: ImageSource) -> None:
+    """Raise InputError naming the first image that a codec of a fixed size does not take."""
+    fixed = [codec for codec in codecs if not codec.takes_any_size]
+    for name, size in source.sizes() if fixed else ():
+        for codec in fixed:
+            with naming(f"{codec.label}, {name}"):
+                codec.check_size(size.height, size.width)
 
 
 def _open_codecs(plan: Plan, world: World, workers: int) -> list[Codec]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relic.errors import InputError
-from relic.pictures.decoding import read_pixels
+from relic.pictures.decoding import Size, read_file, read_pixels, read_size
 from relic.pictures.listing import ENDINGS, list_sources
 from relic.pictures.reasons import Unreadable
 
@@ -25,6 +25,14 @@ def list_images(folder: Path) -> list[str]:
     if not names:
         raise InputError(f"--images {folder}: no image in it ({', '.join(ENDINGS)})")
     return names
+
+
+def read_image_size(path: Path) -> Size | None:
+    """An image's size without its pixels. None for a file that cannot be read: `read_image` will say why."""
+    try:
+        return read_size(read_file(path))
+    except (Unreadable, MemoryError, OSError):
+        return None
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

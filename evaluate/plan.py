@@ -9,6 +9,7 @@ from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import TEMPORARY_SUFFIX, check_folder
+from relic.machine import available_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
@@ -16,6 +17,8 @@ from relic.storage.spec import resolve_shards
 REPORT_FILES = ("report.html", "rd.png", "summary.md", "metrics.json", "per_image.csv")
 """What `evaluate/report_files.py` writes beside the folders of the codecs."""
 _MAX_NAME_BYTES = 200
+_WORKERS_PER_CORE = 4
+"""A worker keeps one core busy. More of them only take memory: a process, and an image with its activations, each."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ def make_plan(config: EvaluateConfig) -> Plan:
             raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
     for folder in config.onnx or []:
         _check_export(folder)
+    most = _WORKERS_PER_CORE * available_cores()
+    if config.workers > most:
+        raise InputError(
+            f"--workers {config.workers}: at most {most} here, {_WORKERS_PER_CORE} per core; 0 takes one each"
+        )
     _refuse_twice(config.checkpoint or [], "--checkpoint")
     _refuse_twice(list(map(str, config.onnx or [])), "--onnx")
     check_folder("--out", config.out)

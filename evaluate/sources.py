@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluate.folder import read_image
+from evaluate.folder import read_image, read_image_size
 from evaluate.plan import ImageFolder
 from relic.distributed import World
 from relic.files import shown_path
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
+from relic.pictures.decoding import Size
 from relic.shards.shard_set import ShardSet
 
 
@@ -43,6 +44,10 @@ class ImageSource(Protocol):
         """The images with these numbers, in this order."""
         ...
 
+    def sizes(self) -> Iterator[tuple[str, Size]]:
+        """Name and size of the images, where they are known without the pixels. Crops have one size."""
+        ...
+
 
 @dataclass(frozen=True)
 class ShardSource:
@@ -67,6 +72,9 @@ class ShardSource:
             for number, batch in zip(numbers, loader.batches(plan), strict=True):
                 yield SourceImage(number, batch.keys[0], batch.images)
 
+    def sizes(self) -> Iterator[tuple[str, Size]]:
+        yield f"the crops of {self.shards.folder}", Size(self.shards.width, self.shards.height)
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -85,8 +93,17 @@ class FolderSource:
         for number in numbers:
             name = self.images.names[number]
             pixels = torch.from_numpy(read_image(self.images.folder / name))[None]
-            # A file name that is not UTF-8 can be opened, but not written into a report.
-            yield SourceImage(number, os.fsencode(name).decode("utf-8", "backslashreplace"), pixels)
+            yield SourceImage(number, _shown(name), pixels)
+
+    def sizes(self) -> Iterator[tuple[str, Size]]:
+        for name in self.images.names:
+            if size := read_image_size(self.images.folder / name):
+                yield _shown(name), size
+
+
+def _shown(name: str) -> str:
+    """A file name that is not UTF-8 can be opened, but not written into a report."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def numbers_of_rank(source: ImageSource, world: World) -> list[int]:

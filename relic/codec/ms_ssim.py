@@ -64,7 +64,7 @@ def weighted_product(terms: Tensor, weights: Tensor) -> Tensor:
 
 
 def _smooth(x_BCHW: Tensor, window: Tensor) -> Tensor:
-    """`gaussian_filter`. In float64 it is a weighted sum of shifted images: torch's convolution is 3 times slower then."""
+    """`gaussian_filter`. In float64 it adds up shifted images, because torch's convolution takes 3 times as long."""
     if x_BCHW.dtype != torch.float64:
         filtered: Tensor = gaussian_filter(x_BCHW, window)
         return filtered

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from relic.pictures.formats import kind_of, open_image
 from relic.pictures.jpeg import JpegHeader, read_jpeg_header
 from relic.pictures.reading import SWAPS_SIDES, apply_profile, decode_image, exif_orientation, turn_upright
 from relic.pictures.reasons import Unreadable, check_size, unreadable
@@ -99,6 +100,18 @@ def read_header(data: bytes) -> Header:
         raise
     except Exception as error:  # decoders raise many types for damaged bytes; none of them may end the run
         raise unreadable(error) from error
+
+
+def read_size(data: bytes) -> Size:
+    """The upright size of the image in `data`. The pixels are decoded only if it is a TIFF. As `read_header` raises."""
+    if kind_of(data) in ("JPEG", "TIFF"):
+        return read_header(data).full
+    try:
+        opened = open_image(data)
+    except Exception as error:  # as above
+        raise unreadable(error) from error
+    width, height = opened.image.size
+    return Size(height, width) if exif_orientation(opened.exif) in SWAPS_SIDES else Size(width, height)
 
 
 def decode(header: Header, least: Size | None = None) -> Decoded:

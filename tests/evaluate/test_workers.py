@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate import parallel
+import evaluate.plan
+from evaluate import evaluator, parallel
+from evaluate.codecs import TorchCodec
 from evaluate.parallel import map_images
 from evaluate.round_trip import _without_interrupts, coders, round_trip
 from evaluate.run import main
@@ -46,6 +48,39 @@ def test_two_workers_give_what_one_gives(
     for number in range(4):
         one, other = (outcome.out / "codec" / f"{number:03d}.png" for outcome in outcomes)
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_more_workers_than_the_cores_can_use_are_refused_and_more_than_images_are_not_started(
+    save_codec: Callable[..., Path], folder: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate.plan, "available_cores", lambda: 3)
+    path, started = save_codec(), []
+
+    def counted(tables: Tables, processes: int) -> Any:
+        started.append(processes)
+        return coders(tables, processes)
+
+    monkeypatch.setattr(evaluator, "coders", counted)
+    assert run("--checkpoint", path, "--images", folder, "--workers", "12").code == 0
+    assert started == [len(list(folder.rglob("*.*"))) - 1]  # one of these is no image
+    assert run("--checkpoint", path, "--images", folder, "--workers", "13").code == 2
+
+
+def test_a_full_memory_names_the_codec_and_the_image(
+    save_codec: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyse = TorchCodec.analyse
+
+    def full(self: TorchCodec, x_BCHW: torch.Tensor) -> torch.Tensor:
+        if x_BCHW.size(3) > 256:  # not in the warm-up
+            torch.empty(1 << 60)  # torch's own error
+        return analyse(self, x_BCHW)
+
+    monkeypatch.setattr(TorchCodec, "analyse", full)
+    argv = ["--checkpoint", str(save_codec()), "--images", str(folder), "--out", str(folder.parent / "out")]
+    assert main([*argv, "--device", "cpu", "--workers", "2"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("evaluate/run.py: error: codec, more/c.png: the memory is full; use smaller images")
 
 
 def test_a_bad_image_among_good_ones_ends_it_in_one_line(
