@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "export": (
         {"relic", "export"},
-        {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
+        {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime", "flatbuffers"},
     ),
     "samples": (
         {"relic.cli", "relic.columns", "relic.errors", "relic.files", "samples"},
