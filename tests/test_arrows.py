@@ -57,6 +57,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"relic", "export"},
         {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime", "flatbuffers"},
     ),
+    # `job` is toolchains/job.py: the scripts there run in environments without relic.
+    "toolchains": (
+        set(),
+        {"ai_edge_litert", "job", "numpy", "onnxruntime", "onnxruntime_qnn", "openvino"},
+    ),
     "samples": (
         {"relic.cli", "relic.columns", "relic.errors", "relic.files", "samples"},
         {"PIL", "skimage", "numpy", "matplotlib"},
