@@ -85,7 +85,7 @@ def fold_gdn(transform: nn.Sequential) -> nn.Sequential:
 
 def clipped_synthesis(model: FactorizedPrior, upsample: Upsample) -> nn.Sequential:
     """g_s with a last layer that clips to [0, 1], and with the upsampling layers of `upsample`."""
-    return rewrite_upsampling(nn.Sequential(*fold_gdn(model.g_s), nn.Hardtanh(0, 1)), upsample)
+    return rewrite_upsampling(nn.Sequential(*fold_gdn(model.g_s), nn.Hardtanh(0.0, 1.0)), upsample)
 
 
 def build_part(part: Part, model: FactorizedPrior, upsample: Upsample = "deconv5") -> nn.Module:

@@ -5,6 +5,7 @@ from typing import Any
 
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
+from export.toolchains.config import CompileConfig, InstallConfig
 from prep.config import PrepConfig, VerifyConfig
 from relic.cli import flags_of
 from train.config import TrainConfig
@@ -44,6 +45,8 @@ CONFIGS = {
     "train/main.py": TrainConfig,
     "evaluate/run.py": EvaluateConfig,
     "export/onnx_parts.py": ExportConfig,
+    "export/install_toolchain.py": InstallConfig,
+    "export/compile_parts.py": CompileConfig,
 }
 
 

@@ -56,7 +56,12 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "export": (
         {"relic", "export"},
-        {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime"},
+        {"torch", "numpy", "compressai", "PIL", "tqdm", "onnx", "onnxruntime", "flatbuffers"},
+    ),
+    # `job` is toolchains/job.py: the scripts there run in environments without relic.
+    "toolchains": (
+        set(),
+        {"ai_edge_litert", "job", "numpy", "onnxruntime", "onnxruntime_qnn", "openvino"},
     ),
     "samples": (
         {"relic.cli", "relic.columns", "relic.errors", "relic.files", "samples"},

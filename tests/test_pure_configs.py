@@ -17,6 +17,7 @@ import evaluate.plan
 import evaluate.run
 import export.onnx_parts
 import export.plan
+import export.toolchains.plan
 import prep.planning
 import train.plan
 from benchmarks.evaluate import EvaluateBenchmarkConfig
@@ -26,6 +27,7 @@ from benchmarks.prep import PrepBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
+from export.toolchains.config import CompileConfig, InstallConfig
 from prep.config import PrepConfig, VerifyConfig
 from samples.build import SamplesConfig
 from samples.demo import DemoConfig
@@ -52,6 +54,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "ExportConfig of INT8": lambda: ExportConfig(
         ckpt="last.pt", part="encoder", out=HERE / "e.onnx", int8=True, calib_shards=HERE
     ),
+    "CompileConfig": lambda: CompileConfig(HERE, "ethos-u", device="ethos-u85-512", shards=HERE),
+    "InstallConfig": lambda: InstallConfig("qnn", accept_licence=True),
     "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "PrepBenchmarkConfig": lambda: PrepBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "StepBenchmarkConfig": lambda: StepBenchmarkConfig(json=HERE / "f.json"),
@@ -107,6 +111,7 @@ def test_building_a_config_reads_nothing(build: Callable[[], Any]) -> None:
         (train.plan.make_plan, "TrainConfig with a checkpoint"),
         (evaluate.plan.make_plan, "EvaluateConfig"),
         (export.plan.make_plan, "ExportConfig"),
+        (export.toolchains.plan.make_plan, "CompileConfig"),
     ],
 )
 def test_a_plan_reads(plan: Callable[[Any], Any], name: str) -> None:

@@ -1,0 +1,120 @@
+"""Compile both parts of an export by a toolchain, and compare its simulator with onnxruntime on the same crops.
+
+Shapes: x_N3HW and x_hat_N3HW float32 in [0, 1]; y_NMhw, y_hat_NMhw float32; symbols_NMhw int32.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from export.crops import evenly_spread, fit_to_size, read_crops
+from export.output_folder import staged_output
+from export.tflite.conversion import to_tflite
+from export.toolchains.plan import CompilePlan
+from export.toolchains.registry import TOOLCHAINS
+from export.toolchains.report import REPORT, Comparison, Report, write_report
+from export.toolchains.running import Compiled, run_script
+from relic import __version__
+from relic.bitstream.container import OVERHEAD_BYTES, pack
+from relic.bitstream.tables import Tables, dequantize, quantize
+from relic.codec.metrics import score_coded
+from relic.codec.scores import MeanScore, mean_score
+from relic.errors import InputError
+from relic.onnx.layout import onnx_name
+from relic.onnx.sessions import OnnxPart, load_tables, open_decoder, open_encoder, run_part
+
+Floats = npt.NDArray[np.float32]
+Symbols = npt.NDArray[np.int32]
+
+
+def compile_all(plan: CompilePlan) -> Report:
+    """Compile, run, compare, and write the results. Raises InputError with the vendor's words for a part it refuses."""
+    config = plan.config
+    tables = load_tables(config.export)
+    x_N3HW = _read_crops(plan)
+    y_NMhw = _run(open_encoder(config.export, tables), x_N3HW)
+    sent = _symbols(y_NMhw, tables)
+    own = _run(open_decoder(config.export, tables), _latents(sent, tables))
+    with staged_output(config.folder, last=REPORT) as staging:
+        encoder, y_device = _compile(plan, "encoder", x_N3HW, staging)
+        of_device = _symbols(y_device, tables)
+        # Pixels are compared for the symbols of onnxruntime. The quality of the device is that of its own symbols.
+        inputs = np.concatenate([_latents(sent, tables), _latents(of_device, tables)])
+        decoder, x_hat = _compile(plan, "decoder", inputs, staging)
+        if not (np.isfinite(y_device).all() and np.isfinite(x_hat).all()):
+            raise InputError(f"--toolchain {config.toolchain}: its simulator gives values that are not finite")
+        levels = np.abs(_pixels(x_hat[: len(sent)]) - _pixels(own))
+        comparison = Comparison(
+            crops=len(x_N3HW),
+            crops_of="val crops of --shards" if plan.shards else "crops of the calibration",
+            equal_symbols=float((sent == of_device).mean()),
+            largest_symbol_difference=int(np.abs(sent - of_device).max()),
+            equal_pixels=float((levels == 0).mean()),
+            largest_pixel_difference=int(levels.max()),
+            onnxruntime=_quality(x_N3HW, sent, own, tables),
+            device=_quality(x_N3HW, of_device, x_hat[len(sent) :], tables),
+        )
+        report = Report(
+            relic_version=__version__,
+            toolchain=config.toolchain,
+            device=config.target_device,
+            precision=plan.manifest.precision,
+            upsample=plan.manifest.upsample,
+            height=plan.manifest.height,
+            width=plan.manifest.width,
+            channels=plan.manifest.architecture.channels,
+            parts={"encoder": encoder, "decoder": decoder},
+            comparison=comparison,
+        )
+        write_report(staging, report)
+    return report
+
+
+def _compile(plan: CompilePlan, part: str, inputs: Floats, out: Path) -> tuple[Compiled, Floats]:
+    config = plan.config
+    model = config.export / onnx_name(part)
+    if config.toolchain == "ethos-u":
+        data = to_tflite(onnx.load(model), f"relic {part}, tables {plan.manifest.tables.digest}")
+        model = out / f"{part}.tflite"
+        model.write_bytes(data)
+    script = TOOLCHAINS[config.toolchain].script
+    return run_script(plan.python, script, part, config.target_device, model, inputs, out)
+
+
+def _read_crops(plan: CompilePlan) -> Floats:
+    size = plan.manifest.height, plan.manifest.width
+    count = plan.config.crops
+    if plan.shards is None:
+        return np.concatenate([np.load(file, allow_pickle=False) for file in plan.calibration[:count]])
+    samples = evenly_spread(plan.shards, min(count, plan.shards.num_samples))
+    return np.stack([fit_to_size(crop, *size) for crop in read_crops(plan.shards, samples)])
+
+
+def _run(part: OnnxPart, inputs: Floats) -> Floats:
+    return np.concatenate([run_part(part, row[None]) for row in inputs])
+
+
+def _symbols(y_NMhw: Floats, tables: Tables) -> Symbols:
+    return np.stack([quantize(y, tables) for y in y_NMhw])
+
+
+def _latents(symbols: Symbols, tables: Tables) -> Floats:
+    return np.stack([dequantize(one, tables) for one in symbols])
+
+
+def _pixels(x_hat: Floats) -> npt.NDArray[np.int32]:
+    levels: npt.NDArray[np.int32] = np.rint(x_hat.clip(0, 1) * np.float32(255)).astype(np.int32)
+    return levels
+
+
+def _quality(x_N3HW: Floats, symbols: Symbols, x_hat_N3HW: Floats, tables: Tables) -> MeanScore:
+    """PSNR, MS-SSIM and real rate of 8-bit pixels."""
+    height, width = x_N3HW.shape[2:]
+    scores = []
+    for x, one, x_hat in zip(x_N3HW, symbols, x_hat_N3HW, strict=True):
+        payload_bytes = len(pack(one, width, height, tables)) - OVERHEAD_BYTES
+        scores.append(score_coded(torch.from_numpy(x[None]), torch.from_numpy(x_hat[None]), payload_bytes))
+    return mean_score(scores)
