@@ -81,7 +81,12 @@ def convert_to_int8(
         halves[part] = floats.get(part) or export_part(part, source, size, config.opset, config.upsample)
         if part in floats or "full" in floats:
             quantized[part] = quantize_part(
-                part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
+                part,
+                halves[part],
+                calibration,
+                source.tables.medians,
+                config.calib_method,
+                keep_last=config.int8_keep_last,
             )
     log.info("measuring the cost on val crops of %s", crops.val.folder)
     cost = _measure(source, size, crops.val, halves, quantized)
