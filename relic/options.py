@@ -38,5 +38,5 @@ ExportPart = Literal["full", "encoder", "decoder", "all"]
 TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "tidl"]
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""
-Method = Literal["minmax", "percentile", "entropy"]
-"""How the ranges of activations are chosen."""
+Method = Literal["minmax", "percentile", "entropy", "learned"]
+"""How INT8 ranges are chosen."""
