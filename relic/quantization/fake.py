@@ -112,9 +112,9 @@ class FakeQuantization:
         return [stage for stages in self._stages.values() for stage in stages]
 
     @property
-    def ranges(self) -> dict[str, float]:
-        """Per ReLU: the largest value that it can represent."""
-        return {name: float(step.detach().exp()) * _LEVELS for name, step in self.log_steps.items()}
+    def activation_steps(self) -> dict[str, float]:
+        """Per ReLU: its step."""
+        return {name: float(step.detach().exp()) for name, step in self.log_steps.items()}
 
     @torch.no_grad()
     def set_ranges(self, ranges: Mapping[str, float]) -> None:
