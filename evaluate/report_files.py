@@ -63,6 +63,7 @@ def _describe(evaluation: Evaluation, summary: Summary, source: dict[str, str]) 
         "channels": list(codec.architecture.channels),
         "replaced": codec.architecture.replaced,
         "swap_init": codec.swap_init,
+        "qat": codec.qat,
         "relu_clipped": evaluation.relu_below_zero,
         **summary._asdict(),
         **source,

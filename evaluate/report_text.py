@@ -53,8 +53,9 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def _relu_in(codec: "Codec") -> str:
-    """Where ReLU replaces GDN and, where the file says it, how the weights around it started."""
-    return codec.architecture.replaced + (f" ({codec.swap_init})" if codec.swap_init != "none" else "")
+    """Where ReLU replaces GDN; how the weights around it started, where the file says it; whether INT8 was trained."""
+    facts = [codec.swap_init] * (codec.swap_init != "none") + ["QAT"] * codec.qat
+    return codec.architecture.replaced + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _number(value: float | None, digits: int) -> str:

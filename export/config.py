@@ -30,7 +30,7 @@ class ExportConfig:
         "output": ("part", "out"),
         "input": ("input_size", "width", "height", "batch", "dynamic", "shards"),
         "operators": ("opset", "upsample", "target"),
-        "INT8": ("int8", "calib_shards", "calib_images", "calib_method", "int8_keep_last"),
+        "INT8": ("int8", "calib_shards", "calib_images", "calib_method", "calib_lambda", "int8_keep_last"),
     }
 
     ckpt: str
@@ -68,9 +68,14 @@ class ExportConfig:
     else of this folder."""
     calib_images: int | None = None
     """Number of crops to calibrate on, 100 to 500. Default: 200, or all if there are fewer."""
-    calib_method: Method = "percentile"
+    calib_method: Method | None = None
     """How --int8 chooses the ranges of activations. minmax: all values. percentile: all but 0.001 %. entropy: by
-    relative entropy."""
+    relative entropy. learned: ranges, rounding of weights and biases by the rate-distortion loss, on at most 200 crops;
+    needs a codec with ReLU in both parts. Default: the ranges trained by train/main.py --qat; percentile where the
+    checkpoint has none."""
+    calib_lambda: float | None = None
+    """Weight of the rate for --calib_method learned. Default: --lambda_bpp of the checkpoint's training, if it was with
+    --loss_type rd --distortion mse."""
     int8_keep_last: bool = False
     """Keep the encoder's last layer, and so the latents, in float32."""
 
@@ -103,7 +108,7 @@ class ExportConfig:
 
     def _check_int8(self) -> None:
         if not self.int8:
-            for name in ("calib_shards", "calib_images", "int8_keep_last"):
+            for name in ("calib_shards", "calib_images", "calib_lambda", "int8_keep_last"):
                 if getattr(self, name):
                     raise InputError(f"--{name}: goes with --int8")
             return
@@ -120,6 +125,12 @@ class ExportConfig:
                 f"--calib_images {self.calib_images}: choose from {_FEWEST_CALIB} to {_MOST_CALIB}; "
                 "or leave it out: that takes what there is, up to 200"
             )
+        if self.calib_lambda is not None and not 0 <= self.calib_lambda < float("inf"):
+            raise InputError(f"--calib_lambda {self.calib_lambda}: must be 0 or more")
+        if self.calib_lambda is not None and self.calib_method != "learned":
+            raise InputError("--calib_lambda: goes with --calib_method learned")
+        if self.int8_keep_last and self.calib_method == "learned":
+            raise InputError("--int8_keep_last: --calib_method learned quantizes all layers; leave out one of the two")
 
     def _check_out(self) -> None:
         if self.part == "all":

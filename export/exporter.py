@@ -13,7 +13,7 @@ import torch
 from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
-from export.int8.conversion import Int8, convert_to_int8
+from export.int8.conversion import Int8, check_learnable, convert_to_int8
 from export.onnx_files import InputSize, describe, export_part, operators, shape_of
 from export.output_folder import staged_output
 from export.parity import TOLERANCE, Parity, check_parity
@@ -61,6 +61,7 @@ def export_all(plan: Plan, source: Source) -> Export:
     size = InputSize(config.batch, config.image_height, config.image_width, config.dynamic)
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
+    check_learnable(config, source)
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted)

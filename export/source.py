@@ -25,6 +25,8 @@ class Source(NamedTuple):
     tables: Tables
     origin: dict[str, Any]
     """What export.json says about the checkpoint: plain values."""
+    quantization: dict[str, Any] | None = None
+    """Of a checkpoint of --qat, see `Checkpoint.quantization`."""
 
 
 def load_source(ckpt: str, replace_parts: str | None) -> Source:
@@ -42,7 +44,7 @@ def load_source(ckpt: str, replace_parts: str | None) -> Source:
         "decoder_sha256": decoder_digest(model),
         **_described(checkpoint),
     }
-    return Source(model, checkpoint.architecture, tables_of(model), origin)
+    return Source(model, checkpoint.architecture, tables_of(model), origin, checkpoint.quantization)
 
 
 def decoder_digest(model: FactorizedPrior) -> str:
@@ -65,6 +67,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
         "loss_type": checkpoint.loss_type,
         "metrics": checkpoint.metrics,
         "fingerprint": checkpoint.fingerprint,
+        "quantization": checkpoint.quantization,
         "config": checkpoint.config,
     }
 
@@ -81,5 +84,7 @@ def describe_source(source: Source) -> str:
     began = ""
     if source.architecture.replaced != "none":
         began = f" ({source.origin['swap_init']} swap)"
+    if source.quantization is not None:
+        began += ", trained with --qat"
     what = f"{source.architecture.name} {channels}, {relu[source.architecture.replaced]}{began}"
     return f"{what}, from {source.origin['file']}; torch {torch.__version__}"

@@ -165,3 +165,11 @@ def max_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
     if world.size > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
+
+
+def mean_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
+    """Elementwise mean of a small tensor over all ranks, in place."""
+    if world.size > 1:
+        dist.all_reduce(tensor)
+        tensor /= world.size
+    return tensor

@@ -40,5 +40,5 @@ ToolchainName = Literal["openvino", "qnn", "ethos-u"]
 """Vendors' compilers that export/compile_parts.py runs."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""
-Method = Literal["minmax", "percentile", "entropy"]
-"""How the ranges of activations are chosen."""
+Method = Literal["minmax", "percentile", "entropy", "learned"]
+"""How INT8 ranges are chosen."""

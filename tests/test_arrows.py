@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy", "compressai", "pytorch_msssim"},
     ),
     "relic/swap": ({"relic.codec", "relic.options", "relic.swap"}, {"torch", "compressai"}),
+    "relic/quantization": ({"relic.codec", "relic.quantization"}, {"compressai", "numpy", "torch"}),
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED | {"relic.plain_yaml"}, {"yaml", "torch", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
@@ -156,6 +157,7 @@ def test_the_rooms_packages_are_empty() -> None:
         "relic/codec",
         "relic/swap",
         "relic/onnx",
+        "relic/quantization",
     ):
         assert (ROOT / room / "__init__.py").read_text() == ""
     assert (ROOT / "relic" / "__init__.py").read_text() == f'__version__ = "{__version__}"\n'

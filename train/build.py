@@ -31,6 +31,7 @@ from train.guard import Guard
 from train.learner import Learner
 from train.plan import CHECKPOINTS, LAUNCH, Plan, find_run, is_restarted
 from train.preconditioning import Preconditioning
+from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
 from train.resumed import check_training
 from train.schedule import Schedule
@@ -151,12 +152,13 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
     frozen = freeze_unreachable(model, config.loss_type)
     lighten_forward(model.entropy_bottleneck, rate_is_trained=config.loss_type == "rd")
     model.to(world.device, memory_format=torch.channels_last)
-    use_amp = world.device.type == "cuda" if config.amp == "auto" else bool(config.amp)
+    use_amp = world.device.type == "cuda" and not config.qat if config.amp == "auto" else bool(config.amp)
     kept_in_fp32 = keep_in_fp32(model, config.local_fp32, config.fp32_class_names) if use_amp else []
     if world.is_main:
         _describe(config, world, start, frozen, kept_in_fp32)
     preconditioning = _preconditioning(plan, world, start) if config.precondition else None
-    optimizer = _optimizer(config, model, preconditioning)
+    quantizing = _quantizing(plan, world, model) if config.qat else None
+    optimizer = _optimizer(config, model, preconditioning, quantizing)
     return Learner(
         model=model,
         forward=_shared(model, config, world),
@@ -175,6 +177,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
         loss_config=LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp),
         guard=Guard(world, limit=config.overflow_tol, check_values=config.overflow_check),
         preconditioning=preconditioning,
+        quantizing=quantizing,
         autocast=functools.partial(
             torch.autocast,
             world.device.type,
@@ -197,12 +200,23 @@ def _preconditioning(plan: Plan, world: World, start: Start) -> Preconditioning:
     return preconditioning
 
 
+def _quantizing(plan: Plan, world: World, model: FactorizedPrior) -> Quantizing:
+    """A resumed run loads the steps of activations from its checkpoint."""
+    crops = calibration_crops(plan) if plan.resume is None else None
+    num_steps = plan.config.epochs * plan.steps_per_epoch
+    return start_quantizing(model, plan.config.qat_upsample, crops, num_steps=num_steps, world=world)
+
+
 def _optimizer(
-    config: TrainConfig, model: FactorizedPrior, preconditioning: Preconditioning | None
+    config: TrainConfig,
+    model: FactorizedPrior,
+    preconditioning: Preconditioning | None,
+    quantizing: Quantizing | None,
 ) -> torch.optim.Optimizer:
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = preconditioning.parameters if preconditioning else trained
+    parameters += quantizing.parameters if quantizing else []
     result: torch.optim.Optimizer = optimizer_class(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return result
 

@@ -20,6 +20,7 @@ from relic.options import (
     Scope,
     SwapInit,
     Switch,
+    Upsample,
     Verify,
 )
 from relic.storage.urls import without_secrets
@@ -52,6 +53,7 @@ class TrainConfig:
         ),
         "precision": (
             "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "overflow_check", "overflow_tol", "deterministic",
+            "qat", "qat_upsample",
         ),
         "output": (
             "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "recon_every", "recon_count",
@@ -149,6 +151,11 @@ class TrainConfig:
     """Seed of the order of the samples, the initialisation and the quantisation noise."""
     deterministic: bool = False
     """Use only algorithms whose results repeat bit for bit (on CUDA; on a CPU they always do)."""
+    qat: bool = False
+    """Quantization-aware training: train with the roundings of the INT8 files of export/onnx_parts.py. Parts with GDN
+    stay in float."""
+    qat_upsample: Upsample = "deconv5"
+    """The --upsample of the export, for --qat: subpixel has other steps for its weights."""
     compile: bool = False
     """Compile the model with torch.compile."""
     decode_threads: int = 0
@@ -198,6 +205,7 @@ class TrainConfig:
             raise InputError(
                 f"--weight_decay {self.weight_decay}: has no meaning with --precondition; remove one of the two"
             )
+        self._check_qat()
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
         _ = self.channel_pair
@@ -205,6 +213,22 @@ class TrainConfig:
             raise InputError("--channels: needs --pretrained none; pretrained weights have their own channels")
         if self.overwrite and self.resume == "auto":
             raise InputError("--overwrite: starts a new run, --resume auto continues one; give one of the two")
+
+    def _check_qat(self) -> None:
+        if not self.qat:
+            if self.qat_upsample != "deconv5":
+                raise InputError("--qat_upsample: goes with --qat")
+            return
+        if self.replace_parts == "none":
+            raise InputError("--qat: GDN has no 8-bit form; choose --replace_parts encoder, decoder or all")
+        if self.weight_decay:
+            raise InputError("--weight_decay: would shrink the steps that --qat learns; leave out one of the two")
+        if self.amp is True:
+            raise InputError(
+                "--qat: trains in fp32, since bf16 and fp16 have too few digits for its steps; --amp false"
+            )
+        if self.compile:
+            raise InputError("--qat: works without torch.compile; leave out --compile")
 
     def plain_values(self) -> dict[str, Any]:
         """The flags as plain values that YAML and a checkpoint can hold, without the secrets of URLs."""

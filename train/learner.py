@@ -14,6 +14,7 @@ from relic.codec.loss import Loss, LossConfig, compute_loss
 from relic.loader.device_feed import DeviceBatch
 from train.guard import Guard
 from train.preconditioning import Preconditioning
+from train.quantizing import Quantizing
 from train.schedule import Schedule
 
 
@@ -41,6 +42,7 @@ class Learner:
     loss_config: LossConfig
     guard: Guard
     preconditioning: Preconditioning | None = None
+    quantizing: Quantizing | None = None
     autocast: Callable[[], AbstractContextManager[Any]]
     max_grad_norm: float
     """Larger gradients are scaled down to this norm; 0 or less: never."""
@@ -53,11 +55,15 @@ class Learner:
         """
         self._tables_are_old = True
         lr = self.schedule.set_rate(step, epoch)
+        if self.quantizing is not None:
+            self.quantizing.begin_step(step)
         with self.autocast():
             output = self.forward(batch.images)
         likelihoods = output["likelihoods"]["y"]
         loss = compute_loss(batch.images, output["x_hat"], likelihoods, self.loss_config)
         self.scaler.scale(loss.total).backward()
+        if self.quantizing is not None:
+            self.quantizing.average_gradients()
         if self.preconditioning is not None:
             self.preconditioning.take_gradients()
         self.scaler.unscale_(self.optimizer)
@@ -95,6 +101,7 @@ class Learner:
         return {
             "optimizer": self.optimizer.state_dict(),
             "preconditioning": self.preconditioning.state_dict() if self.preconditioning else None,
+            "quantizing": self.quantizing.state_dict() if self.quantizing else None,
             "scaler": self.scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
@@ -104,6 +111,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.preconditioning:
             self.preconditioning.load_state_dict(state["preconditioning"])
+        if self.quantizing:
+            self.quantizing.load_state_dict(state["quantizing"])
         if state["scaler"]:  # it is empty if the run used no scaler
             self.scaler.load_state_dict(state["scaler"])
         self.schedule.load_state_dict(state["schedule"])

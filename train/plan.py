@@ -42,6 +42,8 @@ _FIXED_ON_RESUME = (
     "optimizer",
     "weight_decay",
     "precondition",
+    "qat",
+    "qat_upsample",
     "sched",
     "lr_warmup_steps",
     "onecycle_pct_start",
@@ -164,7 +166,7 @@ def is_restarted(save_dir: Path, launch: str) -> bool:
 def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
-    theirs = {"precondition": False, **theirs}  # older runs have no such flag
+    theirs = {"precondition": False, "qat": False, "qat_upsample": "deconv5", **theirs}  # older runs have no such flags
     if theirs.get("distill"):
         raise InputError(
             f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "

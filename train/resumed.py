@@ -45,6 +45,8 @@ def check_training(training: Mapping[str, Any], plan: Plan, learner: Learner, so
         _check_optimizer(training["optimizer"], learner.optimizer)
         if learner.preconditioning is not None:
             _check_preconditioning(training["preconditioning"], learner.preconditioning.shapes())
+        if learner.quantizing is not None:
+            _check_steps_of_activations(training["quantizing"], learner.quantizing.state_dict())
         _check_scaler(training["scaler"], own["scaler"])
         _check_schedule(training["schedule"], own["schedule"], plan)
         for name in ("best_ms_ssim", "best_loss"):
@@ -108,6 +110,13 @@ def _check_preconditioning(found: Any, shapes: Mapping[str, Mapping[str, tuple[i
         _require(set(coordinates) == set(layer), f"preconditioning: {name}", ", ".join(map(str, coordinates)))
         for entry, shape in layer.items():
             _check_tensor(coordinates[entry], shape, f"preconditioning: {name} {entry}")
+
+
+def _check_steps_of_activations(found: Any, own: Mapping[str, Tensor]) -> None:
+    names = set(_dict(found, "quantizing"))
+    _require(names == set(own), "quantizing", ", ".join(map(str, names)))
+    for name, tensor in own.items():
+        _check_tensor(found[name], tuple(tensor.shape), f"quantizing: {name}")
 
 
 def _check_scaler(found: Any, own: Mapping[str, Any]) -> None:

@@ -173,6 +173,7 @@ class Trainer:
                 loss_type=config.loss_type,
                 config=config.plain_values(),
                 fingerprint=self.plan.train_set.fingerprint,
+                quantization=self.learner.quantizing.record() if self.learner.quantizing else None,
                 **content,
             )
             save_checkpoint(config.save_dir / name, checkpoint)

@@ -5,25 +5,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 import torch
 
 from export.config import ExportConfig
-from export.crops import Floats, evenly_spread, fit_to_size, read_crops
-from export.int8.inputs import write_calibration
+from export.crops import Floats, evenly_spread, fit_to_size, random_samples, read_crops
+from export.int8.inputs import Calibration, write_calibration
+from export.int8.learned import Learned, learn
+from export.int8.overrides import KnownSteps, prefix_of
 from export.int8.quality import LayerNoise, layer_noise, measure_quality
-from export.int8.quantization import join_parts, quantize_part
+from export.int8.quantization import grid_of, join_parts, quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
 from export.plan import Int8Crops
 from export.source import Source
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
+from relic.codec.constants import STRIDE
 from relic.codec.scores import MeanScore
+from relic.errors import InputError
+from relic.options import Method
 from relic.shards.shard_set import ShardSet
 
 _VAL_CROPS = 200
 _NOISE_CROPS = 16
+_LEARNING_CROPS = 200
 _TOLERABLE_DB, _TOLERABLE_RATE = 1.0, 0.05
 
 log = logging.getLogger(__name__)
@@ -77,18 +84,72 @@ def convert_to_int8(
     calibration = write_calibration(folder, source, size, crops.train, crops.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
+    learned = _learn(config, crops, source, calibration) if config.calib_method == "learned" else None
     for part in ("encoder", "decoder"):
         halves[part] = floats.get(part) or export_part(part, source, size, config.opset, config.upsample)
         if part in floats or "full" in floats:
+            model, method = halves[part], _method(config, source, part) if learned is None else learned.known
+            if learned is not None:
+                changed = source._replace(model=learned.model)
+                model = export_part(part, changed, size, config.opset, config.upsample)
             quantized[part] = quantize_part(
-                part, halves[part], calibration, config.calib_method, keep_last=config.int8_keep_last
+                part, model, calibration, source.tables.medians, method, keep_last=config.int8_keep_last
             )
     log.info("measuring the cost on val crops of %s", crops.val.folder)
     cost = _measure(source, size, crops.val, halves, quantized)
     models = {part: model for part, model in quantized.items() if part in floats}
     if "full" in floats:
         models["full"] = join_parts(quantized["encoder"], quantized["decoder"], source.tables.medians)
-    return Int8(models, cost, _facts(config, crops, cost))
+    return Int8(models, cost, _facts(config, source, crops, cost))
+
+
+def _method(config: ExportConfig, source: Source, part: Part) -> Method | KnownSteps:
+    if config.calib_method is not None or source.quantization is None:
+        return config.calib_method or "percentile"
+    trained_for = source.quantization["upsample"]
+    if part == "decoder" and config.upsample.startswith("subpixel") != trained_for.startswith("subpixel"):
+        log.warning(
+            "the checkpoint was trained with --qat_upsample %s; --upsample %s rounds its weights otherwise",
+            trained_for,
+            config.upsample,
+        )
+    known = KnownSteps(source.quantization["activation_steps"], {})
+    return known if any(name.startswith(prefix_of(part)) for name in known.activations) else "percentile"
+
+
+def check_learnable(config: ExportConfig, source: Source) -> None:
+    """Raise InputError if --calib_method learned cannot work with this checkpoint."""
+    if config.calib_method == "learned" and config.int8:
+        if source.architecture.replaced != "all":
+            raise InputError("--calib_method learned: needs ReLU in both parts, GDN has no 8-bit form; use percentile")
+        _lambda_bpp(config, source)
+
+
+def _lambda_bpp(config: ExportConfig, source: Source) -> float:
+    if config.calib_lambda is not None:
+        return config.calib_lambda
+    trained = source.origin["config"]
+    lambda_bpp = trained.get("lambda_bpp")
+    if source.origin["loss_type"] == "rd" and trained.get("distortion") == "mse" and type(lambda_bpp) is float:
+        return lambda_bpp
+    raise InputError(
+        "--calib_method learned: the checkpoint was not trained with --loss_type rd --distortion mse, so it has no "
+        "weight of the rate; give --calib_lambda"
+    )
+
+
+def _learn(config: ExportConfig, crops: Int8Crops, source: Source, calibration: Calibration) -> Learned:
+    samples = random_samples(crops.train, min(crops.calib_images, _LEARNING_CROPS))
+    log.info("learning ranges and rounding on %d crops", len(samples))
+    images = torch.from_numpy(np.stack(list(read_crops(crops.train, samples))))
+    height, width = (side // STRIDE * STRIDE for side in images.shape[1:3])
+    return learn(
+        source.model,
+        images[:, :height, :width],
+        lambda_bpp=_lambda_bpp(config, source),
+        by_phase=config.upsample.startswith("subpixel"),
+        grid=grid_of(calibration),
+    )
 
 
 def _measure(
@@ -126,10 +187,10 @@ def _images(shards: ShardSet, count: int, size: InputSize) -> Iterator[Floats]:
         yield fit_to_size(crop_HWC, size.height, size.width)[None]
 
 
-def _facts(config: ExportConfig, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
+def _facts(config: ExportConfig, source: Source, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
     return {
         "calibration": {
-            "method": config.calib_method,
+            "method": config.calib_method or ("percentile" if source.quantization is None else "qat"),
             "crops": crops.calib_images,
             "fingerprint": crops.train.fingerprint,
         },

@@ -20,12 +20,12 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsDat
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from export.int8.inputs import Calibration, load, range_of
+from export.int8.latent_bias import move_first_bias, move_last_bias
+from export.int8.overrides import KnownSteps, Overrides, as_range, image_ranges, known_steps
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from relic.errors import InputError
 from relic.options import Method
-
-Ranges = dict[str, list[dict[str, np.float32]]]
-"""Per tensor, as onnxruntime's `TensorQuantOverrides` takes them."""
+from relic.quantization.latent_grid import LatentGrid, choose_grid
 
 _OPERATORS = ["Conv", "ConvTranspose", "Relu", "Clip"]
 _PERCENTILE = 99.999
@@ -40,24 +40,44 @@ _CHUNK = 4
 
 
 def quantize_part(
-    part: Part, model: onnx.ModelProto, calibration: Calibration, method: Method, *, keep_last: bool
+    part: Part,
+    model: onnx.ModelProto,
+    calibration: Calibration,
+    medians: NDArray[np.float32],
+    method: Method | KnownSteps,
+    *,
+    keep_last: bool,
 ) -> onnx.ModelProto:
     """The part with its convolutions in INT8. Opset, inputs and outputs stay the same.
 
-    `method` chooses the ranges of activations from the calibration's inputs, with two exceptions. Images have the range
-    [0, 1] and so steps of 1/255, the steps of 8-bit pixels. Latents have the range of all their values: large latents
-    are coded too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float.
+    `method` chooses the ranges of activations from the calibration's inputs, or is the steps themselves. There are two
+    exceptions. Images have the range [0, 1] and so steps of 1/255, the steps of 8-bit pixels. Latents have the grid of
+    `relic.quantization.latent_grid`, or the range of all their values if no grid covers these: large latents are coded
+    too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float.
     """
     inputs = calibration.encoder if part == "encoder" else calibration.decoder
     last = [_last_conv(model)] if keep_last and part == "encoder" else []
-    known = _image_ranges(model) if last else _image_ranges(model) | _latent_range(part, calibration)
+    known, ready = image_ranges(model), _copy(model)
+    if not last:
+        if grid := grid_of(calibration):
+            known |= _latent_steps(part, grid)
+            ready = (move_last_bias if part == "encoder" else move_first_bias)(model, grid, medians)
+        else:
+            known |= _latent_range(part, *range_of(calibration.decoder))
+    if isinstance(method, KnownSteps):
+        known |= known_steps(part, model, method)
+        # onnxruntime quantizes the activations that have a range here. What is known comes before the range.
+        activations = [name for name, entries in known.items() if "axis" not in entries[0]]
+        found = TensorsData(CalibrationMethod.MinMax, dict.fromkeys(activations, (np.float32(0), np.float32(1))))
+    else:
+        found = _calibrate(part, model, inputs, method)
     quantizer = QDQQuantizer(
-        _copy(model),
+        ready,
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
-        tensors_range=_calibrate(part, model, inputs, method),
+        tensors_range=found,
         nodes_to_quantize=[],
         nodes_to_exclude=[*_gdn_nodes(model), *last],
         op_types_to_quantize=_OPERATORS,
@@ -74,6 +94,11 @@ def quantize_part(
     if opsets != [(entry.domain, entry.version) for entry in model.opset_import]:
         raise InputError(f"--int8: onnxruntime changed the opset to {opsets}; choose another --opset")
     return quantized
+
+
+def grid_of(calibration: Calibration) -> LatentGrid | None:
+    """The grid of the latents; None if no grid covers them."""
+    return choose_grid(*range_of(calibration.decoder))
 
 
 def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: NDArray[Any]) -> onnx.ModelProto:
@@ -124,23 +149,20 @@ def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], metho
         return calibrator.compute_data()
 
 
-def _image_ranges(model: onnx.ModelProto) -> Ranges:
-    """The ranges of x, and of x_hat after the Clip operator."""
-    names = [value.name for value in model.graph.input if value.name == INPUT_NAMES["encoder"]]
-    names += [node.output[0] for node in model.graph.node if node.op_type == "Clip"]
-    return {name: _range(0, 1) for name in names}
+def _latent_steps(part: Part, grid: LatentGrid) -> Overrides:
+    """The scale and the zero point of y or y_hat."""
+    entry = {"scale": np.array(grid.scale), "zero_point": np.array(grid.zero_point, np.uint8)}
+    return {_latents_of(part): [entry]}
 
 
-def _latent_range(part: Part, calibration: Calibration) -> Ranges:
+def _latent_range(part: Part, low: float, high: float) -> Overrides:
     """The range of y_hat, or of y, which differs from y_hat by up to 1/2. onnxruntime requires that it includes 0."""
-    low, high = range_of(calibration.decoder)
-    if part == "encoder":
-        return {OUTPUT_NAMES[part]: _range(min(low - 0.5, 0), max(high + 0.5, 0))}
-    return {INPUT_NAMES[part]: _range(min(low, 0), max(high, 0))}
+    margin = 0.5 if part == "encoder" else 0
+    return {_latents_of(part): as_range(min(low - margin, 0), max(high + margin, 0))}
 
 
-def _range(low: float, high: float) -> list[dict[str, np.float32]]:
-    return [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+def _latents_of(part: Part) -> str:
+    return OUTPUT_NAMES[part] if part == "encoder" else INPUT_NAMES[part]
 
 
 def _gdn_nodes(model: onnx.ModelProto) -> list[str]:

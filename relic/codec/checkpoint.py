@@ -1,6 +1,7 @@
 """Checkpoints: files of tensors and plain values. Reading one runs no code from it; its tensors must all fit."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +15,12 @@ from relic.codec.tensor_file import check_state, read_tensors
 from relic.codec.weights import check_fit, load_weights
 from relic.errors import InputError
 from relic.files import atomic_write
-from relic.options import Parts
+from relic.options import Parts, Upsample
 
 FORMAT = "relic-checkpoint"
 VERSION = 1
 _MAX_TEXT = 200
+_RELUS = {f"{transform}.{place}" for transform in ("g_a", "g_s") for place in (1, 3, 5)}
 _MAX_VALUE_TEXT = 1 << 16
 _MAX_ENTRIES = 1000
 
@@ -40,6 +42,9 @@ class Checkpoint:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
     """Fingerprint of the training shards."""
+    quantization: dict[str, Any] | None = None
+    """Of quantization-aware training: `upsample`, the form of the decoder, and `activation_steps`, the step of each
+    ReLU's 8 bits. None: trained in float."""
     training: dict[str, Any] | None = None
     """Optimizer, schedule, scaler, random state, best values and progress. None: no run can resume from this file."""
 
@@ -135,8 +140,24 @@ def _check_fields(values: dict[str, Any]) -> None:
     for key, value in values.get("metrics", {}).items():
         if isinstance(value, bool | str):
             raise ValueError(f"metrics holds a value that is no number: {key:.40}")
+    _check_quantization(values.get("quantization"))
     if not isinstance(values.get("training"), dict | None):
         raise ValueError("training is no dict")
+
+
+def _check_quantization(value: Any) -> None:
+    if value is None:
+        return
+    if type(value) is not dict or set(value) != {"upsample", "activation_steps"}:
+        raise ValueError("quantization does not hold upsample and activation_steps")
+    if value["upsample"] not in get_args(Upsample):
+        raise ValueError(f"quantization: upsample {shown(value['upsample'])}")
+    steps = value["activation_steps"]
+    if type(steps) is not dict or not set(steps) <= _RELUS:
+        raise ValueError("quantization: activation_steps is no dict of ReLUs")
+    for name, step in steps.items():
+        if type(step) is not float or not 0 < step < math.inf:
+            raise ValueError(f"quantization: the step of {name} is {shown(step)}")
 
 
 def is_plain(value: object) -> bool:

@@ -70,7 +70,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name, x, x_hat in zip(names, originals, decoded[label], strict=True)
         ]
         architecture = SimpleNamespace(replaced="none", name="bmshj2018_factorized", channels=(8, 12))
-        codec: Any = SimpleNamespace(label=label, architecture=architecture, runtime="torch", swap_init="none")
+        known = {"label": label, "architecture": architecture, "runtime": "torch", "swap_init": "none", "qat": False}
+        codec: Any = SimpleNamespace(**known)
         evaluations.append(Evaluation(codec, results, {}, {}))
     summaries = [summarise(evaluation.results) for evaluation in evaluations]
     made = make_report(

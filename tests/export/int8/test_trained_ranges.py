@@ -1,0 +1,61 @@
+"""A checkpoint of --qat is exported with the steps that it was trained with."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.onnx_parts import main
+from relic.codec.checkpoint import save_checkpoint
+from relic.options import Parts
+from tests.export.conftest import tiny_codec
+from tests.export.int8.conftest import SIDE, Crops
+from tests.export.int8.test_fake_quantization import scales
+
+STEPS = {"g_a.1": 0.011, "g_a.3": 0.023, "g_a.5": 0.037, "g_s.1": 0.041, "g_s.3": 0.053, "g_s.5": 0.067}
+
+
+def export_of(folder: Path, crops: Crops, replaced: Parts, *flags: str) -> Path:
+    steps = {name: step for name, step in STEPS.items() if replaced == "all" or name.startswith("g_a")}
+    checkpoint = dataclasses.replace(
+        tiny_codec(replaced), quantization={"upsample": "deconv5", "activation_steps": steps}
+    )
+    save_checkpoint(folder / "trained.pt", checkpoint)
+    given = ["--ckpt", str(folder / "trained.pt"), "--part", "all", "--out", str(folder / "set"), "--int8", *flags]
+    assert main([*given, "--input_size", str(SIDE), "--calib_shards", str(crops.folder), "--calib_images", "100"]) == 0
+    return folder / "set"
+
+
+def relu_scales(folder: Path) -> list[float]:
+    return [
+        scale
+        for part in ("encoder", "decoder")
+        for name, scale in scales(folder / f"{part}.onnx").items()
+        if "Relu" in name and name.endswith("_scale")
+    ]
+
+
+@pytest.mark.parametrize("upsample", ["deconv5", "subpixel-deconv2"])
+def test_the_file_has_the_trained_steps(
+    upsample: str, tmp_path: Path, crops: Crops, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = export_of(tmp_path, crops, "all", "--upsample", upsample)
+    assert relu_scales(folder) == [np.float32(step) for step in STEPS.values()]
+    told = json.loads((folder / "export.json").read_text())
+    assert told["int8"]["calibration"]["method"] == "qat"
+    assert told["checkpoint"]["quantization"]["activation_steps"] == STEPS
+    assert "trained with --qat" in capsys.readouterr().out
+
+
+def test_what_is_not_trained_is_calibrated(tmp_path: Path, crops: Crops) -> None:
+    folder = export_of(tmp_path, crops, "encoder")
+    assert relu_scales(folder) == [np.float32(step) for step in list(STEPS.values())[:3]]
+    assert len(scales(folder / "decoder.onnx")) > 8
+
+
+def test_a_method_that_is_given_comes_before_the_trained_steps(tmp_path: Path, crops: Crops) -> None:
+    folder = export_of(tmp_path, crops, "all", "--calib_method", "minmax")
+    assert not set(relu_scales(folder)) & {np.float32(step) for step in STEPS.values()}
+    assert json.loads((folder / "export.json").read_text())["int8"]["calibration"]["method"] == "minmax"
