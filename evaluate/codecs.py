@@ -50,7 +50,10 @@ class Codec(Protocol):
     device: torch.device
     """Of the images, and of their reconstructions."""
 
-    takes_any_size: bool
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the codec takes images of any size."""
+        ...
 
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError if the codec is for images of another size."""
