@@ -75,12 +75,13 @@ def by_rate(points: Sequence[Point]) -> tuple[Point, ...]:
 def bd_rate_against(anchor: Curve, curve: Curve, metric: Metric) -> BdRate | None:
     """Bjontegaard delta rate (Akima interpolation of log rate over quality; ITU-T VCEG-M33 is the method's origin).
 
-    None where a curve has fewer than four rates or does not rise, or where the curves have no quality in common.
+    None where a curve has fewer than four rates, does not rise or holds a value that is not finite, or where the curves
+    have no quality in common.
     """
     rates, qualities = [], []
     for each in (anchor, curve):
         found = [(point.bpp, getattr(point, metric)) for point in each.points]
-        values = np.array([quality for _, quality in found if quality is not None and math.isfinite(quality)])
+        values = np.array([quality for rate, quality in found if _is_finite(rate) and _is_finite(quality)])
         if len(values) < max(MIN_RATES, len(found)) or (np.diff(values) <= 0).any():
             return None
         rates.append([rate for rate, _ in found])
@@ -95,6 +96,10 @@ def bd_rate_against(anchor: Curve, curve: Curve, metric: Metric) -> BdRate | Non
             rates[0], qualities[0], rates[1], qualities[1], method="akima", require_matching_points=False, min_overlap=0
         )
     return BdRate(float(percent), float(overlap))
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _family(evaluation: Evaluation) -> str:

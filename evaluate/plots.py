@@ -68,7 +68,7 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], metric: Metric) -> None:
         points = [
             (point.bpp, quality)
             for point in curve.points
-            if (quality := getattr(point, metric)) is not None and math.isfinite(quality)
+            if (quality := getattr(point, metric)) is not None and math.isfinite(quality) and math.isfinite(point.bpp)
         ]
         if curve.kind == "codec":
             colour, style = (
@@ -96,7 +96,8 @@ def _draw_panel(axes: Axes, curves: Sequence[Curve], metric: Metric) -> None:
 
 def _widest_rate(curves: Sequence[Curve]) -> float:
     """The largest rate of the plot, by the codecs: reference curves go far beyond them and are cut."""
-    widest = max((point.bpp for curve in curves if curve.kind == "codec" for point in curve.points), default=1.0)
+    rates = [point.bpp for curve in curves if curve.kind == "codec" for point in curve.points]
+    widest = max(filter(math.isfinite, rates), default=1.0)
     return max(0.6, 1.5 * widest)
 
 
