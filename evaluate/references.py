@@ -1,6 +1,7 @@
 """Curves of JPEG and WebP on the same images: Pillow's encoders, whole files, the same metrics."""
 
 import io
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from relic.codec.pixels import to_float
 from relic.codec.scores import Score, mean_score
 from relic.distributed import World, gather_to_all
 from relic.errors import naming
+
+log = logging.getLogger(__name__)
 
 AUTO_LIMIT = 200
 """--references auto draws the curves for up to so many images: they take as long as evaluating twelve codecs."""
@@ -46,6 +49,8 @@ def reference_curves(source: ImageSource, world: World, *, workers: int) -> list
                 points.append(Point(f"quality {quality}", mean.bpp_real, mean.psnr_db, mean.ms_ssim))
         if points:
             curves.append(Curve(_NAMES[name], "reference", by_rate(points)))
+        elif world.is_main:
+            log.warning("no curve of %s: an image has a side over %d pixels", name, _MOST_PIXELS[name])
     return curves
 
 

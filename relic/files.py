@@ -69,6 +69,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     process left in the folder is removed after an hour.
     """
     _remove_abandoned(path.parent)
+    written_bytes = 0
     descriptor, temporary = open_temporary(path)
     try:
         with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -77,8 +78,10 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        with suppress(OSError):
+            written_bytes = temporary.stat().st_size
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise _naming_file(error, path, written_bytes) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -93,6 +96,24 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     with handling((signal.SIGTERM,), terminate), tempfile.TemporaryDirectory(prefix="relic-", dir=parent) as folder:
         yield Path(folder)
+
+
+@contextmanager
+def append_text(path: Path) -> Iterator[IO[str]]:
+    """Yield a file of UTF-8 text to append to. An error names the file."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise _naming_file(error, path) from error
+
+
+def _naming_file(error: OSError, path: Path, written_bytes: int = 0) -> OSError:
+    """`error` with the file's name, which a failed write does not have. A full disk tells how much did not fit."""
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOSPC and written_bytes:
+        reason += f"; the file needs more than {written_bytes:,} bytes"
+    return OSError(error.errno, reason, str(path))
 
 
 def open_regular(path: Path) -> BinaryIO:

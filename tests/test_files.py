@@ -16,6 +16,7 @@ from relic import files
 from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.files import (
+    append_text,
     atomic_write,
     check_folder,
     open_regular,
@@ -88,6 +89,24 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=rf"Input/output error: '{tmp_path}'"):
         sync_folder(tmp_path)
+
+
+def test_a_full_disk_names_the_file_and_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = r"No space left on device; the file needs more than 5,000 bytes: '.*last\.pt'"
+    with pytest.raises(OSError, match=said), atomic_write(tmp_path / "last.pt") as file:
+        file.write(bytes(5000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_does_not_fit_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")  # as a file on a full disk
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'"), append_text(path) as file:
+        file.write("x")
 
 
 @pytest.mark.timeout(5)

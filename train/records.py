@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from relic.distributed import World
-from relic.files import atomic_write, finite
+from relic.files import append_text, atomic_write, finite
 from relic.loader.loader import LoaderTimes
 from train.learner import StepValues
 
@@ -125,7 +125,7 @@ class Tracker:
 
     def write(self, event: str, **values: Any) -> None:
         """Append a line: `event` (train, validate, start, ...), `step`, `epoch`, `images_seen` and more."""
-        with self._path.open("a") as file:
+        with append_text(self._path) as file:
             file.write(json.dumps(finite({"event": event, **values})) + "\n")
         numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
         self._to_wandb(lambda: self._wandb.log({**numbers, "step": values.get("step")}))

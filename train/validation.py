@@ -13,6 +13,7 @@ from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float, to_uint8
 from relic.codec.precision import without_tf32
 from relic.distributed import World, gather_to_all
+from relic.files import atomic_write
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
@@ -83,5 +84,6 @@ def write_reconstructions(
 
 def _save(path: Path, images_BHWC: torch.Tensor) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(images_BHWC[0].numpy()).save(path)
+    with atomic_write(path) as file:
+        Image.fromarray(images_BHWC[0].numpy()).save(file, "PNG")
     return path

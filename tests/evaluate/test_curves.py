@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from evaluate.curves import Curve, Point, bd_rate_against
+from evaluate.plots import rd_figure
 from evaluate.published import PUBLISHED
 
 
@@ -34,6 +35,15 @@ def test_overlap_is_the_share_of_qualities_both_reach() -> None:
     assert found is not None
     assert found.percent == pytest.approx(0, abs=1e-6)
     assert found.overlap == pytest.approx(1 / 3)
+
+
+def test_a_point_that_is_not_finite_is_left_out_of_the_plot_and_gives_no_bd_rate() -> None:
+    whole = curve(RATES, quality)
+    broken = whole._replace(points=(*whole.points[:-1], whole.points[-1]._replace(bpp=math.inf)))
+    assert bd_rate_against(whole, broken, "psnr_db") is None and bd_rate_against(broken, whole, "psnr_db") is None
+    drawn = rd_figure([broken]).axes[0]
+    assert list(drawn.lines[0].get_xdata()) == list(RATES[:-1])
+    assert drawn.get_xlim() == (0, 1.5 * RATES[-2])
 
 
 @pytest.mark.parametrize(

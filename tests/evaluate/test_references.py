@@ -50,11 +50,19 @@ def test_reference_curves_are_pillow_s_files_under_our_metrics(
 
 
 @pytest.mark.parametrize(("width", "names"), [(16384, ["JPEG"]), (65504, [])])
-def test_a_format_that_cannot_hold_an_image_has_no_curve(tmp_path: Path, width: int, names: list[str]) -> None:
+def test_a_format_that_cannot_hold_an_image_has_no_curve(
+    tmp_path: Path, width: int, names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     Image.new("RGB", (width, 16), (9, 99, 199)).save(tmp_path / "0.png")
     images = ImageFolder(tmp_path, tuple(list_images(tmp_path)))
     curves = reference_curves(FolderSource(images), World(0, 1, torch.device("cpu")), workers=1)
     assert [curve.name.split()[0] for curve in curves] == names
+    limits = {"JPEG": 65500, "WEBP": 16383}
+    assert caplog.messages == [
+        f"no curve of {name}: an image has a side over {limit} pixels"
+        for name, limit in limits.items()
+        if name not in names
+    ]
 
 
 def test_four_checkpoints_a_curve_give_bd_rates(shards: Path, run: Callable[..., Any], tmp_path: Path) -> None:
