@@ -52,8 +52,10 @@ _TIFF_UNTOLD = (0,)
 """Of ExtraSamples. Most readers take one such sample for alpha; in aerial photographs it is infrared."""
 _TIFF_YCBCR = 6
 _TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
-_TIFF_FIRST_TEXT = 700
-"""XMP. Of a lower tag that stands twice libtiff takes the first and Pillow the last."""
+_TIFF_INTEGERS = (1, 3, 4, 6, 8, 9, 16, 17)
+_TIFF_DECIDING = (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339)
+"""Tags that decide pixels. Pillow passes over one that it cannot read. Of two equal ones it takes the last, libtiff the
+first."""
 _TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
 """Tags that lead to further tables (EXIF, GPS, interoperability). They decide no pixel."""
 
@@ -164,13 +166,19 @@ def _check_tags(data: bytes) -> None:
     (table,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, table)
     start, size, entry = (table + 8, 20, order + "HHQ") if big else (table + 2, 12, order + "HHI")
+    offset_bytes = 8 if big else 4
     total, seen = 0, set()
     for place in range(start, start + min(tags, len(data)) * size, size):
         tag, kind, count = struct.unpack_from(entry, data, place)
-        if tag in seen and tag < _TIFF_FIRST_TEXT:
-            raise Unreadable(f"TIFF in which tag {tag} stands twice")
-        seen.add(tag)
-        total += count * _TIFF_TYPE_BYTES.get(kind, 0)
+        value_bytes = count * _TIFF_TYPE_BYTES.get(kind, 0)
+        if tag in _TIFF_DECIDING:
+            if tag in seen:
+                raise Unreadable(f"TIFF in which tag {tag} stands twice")
+            seen.add(tag)
+            (value,) = struct.unpack_from(entry[0] + entry[-1], data, place + size - offset_bytes)
+            if kind not in _TIFF_INTEGERS or (value_bytes > offset_bytes and value + value_bytes > len(data)):
+                raise Unreadable(f"TIFF of which tag {tag} cannot be read")
+        total += value_bytes
         if total > 2 * len(data):
             raise Unreadable("TIFF whose tags need more bytes than the file has")
 
