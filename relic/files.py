@@ -128,9 +128,20 @@ def open_regular(path: Path) -> BinaryIO:
     return open(descriptor, "rb")
 
 
+@contextmanager
+def errors_named(path: Path | str) -> Iterator[None]:
+    """Add the name of the file to an OSError inside the block. Python knows it only while a file is opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def read_bounded(path: Path, most_bytes: int) -> bytes:
     """All bytes of a regular file. Raises InputError for one of more than `most_bytes`."""
-    with open_regular(path) as file:
+    with errors_named(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise InputError(f"{path}: {size:,} bytes; such a file has at most {most_bytes:,}")

@@ -70,13 +70,13 @@ class OpenShard:
 
     def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
         """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends too early."""
-        if self._descriptor >= 0:
-            got = os.preadv(self._descriptor, buffers, self.offsets[place])
-        else:
-            descriptor = self._opened()
-            try:
-                got = os.preadv(descriptor, buffers, self.offsets[place])
-            finally:
+        descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
+        try:
+            got = os.preadv(descriptor, buffers, self.offsets[place])
+        except OSError as error:  # a failing disk: the system's error names no file
+            raise self.fault(place, f"cannot be read ({error.strerror})") from error
+        finally:
+            if descriptor != self._descriptor:
                 os.close(descriptor)
         if got != self.sizes[place]:
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {got} found; the shard was cut")

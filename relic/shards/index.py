@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xxhash
 
 from relic.errors import InputError
-from relic.files import atomic_write, open_regular
+from relic.files import atomic_write, errors_named, open_regular
 
 SUFFIX = ".index"
 MAX_KEY_BYTES = 1024
@@ -114,7 +114,7 @@ def is_index(path: Path) -> bool:
 
 def read_header(path: Path) -> IndexHeader:
     """Read the first 64 bytes. Raises InputError when the file is missing, damaged or of another version."""
-    with _opened(path) as file:
+    with errors_named(path), _opened(path) as file:
         return _read_header(file, path)
 
 
@@ -128,7 +128,7 @@ def read_index(path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
 
     The samples lie inside the tar, one after the other, and their keys differ. Raises InputError for a damaged file.
     """
-    with _opened(path) as file:
+    with errors_named(path), _opened(path) as file:
         header = _read_header(file, path)
         data = file.read(header.samples * header.record_bytes)
     if len(data) != header.samples * header.record_bytes or xxhash.xxh3_64_intdigest(data) != header.records_xxh3:

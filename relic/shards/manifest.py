@@ -5,6 +5,7 @@ A manifest may come from a web server, so nothing in it is used before `manifest
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +87,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path, split: str) -> Manifest | None:
     """The split's manifest, or None where there is none. Raises InputError for a damaged one or another version."""
     path = manifest_path(folder, split)
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is no missing manifest
         return None
     return parse_manifest(path, split)
 
@@ -96,7 +97,7 @@ def parse_manifest(path: Path, split: str) -> Manifest:
     value = read_json(path, "a manifest", "pack the shards again")
     try:
         version = value["format_version"]
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise InputError(
                 f"{path}: shard format {str(version)[:20]}, this relic reads {FORMAT_VERSION}; pack the shards again"
             )

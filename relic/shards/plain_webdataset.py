@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import xxhash
 
 from relic.errors import InputError
-from relic.files import open_regular
+from relic.files import errors_named, open_regular
 from relic.shards.checked_tar import CheckedMember
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import (
@@ -38,10 +38,16 @@ _COMPRESSED = {
     b"BZh": ("bzip2", "bzip2 -dc"),
     b"\x04\x22\x4d\x18": ("lz4", "lz4 -dc"),
     b"\x1f\x9d": ("compress", "gzip -dc"),
+    b"LZIP": ("lzip", "lzip -dc"),
+    b"]\0\0": ("lzma", "xz -dc"),
+    b"\x89LZO": ("lzop", "lzop -dc"),
     b"PK\x03\x04": ("zip", "unzip"),
+    b"Rar!": ("rar", "unrar x"),
     b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
 }
-COMPRESSED_TAR = re.compile(r".+\.(tar\.(gz|zst|zstd|xz|bz2|lz4|lzma|Z)|tgz|tzst|txz|tbz2?)", re.IGNORECASE | re.DOTALL)
+COMPRESSED_TAR = re.compile(
+    r".+\.(tar\.(gz|zst|zstd|xz|bz2|lz4|lz|lzma|lzo|br|Z)|tgz|tzst|txz|tlz|tbz2?)", re.IGNORECASE | re.DOTALL
+)
 """Names of compressed tars."""
 
 
@@ -63,17 +69,15 @@ def scan_tar(tar: Path, *, name: str = "") -> Iterator[Found]:
     member whose name leads out of the archive, a key that occurs twice, and a sample without exactly one image.
     """
     shown = name or str(tar)
-    with open_regular(tar) as file:
+    with errors_named(shown), open_regular(tar) as file:
         refuse_compressed(file.read(8), shown)
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=CheckedMember) as archive:
                 yield from _samples(archive, file, shown)
                 _check_end(file, archive.offset, shown)
-        except InputError:
+        except (InputError, OSError):
             raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), shown) from error
         except Exception as error:  # tarfile raises many types for damaged headers
             raise CutTarError(f"{shown}: not a whole tar file ({str(error) or type(error).__name__})") from error
 

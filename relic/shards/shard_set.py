@@ -11,7 +11,7 @@ import xxhash
 
 from relic.cache import cache_folder
 from relic.errors import InputError
-from relic.files import open_regular
+from relic.files import errors_named, open_regular
 from relic.options import Encoding
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_header, read_records, shown_key
@@ -140,7 +140,7 @@ def _shard_set(
 
 def _first_image(tar: Path, index: Path) -> Geometry:
     record = read_records(index)[0]
-    with open_regular(tar) as file:
+    with errors_named(tar), open_regular(tar) as file:
         file.seek(int(record["offset"]))
         payload = file.read(int(record["size"]))
     geometry = read_geometry(memoryview(payload))

@@ -346,3 +346,51 @@ def test_npy_headers_with_flipped_bytes_raise_nothing_else() -> None:
             data[rng.randrange(128)] = rng.randrange(256)
         with contextlib.suppress(ValueError):
             read_npy(memoryview(data))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file whose first bytes cannot be read")
+def test_an_error_of_reading_names_the_file(tmp_path: Path) -> None:
+    write_shards(tmp_path, counts=(2,), side=16)
+    tar = tmp_path / "train-000000.tar"
+    for path in (tmp_path / "train.json", index_path(tar), tar):
+        whole = path.read_bytes()
+        path.unlink()
+        path.symlink_to("/proc/self/mem")
+        reads: list[Callable[[Path], object]] = [
+            lambda path: parse_manifest(path, "train"),
+            read_header,
+            lambda path: list(scan_tar(path)),
+        ]
+        for read in reads:
+            with pytest.raises(OSError, match=str(path)) as caught:
+                read(path)
+            assert caught.value.filename == str(path)
+        path.unlink()
+        path.write_bytes(whole)
+
+
+def test_a_manifest_that_is_a_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    """Without it, the tars of all splits would be read."""
+    write_shards(tmp_path, counts=(2,), side=16)
+    (tmp_path / "train.json").unlink()
+    for target in ("nowhere.json", "train.json"):
+        (tmp_path / "train.json").symlink_to(target)
+        with pytest.raises(OSError, match=r"train\.json"):
+            open_shard_set(tmp_path, "train")
+        (tmp_path / "train.json").unlink()
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1"])
+def test_a_version_is_a_whole_number(tmp_path: Path, version: object) -> None:
+    write_shards(tmp_path, counts=(1,), side=16)
+    value = json.loads((tmp_path / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps({**value, "format_version": version}))
+    with pytest.raises(InputError, match="shard format"):
+        open_shard_set(tmp_path, "train")
+
+
+@pytest.mark.parametrize("start", [b"LZIP\1", b"]\0\0\x80\0", b"\x89LZO\0\r\n", b"Rar!\x1a\7"])
+def test_rarer_compressed_files_are_called_compressed(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "train-0.tar").write_bytes(start + bytes(2048))
+    with pytest.raises(InputError, match="is compressed"):
+        open_shard_set(tmp_path, "train")
