@@ -35,7 +35,7 @@ Verify = Literal["first", "always", "off"]
 
 # The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]
-TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "tidl"]
+TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "qnn", "openvino", "imx500", "tpu-mlir", "tidl"]
 ToolchainName = Literal["openvino", "qnn", "ethos-u"]
 """Vendors' compilers that export/compile_parts.py runs."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
