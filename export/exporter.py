@@ -65,7 +65,8 @@ def export_all(plan: Plan, source: Source) -> Export:
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted)
-        findings = [one for part in exported for one in lint(part.part, part.model, config.target)]
+        precision = "int8" if plan.int8 else "float32"
+        findings = [one for part in exported for one in lint(part.part, part.model, config.target, precision)]
         refuse_host(config.target, findings)
         int8 = None
         if plan.int8:

@@ -35,8 +35,8 @@ Verify = Literal["first", "always", "off"]
 
 # The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]
-TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "tidl"]
-ToolchainName = Literal["openvino", "qnn", "ethos-u"]
+TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "qnn", "openvino", "imx500", "tpu-mlir", "tidl"]
+ToolchainName = Literal["openvino", "qnn", "ethos-u", "rknn"]
 """Vendors' compilers that export/compile_parts.py runs."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""

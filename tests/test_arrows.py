@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     # `job` is toolchains/job.py: the scripts there run in environments without relic.
     "toolchains": (
         set(),
-        {"ai_edge_litert", "job", "numpy", "onnxruntime", "onnxruntime_qnn", "openvino"},
+        {"ai_edge_litert", "job", "numpy", "onnxruntime", "onnxruntime_qnn", "openvino", "rknn"},
     ),
     "samples": (
         {"relic.cli", "relic.columns", "relic.errors", "relic.files", "samples"},

@@ -1,12 +1,13 @@
 """Check every node of a graph against the rules of a device, without the vendor's compiler."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 from onnx import numpy_helper
 
-from export.devices.rules import GDN_REASON, SOURCES, TARGETS, Rule, Status
+from export.devices.rules import SOURCES, TARGETS, Rule, Status
 from relic.errors import InputError
 from relic.options import Parts
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from export.parts import Part
 
 _UNCOVERED = "no rule"
+_OF_GDN = ("Mul", "Sqrt", "Div")
+
+log = logging.getLogger(__name__)
 
 
 class Finding(NamedTuple):
@@ -30,26 +34,36 @@ class Finding(NamedTuple):
 
 
 def refuse_gdn(target: str, parts: "Sequence[Part]", replaced: Parts) -> None:
-    """Raise InputError if a part holds GDN. Some devices support all its nodes, but none supports it in 8 bits."""
+    """Raise InputError if a part holds GDN and the device's compiler refuses it. Where it runs, say how in the log."""
+    if target not in TARGETS:
+        return
+    gdn = TARGETS[target].gdn
     holding = {"encoder": replaced in ("none", "decoder"), "decoder": replaced in ("none", "encoder")}
     for part in parts:
-        if target in TARGETS and (any(holding.values()) if part == "full" else holding[part]):
+        if not (any(holding.values()) if part == "full" else holding[part]):
+            continue
+        if gdn.status != "fails":
+            log.warning("--target %s: the %s holds GDN: %s (%s)", target, part, gdn.why, SOURCES[gdn.source])
+        else:
             others = [name for name in ("encoder", "decoder") if not holding[name]]
             instead = f", or export --part {others[0]} alone" if others and part != "full" else ""
             raise InputError(
-                f"--target {target}: the {part} holds GDN: {GDN_REASON} ({SOURCES['GDN in INT8']}); fine-tune with "
+                f"--target {target}: the {part} holds GDN: {gdn.why} ({SOURCES[gdn.source]}); fine-tune with "
                 f"train/main.py --replace_parts all{instead}"
             )
 
 
-def lint(part: "Part", model: onnx.ModelProto, target: str) -> list[Finding]:
-    """A finding per node, in the graph's order; none for `generic`."""
+def lint(part: "Part", model: onnx.ModelProto, target: str, precision: str = "float32") -> list[Finding]:
+    """A finding per node, in the graph's order; none for `generic`. `precision`: what the device computes in."""
     if target not in TARGETS:
         return []
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:  # INT8 weights
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
     findings = []
     for node in model.graph.node:
-        values = attributes(node, constants)
+        values = attributes(node, constants) | {"precision": precision}
         rule = next((rule for rule in TARGETS[target].rules if _covers(rule, node.op_type, values)), None)
         shown = describe_node(node.op_type, values)
         if rule is None:
@@ -60,13 +74,18 @@ def lint(part: "Part", model: onnx.ModelProto, target: str) -> list[Finding]:
 
 
 def refuse_host(target: str, findings: Sequence[Finding]) -> None:
-    """Raise InputError if encoder or decoder has nodes that the NPU does not run. `full` is only for checking."""
-    leaving = [one for one in findings if one.status == "host" and one.part != "full"]
+    """Raise InputError if encoder or decoder has nodes that the NPU does not run. `full` is only for checking.
+
+    GDN's nodes are not among them: `refuse_gdn` has decided about them.
+    """
+    leaving = [one for one in findings if one.status in ("host", "fails") and one.part != "full"]
+    leaving = [one for one in leaving if one.operator not in _OF_GDN]
     if leaving:
         first = leaving[0]
         nodes = f"{len(leaving)} nodes" if len(leaving) > 1 else "1 node"
+        runs = "does not run" if first.status == "host" else "does not compute rightly or the compiler refuses"
         raise InputError(
-            f"--target {target}: the {first.part} has {nodes} that the NPU does not run, first {first.node} "
+            f"--target {target}: the {first.part} has {nodes} that the NPU {runs}, first {first.node} "
             f"({first.operator}): {first.why} ({SOURCES[first.source]}); use --upsample {TARGETS[target].upsample}"
         )
 
@@ -82,6 +101,8 @@ def manifest_entry(target: str, findings: Sequence[Finding]) -> dict[str, Any] |
 def attributes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, int | str]:
     """The attributes that rules use: square sizes as one number, padding by name, Clip's range, DepthToSpace's mode.
 
+    `inputs`: the input channels of a transposed convolution.
+
     Padding of a transposed convolution is `same` or `other`. It is `same`, as in TFLite, where the output is `stride`
     times the input, and both ends are cut by the same number of pixels (or the end by one more).
     """
@@ -96,6 +117,8 @@ def attributes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
     if node.op_type == "ConvTranspose":
         found["output_padding"] = _square(given.get("output_padding", [0, 0]))
         found["padding"] = "same" if _is_same(given) else "other"
+        if node.input[1] in constants:
+            found["inputs"] = constants[node.input[1]].dims[0]
     if node.op_type == "DepthToSpace":
         found["mode"] = given.get("mode", b"DCR").decode()
     if node.op_type == "Clip":

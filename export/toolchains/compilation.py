@@ -3,6 +3,7 @@
 Shapes: x_N3HW and x_hat_N3HW float32 in [0, 1]; y_NMhw, y_hat_NMhw float32; symbols_NMhw int32.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import onnx
 import torch
 
 from export.crops import evenly_spread, fit_to_size, read_crops
+from export.devices.lint import lint
+from export.devices.rules import SOURCES
 from export.output_folder import staged_output
 from export.tflite.conversion import to_tflite
 from export.toolchains.plan import CompilePlan
@@ -24,10 +27,11 @@ from relic.codec.metrics import score_coded
 from relic.codec.scores import MeanScore, mean_score
 from relic.errors import InputError
 from relic.onnx.layout import onnx_name
-from relic.onnx.sessions import OnnxPart, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.sessions import OnnxPart, PartName, load_tables, open_decoder, open_encoder, run_part
 
 Floats = npt.NDArray[np.float32]
 Symbols = npt.NDArray[np.int32]
+log = logging.getLogger(__name__)
 
 
 def compile_all(plan: CompilePlan) -> Report:
@@ -73,15 +77,25 @@ def compile_all(plan: CompilePlan) -> Report:
     return report
 
 
-def _compile(plan: CompilePlan, part: str, inputs: Floats, out: Path) -> tuple[Compiled, Floats]:
+def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tuple[Compiled, Floats]:
     config = plan.config
     model = config.export / onnx_name(part)
+    _predict(part, onnx.load(model), plan)
     if config.toolchain == "ethos-u":
         data = to_tflite(onnx.load(model), f"relic {part}, tables {plan.manifest.tables.digest}")
         model = out / f"{part}.tflite"
         model.write_bytes(data)
     script = TOOLCHAINS[config.toolchain].script
     return run_script(plan.python, script, part, config.target_device, model, inputs, out)
+
+
+def _predict(part: PartName, model: onnx.ModelProto, plan: CompilePlan) -> None:
+    """Say in the log which nodes the compiler is known to refuse or to leave to the host."""
+    findings = lint(part, model, plan.config.toolchain, plan.manifest.precision)
+    known = {one.operator: one for one in findings if one.status in ("fails", "host")}
+    for one in known.values():
+        source = SOURCES[one.source]
+        log.warning("%s, %s: expected of %s: %s, %s (%s)", part, one.node, one.operator, one.status, one.why, source)
 
 
 def _read_crops(plan: CompilePlan) -> Floats:

@@ -30,7 +30,7 @@ class CompileConfig:
     toolchain: ToolchainName
     """The compiler. It runs in an environment of its own, made by export/install_toolchain.py."""
     device: str | None = None
-    """What to compile for. By default openvino: cpu; qnn: htp; ethos-u: ethos-u55-256."""
+    """What to compile for. By default openvino: cpu; qnn: htp; ethos-u: ethos-u55-256; rknn: rk3588."""
     shards: Path | None = None
     """Folder of shards whose `val` crops are compared. By default the crops that the export was calibrated on."""
     crops: int = 24

@@ -58,4 +58,12 @@ TOOLCHAINS: dict[ToolchainName, Toolchain] = {
         gigabytes=0.2,
         int8_only=True,
     ),
+    "rknn": Toolchain(
+        title="Rockchip RKNN-Toolkit2 2.5.0",
+        script="run_rknn.py",
+        devices=("rk3588", "rk3576", "rk3568", "rk3566", "rk3562", "rv1126b"),
+        licence="Rockchip's, closed source (the package names none)",
+        open_source=False,
+        gigabytes=5.5,
+    ),
 }
