@@ -1,4 +1,4 @@
-"""One run of a study: train, evaluate the checkpoint, write the figures to a JSON file. Finished runs are skipped.
+"""One run of a study: train, export, evaluate, write the figures to a JSON file. Finished runs are skipped.
 
 The commands are those that a user would type, and run as processes. They are stored with names instead of folders
 (SHARDS, WORK, ...), so that a result does not depend on where it was made.
@@ -36,6 +36,8 @@ class Run(NamedTuple):
     """Arguments of `train/main.py`, without --save_dir (which is WORK/name). Empty: no training."""
     settings: Mapping[str, Any] = {}
     """Values that describe the run in tables. Stored in the JSON file without change."""
+    export: str = ""
+    """Arguments of `export/onnx_parts.py`, without --out (which is WORK/name/onnx). Empty: no export."""
     validations: bool = False
     """Whether to store the trainer's validations, a list in the order of `images_seen`."""
 
@@ -77,6 +79,8 @@ class Study(NamedTuple):
             if max(last) < run.settings.get("images", 0):
                 raise InputError(f"{run.name}: its training was stopped; start the study again to continue it")
             made["validations"] = list(last.values())
+        if run.export:
+            self._call(run.name, made["export"])
         for title, evaluation in made["evaluations"].items():
             self._call(run.name, evaluation["command"])
             metrics = json.loads((self.places["WORK"] / run.name / title / "metrics.json").read_text())
@@ -107,14 +111,21 @@ def _blank(run: Run) -> dict[str, Any]:
         title: {"command": f"python evaluate/run.py {arguments} --out {folder}/{title}"}
         for title, arguments in run.evaluate.items()
     }
-    return {
+    made = {
         "name": run.name,
         "settings": dict(run.settings),
         "train": f"python train/main.py {run.train} --save_dir {folder}" if run.train else None,
         "evaluations": evaluations,
         "versions": {package: version(package) for package in _PACKAGES},
     }
+    if run.export:
+        made["export"] = f"python export/onnx_parts.py {run.export} --out {folder}/onnx"
+    return made
 
 
 def _commands_of(result: Mapping[str, Any]) -> list[str | None]:
-    return [result["train"], *(evaluation["command"] for evaluation in result["evaluations"].values())]
+    return [
+        result["train"],
+        result.get("export"),
+        *(evaluation["command"] for evaluation in result["evaluations"].values()),
+    ]

@@ -56,7 +56,7 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
             for part in PARTS:
                 exported = export_part(part, source, InputSize(1, _SIDE, _SIDE, dynamic=True), _OPSET, upsample)
                 yield TimedPart(codec, "fp32", part, exported)
-                int8 = quantize_part(part, exported, calibration, "minmax", keep_last=False)
+                int8 = quantize_part(part, exported, calibration, source.tables.medians, "minmax", keep_last=False)
                 yield TimedPart(codec, "int8", part, int8)
 
 

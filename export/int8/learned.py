@@ -131,7 +131,8 @@ def _loss(model: FactorizedPrior, x_BCHW: Tensor, lambda_bpp: float) -> Tensor:
     medians = medians_of(model)
     x_hat = model.g_s(rounded(y - medians) + medians)
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
-    return (x_hat - x_BCHW).square().mean() + lambda_bpp * bpp
+    loss: Tensor = (x_hat - x_BCHW).square().mean() + lambda_bpp * bpp
+    return loss
 
 
 @torch.no_grad()

@@ -213,8 +213,10 @@ def _out_axis(layer: Layer) -> int:
 
 def _run(layer: Layer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.ConvTranspose2d):
-        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
-        return F.conv_transpose2d(x, weights, bias, *sizes)
+        padding = [int(side) for side in layer.padding]  # torch's type names also a str, which only Conv2d takes
+        return F.conv_transpose2d(
+            x, weights, bias, layer.stride, padding, layer.output_padding, layer.groups, layer.dilation
+        )
     return F.conv2d(x, weights, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
@@ -222,7 +224,8 @@ def _add_bias(values: Tensor, bias: Tensor) -> Tensor:
     if bias.ndim == 1:
         return values + bias[:, None, None]
     blocks = values.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # B, O, h, 2, w, 2
-    return (blocks + bias[:, None, :, None, :]).flatten(4, 5).flatten(2, 3)
+    added: Tensor = (blocks + bias[:, None, :, None, :]).flatten(4, 5).flatten(2, 3)
+    return added
 
 
 def _added_by(offsets: Tensor, layer: Layer, *, phased: bool) -> Tensor:
@@ -233,4 +236,5 @@ def _added_by(offsets: Tensor, layer: Layer, *, phased: bool) -> Tensor:
     if not phased:
         return added.sum((1, 2)) / (layer.stride[0] * layer.stride[1])
     sums = [added[:, i::2, j::2].sum((1, 2)) for i in (0, 1) for j in (0, 1)]
-    return torch.stack(sums, 1).unflatten(1, (2, 2))
+    by_phase: Tensor = torch.stack(sums, 1).unflatten(1, (2, 2))
+    return by_phase

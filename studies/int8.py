@@ -1,0 +1,175 @@
+"""What INT8 costs a ReLU codec, by how it is quantized: `python studies/int8.py --shards D --images D`.
+
+Trains, exports and evaluates the runs of int8.yaml, and fills the table of docs/int8.md.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file: same import root as `python -m studies.int8`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import yaml
+
+from relic.cli import parse
+from relic.errors import InputError, before_work, command
+from relic.files import atomic_write, check_folder
+from relic.shards.shard_set import open_shard_set
+from studies.runs import ROOT, Run, Study
+
+PROG = "studies/int8.py"
+_PLAN = Path(__file__).with_suffix(".yaml")
+_PAGE = ROOT / "docs" / "int8.md"
+_MARKED = re.compile(r"(<!-- table: study -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_FEWEST_RATES = 4
+"""Of a BD-rate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Config:
+    """Quantize ReLU codecs of four rates in several ways and evaluate the files. The runs are in int8.yaml.
+
+    Every run writes a JSON file to --out. If the command is started again, it skips finished runs.
+    """
+
+    shards: Path
+    """Folder of shards of 224x224 crops, with train and val."""
+    images: Path
+    """Folder of images that are not used for training, for example Kodak's."""
+    work: Path = ROOT / "checkpoints" / "int8"
+    """Folder for checkpoints, exports and evaluations."""
+    out: Path = ROOT / "docs" / "int8"
+    """Folder of the results."""
+    epochs: int = 2
+    """Passes over the train shards in each training."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"--epochs {self.epochs}: must be 1 or more")
+
+
+class Planned(NamedTuple):
+    """A run, and the trainings that it needs, in order."""
+
+    run: Run
+    before: list[Run]
+
+
+class Loss(NamedTuple):
+    """INT8 against the same codec in float."""
+
+    psnr_db: float
+    bpp_change: float
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Finish every run that is not finished. After each run, fill the table again."""
+    config = parse(Int8Config, argv, prog=PROG)
+    with before_work():
+        for split in ("train", "val"):
+            open_shard_set(config.shards, split)
+        if not config.images.is_dir():
+            raise InputError(f"--images {config.images}: no such folder")
+        for flag, folder in (("--work", config.work), ("--out", config.out)):
+            check_folder(flag, folder)
+    study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
+    plan = read_plan(config.epochs)
+    for number, (run, before) in enumerate(plan, 1):
+        print(f"[{number}/{len(plan)}] {run.name}", flush=True)
+        if study.result(run) is None:
+            for training in before:
+                if not (config.work / training.name / "last.pt").exists():
+                    study.train(training)
+        study.finish(run)
+        _fill({each.name: result for each, _ in plan if (result := study.result(each))})
+    print(f"written: {_PAGE}")
+    return 0
+
+
+def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
+    text = _MARKED.sub(lambda marked: marked[1] + table(results) + marked[2], _PAGE.read_text())
+    with atomic_write(_PAGE, "w") as file:
+        file.write(text)
+
+
+def read_plan(epochs: int) -> list[Planned]:
+    """The runs of int8.yaml: all kinds at the first rate, then at the others."""
+    data = yaml.safe_load(_PLAN.read_text())
+    length = f"--epochs {epochs} --batch_size {data['batch_size']}"
+    plan = []
+    for rate in data["rates"]:
+        common = f"{data['common'].format(rate=rate)} {length}"
+        teacher = (
+            [] if rate == data["the embedded codec's rate"] else [_training(f"teacher-{rate}", data["teach"], common)]
+        )
+        start = f"WORK/{teacher[0].name}/last.pt" if teacher else "embedded"
+        swap = _training(f"float-{rate}", data["swap"].format(pretrained=start), common)
+        for kind, values in data["kinds"].items():
+            name, upsample = f"{kind}-{rate}", values.get("upsample", "deconv5")
+            own = f"{common} {data['qat'].format(pretrained=f'WORK/{swap.name}/last.pt', upsample=upsample)}"
+            trained = name if values.get("trained") else swap.name
+            words = {"name": name, "checkpoint": f"WORK/{trained}/last.pt", "upsample": upsample}
+            evaluate = {title: arguments.format(**words) for title, arguments in data["evaluate"].items()}
+            export = f"{data['export'].format(**words)} {values.get('flags', '')}".strip()
+            settings = {"kind": kind, "rate": rate}
+            run = Run(name, evaluate, own if values.get("trained") else "", settings, export=export)
+            plan.append(Planned(run, [*teacher, swap]))
+    return plan
+
+
+def _training(name: str, arguments: str, common: str) -> Run:
+    return Run(name, {}, f"{common} {arguments}")
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per kind: the loss at each rate on each set, and the BD-rate where all rates are there."""
+    kinds = list(dict.fromkeys(result["settings"]["kind"] for result in results.values()))
+    rates = list(dict.fromkeys(result["settings"]["rate"] for result in results.values()))
+    titles = list(next(iter(results.values()))["evaluations"])
+    head = ["quantized by", *(f"{title}, λ {rate}" for title in titles for rate in rates)]
+    head += [f"BD-rate, {title}" for title in titles]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for kind in kinds:
+        cells = [kind]
+        for title in titles:
+            for rate in rates:
+                found = results.get(f"{kind}-{rate}")
+                cells.append("" if found is None else _cell(loss_of(found, title)))
+        for title in titles:
+            percent = bd_rate_of([results[name] for rate in rates if (name := f"{kind}-{rate}") in results], title)
+            cells.append("" if percent is None else f"{percent:+.1f} %")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def loss_of(result: Mapping[str, Any], title: str) -> Loss:
+    """PSNR lost, and the relative change of the real rate."""
+    before, after = result["evaluations"][title]["figures"]
+    return Loss(before["psnr_db"] - after["psnr_db"], after["bpp_real"] / before["bpp_real"] - 1)
+
+
+def bd_rate_of(results: Sequence[Mapping[str, Any]], title: str) -> float | None:
+    """BD-rate in percent (PSNR, Akima) of the INT8 codecs against the same codecs in float; None for too few rates."""
+    import bjontegaard
+
+    if len(results) < _FEWEST_RATES:
+        return None
+    ends = []
+    for place in (0, 1):
+        figures = [result["evaluations"][title]["figures"][place] for result in results]
+        points = sorted((each["bpp_real"], each["psnr_db"]) for each in figures)
+        ends += [[bpp for bpp, _ in points], [psnr for _, psnr in points]]
+    return float(bjontegaard.bd_rate(*ends, method="akima", min_overlap=0))
+
+
+def _cell(loss: Loss) -> str:
+    return f"{-loss.psnr_db:+.2f} dB, {100 * loss.bpp_change:+.1f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The plan and the table of the INT8 study."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from export.config import ExportConfig
+from relic.cli import parse
+from studies.int8 import bd_rate_of, loss_of, read_plan, table
+from train.config import TrainConfig
+
+
+def result(kind: str, rate: str, bpp: float, psnr_db: float, *, loss_db: float, more: float) -> dict[str, Any]:
+    figures = [{"psnr_db": psnr_db, "bpp_real": bpp}, {"psnr_db": psnr_db - loss_db, "bpp_real": bpp * (1 + more)}]
+    return {"settings": {"kind": kind, "rate": rate}, "evaluations": {"val": {"figures": figures}}}
+
+
+POINTS = {"0.0092": (0.1, 27.0), "0.0046": (0.2, 29.0), "0.0023": (0.35, 31.0), "0.0012": (0.6, 33.0)}
+
+
+def results(kind: str, *, loss_db: float, more: float, rates: int = 4) -> dict[str, dict[str, Any]]:
+    return {
+        f"{kind}-{rate}": result(kind, rate, *point, loss_db=loss_db, more=more)
+        for rate, point in list(POINTS.items())[:rates]
+    }
+
+
+def test_every_command_of_the_plan_is_one_that_the_stages_take() -> None:
+    plan = read_plan(epochs=2)
+    names = [planned.run.name for planned in plan]
+    assert len(names) == len(set(names)) == 24
+    for run, before in plan:
+        for training in [*before, *([run] if run.train else [])]:
+            values = parse(TrainConfig, shlex.split(training.train), prog="train/main.py")
+            assert values.qat == ("--qat true" in training.train) and values.epochs == 2
+        parse(ExportConfig, [*shlex.split(run.export), "--out", "onnx"], prog="export/onnx_parts.py")
+    assert [each.name for each in plan[-1].before] == ["teacher-0.0012", "float-0.0012"]
+    assert "WORK/float-0.0012/last.pt" in plan[-1].run.train
+
+
+def test_more_bits_for_the_same_pixels_are_the_bd_rate() -> None:
+    found = bd_rate_of(list(results("learned", loss_db=0, more=0.05).values()), "val")
+    assert found == pytest.approx(5, abs=0.01)
+
+
+def test_too_few_rates_have_no_bd_rate() -> None:
+    assert bd_rate_of(list(results("learned", loss_db=0, more=0.05, rates=3).values()), "val") is None
+
+
+def test_the_table_has_a_row_per_kind_and_leaves_out_what_is_missing() -> None:
+    found = results("percentile", loss_db=0.5, more=-0.01) | results("qat", loss_db=0.1, more=0.002, rates=1)
+    loss = loss_of(found["qat-0.0092"], "val")
+    assert loss.psnr_db == pytest.approx(0.1) and loss.bpp_change == pytest.approx(0.002)
+    rows = [line.strip("| ").split(" | ") for line in table(found).splitlines()]
+    assert [row[0] for row in rows] == ["quantized by", "---", "percentile", "qat"]
+    assert rows[2][1:5] == ["-0.50 dB, -1.0 %"] * 4 and rows[2][5].startswith("+")
+    assert table(found).splitlines()[3] == "| qat | -0.10 dB, +0.2 % |  |  |  |  |"
