@@ -19,8 +19,8 @@ from train.plan import Plan
 
 _MOST = 1 << 53
 _STEPS = ("epoch", "images", "images_seen", "step")
-_MOVING = ("lr", "betas", "params")
-"""Values of an optimizer's group that are not the same in the whole run."""
+_MOVING = ("lr", "betas", "params", "fused")
+"""Values of an optimizer's group that are not the same in the whole run. `fused` depends on the device."""
 
 
 class _Fault(ValueError):
