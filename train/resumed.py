@@ -20,7 +20,7 @@ from train.plan import Plan
 _MOST = 1 << 53
 _STEPS = ("epoch", "images", "images_seen", "step")
 _MOVING = ("lr", "betas", "params")
-"""Values of an optimizer's group that are not the same in the whole run. Nor is `fused`, which depends on the device."""
+"""Values of an optimizer's group that change in a run. `fused` depends on the device, and is checked apart."""
 
 
 class _Fault(ValueError):
