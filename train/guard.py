@@ -48,13 +48,13 @@ class Guard:
 
     def watch(self, step: int, tensors: Mapping[str, Tensor], keys: Sequence[str]) -> None:
         """Start to check the tensors of step `step`, whose batch holds `keys`. Raises for the step before."""
-        flags = [torch.full((), float(self.stop), device=self._world.device)]
+        flags = torch.full((1,), float(self.stop), device=self._world.device)
         if self._check_values:
-            # The largest magnitude is NaN if any element is NaN, and infinite if any element is infinite.
-            largest = [tensor.detach().abs().amax().float() for tensor in tensors.values()]
-            flags += [(~(value <= self._limit)).float() for value in largest]
-        flags_on_device = max_over_ranks(torch.stack(flags), self._world)
-        on_host, copied = _copy_to_host(flags_on_device)
+            # Both ends are NaN if any element is NaN.
+            ends = torch.stack([end.float() for each in tensors.values() for end in torch.aminmax(each.detach())])
+            within = (ends.abs() <= self._limit).view(-1, 2).all(1)
+            flags = torch.cat([flags, (~within).float()])
+        on_host, copied = _copy_to_host(max_over_ranks(flags, self._world))
         before, self._pending = self._pending, (on_host, step, list(tensors), list(keys), copied)
         self._check(before)
 

@@ -108,7 +108,14 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`. Other entries of `state` are ignored."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        saved = state["optimizer"]
+        # `fused` belongs to this device, not to the run.
+        pairs = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        groups = [{**group, "fused": own["fused"]} for group, own in pairs]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        for parameter, values in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # in the memory format of the parameter, as a fused optimizer needs
+                values[name] = torch.empty_like(parameter).copy_(values[name])
         if self.preconditioning:
             self.preconditioning.load_state_dict(state["preconditioning"])
         if self.quantizing:

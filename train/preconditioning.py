@@ -45,12 +45,12 @@ class Coordinates(NamedTuple):
     scale: Tensor
     """(O,): _REACH times the standard deviation of the outputs, divided by the square root of the inputs per output."""
 
-    def transform(self, kernel_OCT: Tensor) -> Tensor:
+    def transform(self, kernel_OCT: Tensor, out: Tensor | None = None) -> Tensor:
         """A change in these coordinates as a change of the weights, or a gradient of the weights in these coordinates.
 
         The transform is the same in both directions because `channels` and `taps` are symmetric.
         """
-        return self.scale[:, None, None] * (self.channels @ kernel_OCT @ self.taps)
+        return torch.mul(self.scale[:, None, None], self.channels @ kernel_OCT @ self.taps, out=out)
 
 
 def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordinates:
@@ -98,6 +98,7 @@ class Preconditioning:
             for name, layer in model.named_modules()
             if isinstance(layer, Layer) and layer.weight.requires_grad
         }
+        self._phases = {name: len(phases_of(layer)) for name, layer in self._layers.items()}
         self._proxies = {name: nn.Parameter(torch.zeros_like(layer.weight)) for name, layer in self._layers.items()}
         self._coordinates: dict[str, Coordinates] = {}
 
@@ -123,8 +124,12 @@ class Preconditioning:
         for name, layer in self._layers.items():
             assert layer.weight.grad is not None and layer.bias is not None and layer.bias.grad is not None
             coordinates, proxy = self._coordinates[name], self._proxies[name]
-            gradient = _as_OCT(layer, layer.weight.grad) - _shares(layer, coordinates) * layer.bias.grad[:, None, None]
-            proxy.grad = _as_kernel(layer, coordinates.transform(gradient))
+            of_kernel, of_bias = _as_OCT(layer, layer.weight.grad), layer.bias.grad[:, None, None]
+            # If a weight changes by 1, the mean of the outputs changes by this mean, divided by the number of phases.
+            gradient = torch.addcmul(of_kernel, coordinates.mean[:, None], of_bias, value=-1 / self._phases[name])
+            # In the proxy's memory format: with another one, a fused optimizer refuses the gradient.
+            proxy.grad = torch.empty_like(proxy)
+            coordinates.transform(gradient, out=_as_OCT(layer, proxy.grad))
             layer.weight.grad = None
 
     @torch.no_grad()
@@ -135,8 +140,8 @@ class Preconditioning:
             coordinates, proxy = self._coordinates[name], self._proxies[name]
             change = coordinates.transform(_as_OCT(layer, proxy))
             layer.weight.add_(_as_kernel(layer, change))
-            layer.bias.sub_((change * _shares(layer, coordinates)).sum((1, 2)))
-            proxy.zero_()
+            layer.bias.addmv_(change.sum(2), coordinates.mean, alpha=-1 / self._phases[name])
+        torch._foreach_zero_(list(self._proxies.values()))
 
     def tensors(self) -> Iterator[Tensor]:
         """All measured tensors themselves, not copies, so that they can be set in place."""
@@ -174,11 +179,6 @@ def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer
             if isinstance(layer, Layer):
                 yield layer, before, values
         values = round_about_medians(values, medians) if transform is model.g_a else values
-
-
-def _shares(layer: Layer, coordinates: Coordinates) -> Tensor:
-    """(C, 1): how much the mean of the outputs changes if a weight changes by 1."""
-    return coordinates.mean[:, None] / len(phases_of(layer))
 
 
 def _as_OCT(layer: Layer, kernel: Tensor) -> Tensor:

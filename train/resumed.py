@@ -20,7 +20,7 @@ from train.plan import Plan
 _MOST = 1 << 53
 _STEPS = ("epoch", "images", "images_seen", "step")
 _MOVING = ("lr", "betas", "params")
-"""Values of an optimizer's group that are not the same in the whole run."""
+"""Values of an optimizer's group that change in a run. `fused` depends on the device, and is checked apart."""
 
 
 class _Fault(ValueError):
@@ -84,7 +84,9 @@ def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
             if name not in group and type(wanted[name]) in (bool, type(None)):
                 continue  # torch adds the switches that its older versions did not have
             value = group[name]
-            if name not in _MOVING:
+            if name == "fused":
+                _require(value is None or type(value) is bool, "optimizer: fused", value)
+            elif name not in _MOVING:
                 _require(type(value) is type(wanted[name]) and value == wanted[name], f"optimizer: {name}", value)
         lr, betas = group["lr"], group["betas"]
         _require(type(lr) is float and 0 <= lr < math.inf, "optimizer: lr", lr)

@@ -17,14 +17,19 @@ from relic.errors import InputError
 from relic.options import Policy
 
 
-def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Name -> module of all modules that `policy` keeps in fp32.
+def fp32_modules(
+    model: nn.Module, policy: Policy, custom: Iterable[str] = (), dtype: torch.dtype = torch.bfloat16
+) -> dict[str, nn.Module]:
+    """Name -> module of all modules that `policy` keeps in fp32 beside others in `dtype`.
 
     Entropy models are always included: their likelihoods are differences of sigmoids with a floor of 1e-9, which fp16
-    cannot represent. `custom` holds parts of class names. Raises InputError for a part that matches no module.
+    cannot represent. So is GDN in fp16: it squares its input, the square of 256 is infinite there, and the output
+    would be 0, which is finite. `custom` holds parts of class names. Raises InputError for a part that matches no
+    module.
     """
     modules = dict(model.named_modules())
-    covered = {name: module for name, module in modules.items() if isinstance(module, EntropyModel)}
+    always: tuple[type[nn.Module], ...] = (EntropyModel, GDN) if dtype == torch.float16 else (EntropyModel,)
+    covered = {name: module for name, module in modules.items() if isinstance(module, always)}
     if policy in ("entropy+decoder", "all_normexp"):
         softmaxes = (nn.Softmax, nn.LogSoftmax)
         covered |= {name: m for name, m in modules.items() if name == "g_s" or isinstance(m, softmaxes)}
@@ -43,12 +48,14 @@ def fp32_modules(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -
     return {name: covered[name] for name in modules if name in covered}
 
 
-def keep_in_fp32(model: nn.Module, policy: Policy, custom: Iterable[str] = ()) -> list[str]:
+def keep_in_fp32(
+    model: nn.Module, policy: Policy, custom: Iterable[str] = (), dtype: torch.dtype = torch.bfloat16
+) -> list[str]:
     """Make the modules of `policy` run in fp32 under autocast, with inputs cast to fp32. Returns their names.
 
     Only the bound `forward` changes: no parameter or module is wrapped or renamed.
     """
-    covered = fp32_modules(model, policy, custom)
+    covered = fp32_modules(model, policy, custom, dtype)
     for module in covered.values():
         module.forward = in_fp32(module.forward)
     return list(covered)

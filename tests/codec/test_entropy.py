@@ -89,6 +89,18 @@ def test_policies_are_nested_supersets() -> None:
         fp32_modules(model, "custom", ["Conv2d", "Nothing"])
 
 
+def test_gdn_is_in_fp32_beside_fp16_where_its_squares_would_be_infinite() -> None:
+    model = build_model(Architecture((4, 6), "encoder"))
+    layer, x = model.g_s[1], torch.full((1, 4, 8, 8), 300.0)
+    wanted = layer(x)
+    assert "g_s.1" not in fp32_modules(model, "entropy")
+    assert "g_s.1" in keep_in_fp32(model, "none", dtype=torch.float16)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.isinf(torch.nn.functional.conv2d(x**2, layer.gamma.view(4, 4, 1, 1))).any()
+        found = layer(x.half())
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("policy", ["none", "entropy", "entropy+decoder", "all_normexp"])
 def test_likelihoods_are_fp32_under_autocast_and_no_key_changes(policy: str) -> None:
     model = build_model(Architecture((4, 6), "encoder"))
