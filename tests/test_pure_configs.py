@@ -21,6 +21,7 @@ import prep.planning
 import train.plan
 from benchmarks.evaluate import EvaluateBenchmarkConfig
 from benchmarks.export import ExportBenchmarkConfig
+from benchmarks.gpu import GpuBenchmarkConfig
 from benchmarks.loader import LoaderBenchmarkConfig
 from benchmarks.prep import PrepBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
@@ -53,6 +54,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "ExportConfig of INT8": lambda: ExportConfig(
         ckpt="last.pt", part="encoder", out=HERE / "e.onnx", int8=True, calib_shards=HERE
     ),
+    "GpuBenchmarkConfig": lambda: GpuBenchmarkConfig(json=HERE / "f.json", work_dir=HERE),
     "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "PrepBenchmarkConfig": lambda: PrepBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "StepBenchmarkConfig": lambda: StepBenchmarkConfig(json=HERE / "f.json"),
