@@ -82,7 +82,7 @@ def profile_step(step: Step, device: torch.device, trace: Path | None = None) ->
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in seen.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and event.time_range.end > event.time_range.start
+        if event.device_type.name == "CUDA" and event.time_range.end > event.time_range.start
     )
     busy_us, end = 0.0, spans[0][0]
     for first, last in spans:
