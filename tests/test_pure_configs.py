@@ -22,6 +22,7 @@ import prep.planning
 import train.plan
 from benchmarks.evaluate import EvaluateBenchmarkConfig
 from benchmarks.export import ExportBenchmarkConfig
+from benchmarks.gpu import GpuBenchmarkConfig
 from benchmarks.loader import LoaderBenchmarkConfig
 from benchmarks.prep import PrepBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
@@ -56,6 +57,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "CompileConfig": lambda: CompileConfig(HERE, "ethos-u", device="ethos-u85-512", shards=HERE),
     "InstallConfig": lambda: InstallConfig("qnn", accept_licence=True),
+    "GpuBenchmarkConfig": lambda: GpuBenchmarkConfig(json=HERE / "f.json", work_dir=HERE),
     "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "PrepBenchmarkConfig": lambda: PrepBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "StepBenchmarkConfig": lambda: StepBenchmarkConfig(json=HERE / "f.json"),

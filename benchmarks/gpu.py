@@ -1,0 +1,146 @@
+"""Measure the training step, the loop and the evaluation on a GPU: `python benchmarks/gpu.py --json FILE`."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+if not __package__:  # run as a file: same import root as `python -m benchmarks.gpu`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks._shared.flags import check_files, check_least
+from relic.cli import parse
+from relic.errors import InputError, command
+from relic.files import write_json
+from relic.options import Device
+
+if TYPE_CHECKING:
+    from benchmarks._gpu.measure import Bench, Sizes
+    from benchmarks._gpu.sections import Section
+
+PROG = "benchmarks/gpu.py"
+SectionName = Literal["ceilings", "steps", "levers", "ms_ssim", "loop", "fine_tuning", "evaluation", "traces"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuBenchmarkConfig:
+    """Images per second of the training step and of the loop on one GPU, what limits them, and what precision costs.
+
+    The sections take eight minutes at most, after packing. Each has a deadline of its own, and --json holds its figures
+    as soon as they are measured. On a CPU everything is tiny: the figures mean nothing, but all sections run.
+    """
+
+    json: Path
+    """JSON file to write the figures to. Traces are written beside it."""
+    markdown: Path | None = None
+    """File to write the table of steps to, as Markdown."""
+    sections: list[SectionName] | None = None
+    """What to measure. Default: everything."""
+    deadline_factor: float = 1.0
+    """Factor of all deadlines."""
+    rounds: int | None = None
+    """Timed steps per figure. Default: 60, on a CPU 1."""
+    work_dir: Path | None = None
+    """Folder for the packed crops, which are kept and used again. Default: a temporary folder."""
+    device: Device = "auto"
+    """Where to measure."""
+
+    def __post_init__(self) -> None:
+        check_least(self, {"deadline_factor": 0, **({"rounds": 1} if self.rounds is not None else {})})
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write the figures to --json and the table to --markdown."""
+    config = parse(GpuBenchmarkConfig, argv, prog=PROG)
+    check_files(json=config.json, markdown=config.markdown)
+    with TemporaryDirectory(prefix="relic-benchmark-") as temporary:
+        found = _measure(config, config.work_dir or Path(temporary))
+    from benchmarks._gpu.table import step_table
+
+    table = step_table(found)
+    print(table, flush=True)
+    if config.markdown is not None:
+        config.markdown.write_text(table + "\n")
+    return 0
+
+
+def _measure(config: GpuBenchmarkConfig, folder: Path) -> dict[str, Any]:
+    import torch
+
+    from benchmarks._gpu.measure import Bench
+    from benchmarks._gpu.sections import run_sections
+    from benchmarks._shared.machine import machine
+    from relic.distributed import join_world
+
+    with join_world(config.device, PROG) as world:
+        on_cuda = world.device.type == "cuda"
+        if not on_cuda:
+            torch.set_num_threads(1)  # a second thread makes tiny steps slower
+        sizes = _sizes(on_cuda, config.rounds)
+        _pack(folder, tiny=not on_cuda)
+        found: dict[str, Any] = {"machine": machine(), "device": str(world.device), "sizes": sizes._asdict()}
+        sections = _sections(config, Bench(world, sizes, folder))
+        run_sections(sections, found, lambda: write_json(config.json, found))
+    return found
+
+
+def _sizes(on_cuda: bool, rounds: int | None) -> "Sizes":
+    from benchmarks._gpu.measure import Sizes
+
+    if not on_cuda:
+        return Sizes(
+            channels={"tiny": "4,6"}, batches=(2,), warm_up=1, rounds=rounds or 1,
+            product_side=64, copied_bytes=1 << 20, compile=False, loop_steps=2, threads=(1,),
+            precisions=("fp32", "bf16"), tuned="--pretrained none --channels 4,6 --batch_size 8", seeds=1, epochs=1,
+        )  # fmt: skip
+    return Sizes(
+        channels={"quality 1": "128,192", "quality 8": "192,320"}, batches=(16, 32, 64, 128, 256), warm_up=20,
+        rounds=rounds or 60, product_side=8192, copied_bytes=4 << 30, compile=True, loop_steps=300,
+        threads=(1, 2, 4, 16), precisions=("fp32", "bf16", "fp16", "tf32"),
+        tuned="--pretrained embedded", seeds=2, epochs=4,
+    )  # fmt: skip
+
+
+def _sections(config: GpuBenchmarkConfig, bench: "Bench") -> list["Section"]:
+    from benchmarks._gpu import measure
+    from benchmarks._gpu.sections import Section
+
+    measured: dict[str, tuple[float, Any]] = {
+        "ceilings": (20, measure.ceilings),
+        "steps": (170, measure.step_sweep),
+        "levers": (60, measure.levers),
+        "ms_ssim": (15, measure.ms_ssim_layouts),
+        "loop": (80, measure.loop),
+        "fine_tuning": (80, measure.fine_tuning),
+        "evaluation": (40, measure.evaluation),
+        "traces": (20, functools.partial(measure.traces, folder=config.json.parent)),
+    }
+    return [
+        Section(name, config.deadline_factor * seconds, functools.partial(items, bench))
+        for name, (seconds, items) in measured.items()
+        if config.sections is None or name in config.sections
+    ]
+
+
+def _pack(folder: Path, *, tiny: bool) -> None:
+    """Pack 4,000 train crops and 400 val crops of sample photographs, as raw and as JPEG; fewer if `tiny`."""
+    import prep.make_shards
+    import samples.build
+
+    photographs, val, crops_per_image = (8, 2, 2) if tiny else (100, 10, 40)
+    pack = f"--coco_dir {folder}/coco --crop random --crops_per_image {crops_per_image} --out_dir {folder}"
+    for main_of, flags in (
+        (samples.build.main, f"--out {folder}/coco --train {photographs} --val {val}"),
+        (prep.make_shards.main, f"{pack}/raw --encoding raw"),
+        (prep.make_shards.main, f"{pack}/jpg --encoding jpg --include_val false"),
+    ):
+        if main_of(flags.split()):
+            raise InputError("the sample crops could not be made; the line above says why")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
