@@ -43,6 +43,8 @@ class Codec(Protocol):
     architecture: Architecture
     swap_init: str
     """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown."""
+    qat: bool
+    """Whether it was trained with --qat, for INT8."""
     tables: Tables
     runtime: Runtime
     device: torch.device
@@ -50,7 +52,7 @@ class Codec(Protocol):
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether `check_size` never raises."""
+        """Whether the codec takes images of any size."""
         ...
 
     def check_size(self, height: int, width: int) -> None:
@@ -92,9 +94,11 @@ class TorchCodec:
         model: FactorizedPrior,
         device: torch.device,
         swap_init: str = "unknown",
+        *,
+        qat: bool = False,
     ) -> None:
         self.checkpoint, self.label, self.architecture = checkpoint, label, architecture
-        self.swap_init = swap_init
+        self.swap_init, self.qat = swap_init, qat
         self.tables = tables_of(model)
         self._model = model.to(device, memory_format=torch.channels_last)
         self._relu_inputs = ReluInputs(self._model)
@@ -138,6 +142,7 @@ class OnnxCodec:
         manifest = read_manifest(folder)
         self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
         self.swap_init = manifest.swap_init
+        self.qat = manifest.checkpoint.get("quantization") is not None
         self.tables = load_tables(folder)
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
@@ -185,7 +190,8 @@ def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCod
     path = codec_path(checkpoint)
     codec = read_codec(path, flag="--checkpoint")
     model = finished_model(codec, f"--checkpoint {path}")
-    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init)
+    qat = codec.quantization is not None
+    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init, qat=qat)
 
 
 def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
