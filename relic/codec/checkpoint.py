@@ -134,11 +134,12 @@ def _check_fields(values: dict[str, Any]) -> None:
         entries = values.get(name, {})
         if type(entries) is not dict or len(entries) > _MAX_ENTRIES:
             raise ValueError(f"{name} is no dict of values")
-        for key, value in entries.items():
-            if not isinstance(key, str) or not is_plain(value):
-                raise ValueError(f"{name} holds a value that is no text or number: {key!r:.40}")
+        if not all(isinstance(key, str) for key in entries):
+            raise ValueError(f"{name} has a name that is no text")
+    # Reports show the flags. One that is no text or number, as a later version may write, is left out.
+    values["config"] = {key: value for key, value in values.get("config", {}).items() if is_plain(value)}
     for key, value in values.get("metrics", {}).items():
-        if isinstance(value, bool | str):
+        if not is_plain(value) or isinstance(value, bool | str):
             raise ValueError(f"metrics holds a value that is no number: {key:.40}")
     _check_quantization(values.get("quantization"))
     if not isinstance(values.get("training"), dict | None):
