@@ -166,8 +166,12 @@ def test_a_field_of_any_type_is_one_line(tmp_path: Path, content: dict[str, Any]
         refusal(tmp_path / "a.pt")
     torch.save({**content, "metrics": {"a": [value]}}, tmp_path / "a.pt")
     refusal(tmp_path / "a.pt")
-    torch.save({**content, "config": {"a": [value], "seed": 1}}, tmp_path / "a.pt")
-    assert load_checkpoint(tmp_path / "a.pt").config == {"seed": 1}  # reports show it, so it holds texts and numbers
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, bomb(), torch.ones(2), {}], ids=["long", "bomb", "tensor", "dict"])
+def test_a_flag_that_no_report_can_show_is_left_out(tmp_path: Path, content: dict[str, Any], value: Any) -> None:
+    torch.save({**content, "config": {"a": value, "seed": 1}}, tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").config == {"seed": 1}
 
 
 def test_plain_config_and_metrics_are_kept(tmp_path: Path, content: dict[str, Any]) -> None:
