@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from relic.codec.checkpoint import Checkpoint
 from relic.codec.entropy import lighten_forward
-from relic.codec.loss import LossConfig
+from relic.codec.loss import LossConfig, loss_formula
 from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
 from relic.distributed import World, copy_from_main, gather_to_all
@@ -178,6 +178,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
             onecycle_pct_start=config.onecycle_pct_start,
         ),
         loss_config=LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp),
+        loss_formula=torch.compile(loss_formula) if config.compile else loss_formula,
         guard=Guard(world, limit=config.overflow_tol, check_values=config.overflow_check),
         preconditioning=preconditioning,
         quantizing=quantizing,

@@ -10,7 +10,7 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.entropy import refresh_tables
-from relic.codec.loss import Loss, LossConfig, compute_loss
+from relic.codec.loss import Loss, LossConfig, compute_loss, loss_formula
 from relic.loader.device_feed import DeviceBatch
 from train.guard import Guard
 from train.preconditioning import Preconditioning
@@ -40,6 +40,8 @@ class Learner:
     scaler: torch.amp.GradScaler
     schedule: Schedule
     loss_config: LossConfig
+    loss_formula: Callable[..., Loss] = loss_formula
+    """Compiled with --compile."""
     guard: Guard
     preconditioning: Preconditioning | None = None
     quantizing: Quantizing | None = None
@@ -60,7 +62,7 @@ class Learner:
         with self.autocast():
             output = self.forward(batch.images)
         likelihoods = output["likelihoods"]["y"]
-        loss = compute_loss(batch.images, output["x_hat"], likelihoods, self.loss_config)
+        loss = compute_loss(batch.images, output["x_hat"], likelihoods, self.loss_config, self.loss_formula)
         self.scaler.scale(loss.total).backward()
         if self.quantizing is not None:
             self.quantizing.average_gradients()

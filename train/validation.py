@@ -8,7 +8,7 @@ import torch
 from compressai.models import FactorizedPrior
 from PIL import Image
 
-from relic.codec.loss import LossConfig, compute_loss
+from relic.codec.loss import LossConfig, image_losses
 from relic.codec.metrics import score_images
 from relic.codec.pixels import to_float, to_uint8
 from relic.codec.precision import without_tf32
@@ -44,11 +44,8 @@ def validate(
             output = model(batch.images)
         likelihoods = output["likelihoods"]["y"]
         scores = score_images(batch.images, output["x_hat"], likelihoods)
-        losses = [
-            compute_loss(batch.images[i : i + 1], output["x_hat"][i : i + 1], likelihoods[i : i + 1], loss_config).total
-            for i in range(len(batch.keys))
-        ]
-        columns = (*scores, torch.stack(losses).double().cpu())
+        losses = image_losses(batch.images, output["x_hat"], likelihoods, loss_config)
+        columns = (*scores, losses.double().cpu())
         rows += zip(*(column.tolist() for column in columns), strict=True)
     model.train(was_training)
     # The rows are in sample order, so the means do not depend on the number of ranks.

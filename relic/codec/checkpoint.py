@@ -1,5 +1,6 @@
 """Checkpoints: files of tensors and plain values. Reading one runs no code from it; its tensors must all fit."""
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -66,8 +67,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file atomically: if the disk is full or the process is killed, the old file stays complete."""
-    content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    """Write the file atomically: if the disk is full or the process is killed, the old file stays complete.
+
+    Its tensors are on the CPU, so that `torch.load` reads it on a machine without CUDA too.
+    """
+    content = {field.name: _on_cpu(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)}
     content["architecture"] = checkpoint.architecture._asdict()
     try:
         with atomic_write(path) as file:
@@ -77,6 +81,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if isinstance(error.__context__, OSError):
             raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
         raise
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same value with all its tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        moved = copy.copy(value)
+        moved.update((key, _on_cpu(each)) for key, each in value.items())
+        return moved
+    return [_on_cpu(each) for each in value] if isinstance(value, list) else value
 
 
 def load_checkpoint(path: Path, *, flag: str = "--checkpoint") -> Checkpoint:

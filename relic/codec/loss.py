@@ -4,6 +4,7 @@ recon = alpha L1 + (1 - alpha) (1 - MS-SSIM)        or, with distortion "mse", t
 rd    = recon + lambda_bpp bpp
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -45,16 +46,22 @@ class Loss(NamedTuple):
     """NaN if the loss does not need it."""
 
 
-def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
+def compute_loss(
+    x_BCHW: Tensor,
+    x_hat_BCHW: Tensor,
+    likelihoods: Tensor,
+    config: LossConfig,
+    formula: Callable[[Tensor, Tensor, Tensor, LossConfig], Loss] | None = None,
+) -> Loss:
     """Mean loss over the batch. `x` in [0, 1]; `x_hat` unbounded, any float dtype; likelihoods in (0, 1].
 
-    `x_hat` is clamped to [0, 1] for MS-SSIM only. With a clamped L1, pixels out of range would have no gradient.
+    `formula`: `loss_formula`, compiled; by default as it is.
     """
     with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
         # Cast to fp32 first: in fp16 small gradients would become 0 before the scaler multiplies them.
         outputs = x_hat_BCHW.float(), likelihoods.float()
         inputs = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in outputs]
-        loss = _loss_of(x_BCHW, inputs[0], inputs[1], config)
+        loss = (formula or loss_formula)(x_BCHW, inputs[0], inputs[1], config)
         if not loss.total.requires_grad:
             return loss
         reached = [tensor for tensor in inputs if tensor.requires_grad]
@@ -64,17 +71,39 @@ def compute_loss(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config
     return loss._replace(total=total)
 
 
-def _loss_of(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Loss:
-    mse = F.mse_loss(x_hat_BCHW, x_BCHW)
+@torch.no_grad()
+def image_losses(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig) -> Tensor:
+    """The loss of each image by itself, (B,)."""
+    with torch.autocast(x_BCHW.device.type, enabled=False), without_tf32():
+        return loss_formula(x_BCHW, x_hat_BCHW.float(), likelihoods.float(), config, per_image=True).total
+
+
+def loss_formula(
+    x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor, config: LossConfig, per_image: bool = False
+) -> Loss:
+    """The loss, for float32 and without TF32: means over the batch, or with `per_image` over each image, (B,).
+
+    `x_hat` is clamped to [0, 1] for MS-SSIM only. With a clamped L1, pixels out of range would have no gradient.
+    """
+
+    def mean_error(error: Callable[..., Tensor]) -> Tensor:
+        if per_image:
+            return error(x_hat_BCHW, x_BCHW, reduction="none").flatten(1).mean(1)
+        return error(x_hat_BCHW, x_BCHW)
+
+    def mean(of_images: Tensor) -> Tensor:
+        return of_images if per_image else of_images.mean()
+
+    mse = mean_error(F.mse_loss)
     similarity = torch.full_like(mse, float("nan"))
     if config.distortion == "mse":
         distortion = mse
     else:
-        distortion = config.alpha_l1 * F.l1_loss(x_hat_BCHW, x_BCHW)
+        distortion = config.alpha_l1 * mean_error(F.l1_loss)
         if config.needs_ms_ssim:
-            similarity = ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW, floor=_FLOOR).mean()
+            similarity = mean(ms_ssim(x_hat_BCHW.clamp(0, 1), x_BCHW, floor=_FLOOR))
             distortion = distortion + (1 - config.alpha_l1) * (1 - similarity)
-    bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)).mean()
+    bpp = mean(bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3)))
     total = distortion + config.lambda_bpp * bpp if config.loss_type == "rd" else distortion
     return Loss(
         total=total,

@@ -112,8 +112,13 @@ def _window() -> Tensor:
     return window
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def _constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return _cached_constants(channels, device, dtype)
+
+
+@functools.cache
+def _cached_constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Window (C, 1, 1, 11) and weights (5, 1, 1). Cached, because a copy to a device waits for the device."""
     with torch.inference_mode(False):  # otherwise they could not be used in a backward pass
         window = _window().repeat(channels, 1, 1, 1)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from compressai.models import FactorizedPrior, FactorizedPriorReLU
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from relic import __version__
 from relic.codec import pretrained, tensor_file
@@ -251,3 +252,20 @@ def test_what_was_checked_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.
     assert load_checkpoint(tmp_path / "last.pt").architecture == first.architecture
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt").architecture.replaced == "none"
+
+
+def test_all_tensors_of_a_file_are_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a plain `torch.load` of a GPU run's file fails on a machine without CUDA."""
+    saved: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "save", lambda content, file: saved.update(content))
+    with FakeTensorMode():  # tensors that claim to be on a GPU
+        model = {"weight": torch.ones(2, device="cuda"), "other": torch.ones(3)}
+        training = {"optimizer": {"state": {0: {"exp_avg": model["weight"]}}}, "random": [{"torch": torch.ones(1)}]}
+        save_checkpoint(tmp_path / "best.pt", Checkpoint(Architecture((4, 6), "all"), model, training=training))
+    found = [
+        *saved["model"].values(),
+        saved["training"]["optimizer"]["state"][0]["exp_avg"],
+        saved["training"]["random"][0]["torch"],
+    ]
+    assert [each.device.type for each in found] == ["cpu"] * 4
+    assert model["weight"].device.type == "cuda"

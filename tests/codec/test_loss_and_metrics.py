@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import relic.codec.ms_ssim
-from relic.codec.loss import LossConfig, compute_loss
+from relic.codec.loss import LossConfig, compute_loss, image_losses, loss_formula
 from relic.codec.metrics import score_images
-from relic.codec.ms_ssim import WEIGHTS, ms_ssim, weighted_product
+from relic.codec.ms_ssim import WEIGHTS, _cached_constants, ms_ssim, weighted_product
 from relic.codec.pixels import round_to_8bit, to_float, to_uint8
 
 SIDE = 176
@@ -99,6 +99,32 @@ def test_no_value_is_read_from_the_device_to_compute_the_loss_and_its_gradient()
     assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
+@pytest.mark.parametrize("distortion", ["l1_msssim", "mse"])
+def test_losses_per_image_are_those_of_the_images_alone(distortion: Any) -> None:
+    x, likelihoods = pictures(3), torch.rand(3, 5, 11, 11).clamp(min=1e-3)
+    x_hat = x + torch.tensor([0.01, 0.05, 0.2]).view(3, 1, 1, 1) * torch.randn_like(x)
+    config = LossConfig("rd", distortion, 0.3, 0.5)
+    alone = [compute_loss(*(each[i : i + 1] for each in (x, x_hat, likelihoods)), config).total for i in range(3)]
+    found = image_losses(x, x_hat, likelihoods, config)
+    assert torch.allclose(found, torch.stack(alone), rtol=1e-6) and len(set(found.tolist())) == 3
+
+
+def test_a_compiled_loss_is_one_graph_with_the_same_gradient() -> None:
+    """`fullgraph` raises where the graph would break. `aot_eager` runs it with torch's own kernels."""
+    config, x, likelihoods = LossConfig("rd", "l1_msssim", 0.3, 0.5), pictures(), torch.rand(2, 5, 11, 11).clamp(1e-3)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    formula = torch.compile(loss_formula, fullgraph=True, backend="aot_eager")
+    found = []
+    for chosen in (formula, formula, None):
+        x_hat = pictures(seed=1).requires_grad_()
+        total = compute_loss(x, x_hat, likelihoods, config, chosen).total
+        total.backward()
+        found.append((total.detach(), x_hat.grad))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert all(torch.equal(one, other) for again in found[:2] for one, other in zip(again, found[2], strict=True))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_on_cuda_the_filters_take_the_depthwise_kernel(
     layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +153,7 @@ def test_on_cuda_the_filters_take_the_depthwise_kernel(
             on_cuda = [torch.empty_strided(each.shape, each.stride(), device="cuda") for each in (values, window)]
             return str(torch._C._select_conv_backend(*on_cuda, *options).name)
 
-    monkeypatch.setattr(relic.codec.ms_ssim, "_constants", relic.codec.ms_ssim._constants.__wrapped__)  # not cached
+    monkeypatch.setattr(relic.codec.ms_ssim, "_constants", _cached_constants.__wrapped__)
     with FakeTensorMode(), Convolutions() as fake:
         x, y = (torch.rand(16, 3, 224, 224, device="cuda").to(memory_format=layout) for _ in range(2))
         ms_ssim(x, y, floor=1e-6)

@@ -1,11 +1,37 @@
 """A compiled model trains, resumes and is exported like any other."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import export.onnx_parts
-from tests.train.runs import Killed, Run, assert_equal, stop_after, weights
+from relic.cli import parse
+from relic.codec.loss import loss_formula
+from relic.distributed import World
+from relic.loader.device_feed import DeviceBatch
+from tests.train.runs import Killed, Run, assert_equal, stop_after, tiny, weights
+from train.build import build_learner
+from train.config import TrainConfig
+from train.plan import make_plan
+from train.start import load_start
+
+
+def test_codec_and_loss_are_compiled(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def compile_(function: Any) -> Any:
+        compiled.append(function)
+        return lambda *given: calls.append(function) or function(*given)
+
+    calls: list[object] = []
+    monkeypatch.setattr(torch, "compile", compile_)
+    plan = make_plan(parse(TrainConfig, tiny(crops, tmp_path, "--compile"), prog="train"))
+    world = World(0, 1, torch.device("cpu"))
+    learner = build_learner(plan, world, load_start(plan, world, None))
+    learner.step(DeviceBatch(torch.rand(1, 3, 176, 176), ["a"]), 0, 0)
+    assert compiled == calls == [learner.model, loss_formula]
 
 
 @pytest.mark.slow
