@@ -1,6 +1,5 @@
 """A learner on a device, and a batch for it."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from train.start import load_start
 
 def learner_on(device: torch.device, crops: Path, folder: Path, *flags: str) -> Learner:
     """The learner of a run with `flags`, in training mode. Equal seeds give equal weights on every device."""
-    config = parse(TrainConfig, tiny(crops, folder, "--overwrite", *flags), prog="train")
-    plan, world = make_plan(dataclasses.replace(config, device=device.type)), World(0, 1, device)
+    argv = tiny(crops, folder, "--overwrite", "--device", device.type, *flags)
+    plan, world = make_plan(parse(TrainConfig, argv, prog="train")), World(0, 1, device)
     torch.manual_seed(0)
     learner = build_learner(plan, world, load_start(plan, world, None))
     learner.model.train()

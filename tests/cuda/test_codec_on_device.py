@@ -11,7 +11,8 @@ from relic.codec.model import replace_gdn_with_relu
 from relic.codec.pixels import to_float
 from relic.codec.precision import keep_in_fp32
 from relic.codec.pretrained import load_codec
-from relic.swap.calibrated import FittedLayer, swap_calibrated
+from relic.swap.calibrated import swap_calibrated
+from relic.swap.refit import FittedLayer
 from tests.cuda.devices import CPU, CUDA, both_devices, needs_cuda
 from tests.swap.test_calibrated import photograph_crops
 
