@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relic import machine
+from relic.launch import Ranks
 from relic.machine import available_cores, share_of_cores
 
 
@@ -17,6 +18,11 @@ def bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[int, int]:
     monkeypatch.setattr(machine, "_PROC", tmp_path / "proc")
     monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
     return cores
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """torchrun with so many processes on this machine."""
+    monkeypatch.setattr(machine, "read_ranks", lambda: Ranks(size=processes, local_size=processes))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,7 @@ def test_cores_are_divided_among_processes_once(
     bound: dict[int, int], monkeypatch: pytest.MonkeyPatch, own: int, launcher: int, processes: int, share: int
 ) -> None:
     bound |= {0: own, os.getppid(): launcher}
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    launch(monkeypatch, processes)
     assert share_of_cores() == share
     assert available_cores() == own
 
@@ -47,7 +53,7 @@ def test_a_launcher_that_has_ended_does_not_matter(bound: dict[int, int], monkey
         return set(range(16))
 
     monkeypatch.setattr(os, "sched_getaffinity", affinity)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    launch(monkeypatch, 4)
     assert share_of_cores() == 4
 
 
@@ -77,5 +83,5 @@ def test_the_quota_of_a_container_limits_the_cores(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert available_cores() == cores
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launch(monkeypatch, 2)
     assert share_of_cores() == max(1, cores // 2)
