@@ -2,8 +2,8 @@
 
 Who runs where: each rank scores its own images. In a rank, `workers` threads score one image each, with one core per
 thread (`evaluate/parallel.py`). Symbols are coded in as many processes, because the coder holds the GIL
-(`evaluate/round_trip.py`). A GPU computes two images at a time, while the others are coded. Images of 4 megapixels or more are scored one at a time, with all cores. Rank 0 writes the
-report.
+(`evaluate/round_trip.py`). A GPU computes two images at a time, while the others are coded. Images of 4 megapixels or
+more are scored one at a time, with all cores. Rank 0 writes the report.
 """
 
 import math

@@ -88,12 +88,11 @@ class Scorer:
         self._codec = codec
         self._device = codec.device
         self._code = code
-        on_gpu = self._device.type == "cuda"
-        self._turn: contextlib.AbstractContextManager[Any] = (
-            threading.BoundedSemaphore(_ON_GPU) if on_gpu else contextlib.nullcontext()
-        )
+        self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self._warm = threading.local()
-        if not on_gpu:
+        if _is_gpu(self._device):
+            self._turn = threading.BoundedSemaphore(_ON_GPU)
+        else:
             self._warm_up(4 * STRIDE, 4 * STRIDE)
 
     @torch.inference_mode()
@@ -109,7 +108,7 @@ class Scorer:
     def _score(self, image: SourceImage) -> Scored:
         height, width = image.pixels_BHWC.shape[1:3]
         with self._turn:
-            if self._device.type == "cuda":
+            if _is_gpu(self._device):
                 self._warm_up_once(height, width)
             x_BCHW = to_float(image.pixels_BHWC.to(self._device))
             began = time.perf_counter()
@@ -181,8 +180,12 @@ class Scorer:
         self._wait_for_device()
 
     def _wait_for_device(self) -> None:
-        if self._device.type == "cuda":
+        if _is_gpu(self._device):
             torch.cuda.synchronize(self._device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 @contextlib.contextmanager
