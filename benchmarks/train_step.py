@@ -15,6 +15,7 @@ from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
 from relic.files import temporary_folder, write_json
+from relic.options import Device
 
 if TYPE_CHECKING:
     from relic.distributed import World
@@ -41,6 +42,8 @@ class StepBenchmarkConfig:
     """Steps of each kind."""
     loop_steps: int = 500
     """Steps of the loop."""
+    device: Device = "cpu"
+    """Where to train. On a GPU a step's time is until the device has done it, with --amp as the trainer has it."""
     json: Path | None = None
     """JSON file to write the figures to."""
 
@@ -71,7 +74,7 @@ def _measure(config: StepBenchmarkConfig, folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)  # as torchrun sets it; a second thread would compete with the loader's for the cores
     training = _training_config(config, folder)
-    with join_world("cpu", PROG) as world:
+    with join_world(config.device, PROG) as world:
         seconds = _take_turns(training, world, config.rounds)
         loop_seconds, loop_steps = loop_overhead_seconds(training, world, _SLEEP_SECONDS)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
@@ -98,7 +101,7 @@ def _training_config(config: StepBenchmarkConfig, folder: Path) -> "TrainConfig"
     return TrainConfig(
         shards=str(folder / "train"), val_shards=str(folder / "val"), save_dir=folder / "run", recon_every=0,
         pretrained="none", channels=config.channels, replace_parts="all", loss_type="rd", epochs=1,
-        batch_size=config.batch_size, device="cpu",
+        batch_size=config.batch_size, device=config.device,
     )  # fmt: skip
 
 
@@ -121,6 +124,7 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     """Seconds of each step of each kind, on the same batches. The first two rounds are a warm-up, not included."""
     import itertools
 
+    from benchmarks._gpu.timing import wait_for
     from benchmarks._train_step.steps import bare_step, our_step, synchronous_step
     from relic.codec.pixels import to_float
     from relic.loader.device_feed import DeviceBatch
@@ -147,8 +151,10 @@ def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[st
     with ShardLoader(shards, batch_size=training.batch_size) as loader:
         for number, batch in enumerate(loader.batches(itertools.islice(batches, rounds + 2))):
             for name, step in steps.items():
+                wait_for(world.device)
                 began = time.perf_counter()
-                step(DeviceBatch(to_float(batch.images), batch.keys))
+                step(DeviceBatch(to_float(batch.images.to(world.device)), batch.keys))
+                wait_for(world.device)
                 if number >= 2:
                     seconds[name].append(time.perf_counter() - began)
     return seconds

@@ -66,8 +66,8 @@ class EvaluateConfig:
     report_images: int = 3
     """Number of worst images, and of best images, that report.html shows."""
     workers: int = 0
-    """Images evaluated at a time, with one core per image. 0: one per core of this process, on CUDA at most 2. The most
-    is 4 per core. With 1, encode_ms and decode_ms are the times of one image alone."""
+    """Images evaluated at a time, with one core per image. 0: one per core of this process. The most is 4 per core. A
+    GPU computes two of them at a time. With 1, encode_ms and decode_ms are the times of one image alone."""
     device: Device = "auto"
     """Where to compute. Export sets always run on the CPU."""
 

@@ -2,8 +2,8 @@
 
 Who runs where: each rank scores its own images. In a rank, `workers` threads score one image each, with one core per
 thread (`evaluate/parallel.py`). Symbols are coded in as many processes, because the coder holds the GIL
-(`evaluate/round_trip.py`). Images of 4 megapixels or more are scored one at a time, with all cores. Rank 0 writes the
-report.
+(`evaluate/round_trip.py`). A GPU computes two images at a time, while the others are coded. Images of 4 megapixels or
+more are scored one at a time, with all cores. Rank 0 writes the report.
 """
 
 import math
@@ -24,9 +24,6 @@ from relic.errors import before_work, naming
 from relic.machine import keep_freed_memory
 from relic.options import Switch
 
-_CUDA_WORKERS = 2
-"""One image is on the device while another is coded. More would only fill its memory."""
-
 
 def evaluate_all(plan: Plan, world: World) -> Report:
     """Open every codec, then evaluate each. Raises RefusedError for a file that is no codec, and for
@@ -37,8 +34,6 @@ def evaluate_all(plan: Plan, world: World) -> Report:
     keep_freed_memory()
     config = plan.config
     workers = config.workers_here
-    if world.device.type == "cuda" and not config.workers:
-        workers = min(workers, _CUDA_WORKERS)
     # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
     source = source_of(plan.images)
     workers = min(workers, math.ceil(source.num_images / world.size))  # each takes a process and its memory

@@ -6,9 +6,10 @@ Shapes: x_BCHW and x_hat_BCHW float32 with B = 1, x in [0, 1]; symbols int32 (M,
 import contextlib
 import io
 import math
+import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluate.codecs import Codec
+from evaluate.codecs import Codec, Quantised
 from evaluate.parallel import map_images
 from evaluate.results import Evaluation, ImageResult, in_decibels
 from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, Symbols, coders
@@ -31,6 +32,8 @@ from relic.errors import InputError, naming
 
 _LENGTH_TOLERANCE = 0.001
 _LENGTH_TOLERANCE_BITS = 64
+_ON_GPU = 2
+"""Images that a GPU computes at a time, while those of the other workers are coded. More would only fill its memory."""
 _REPEATED_FIRST, _REPEATED_EVERY = 8, 32
 """The codec's own reconstruction is computed again, by one forward pass, for the first 8 images and for every 32nd."""
 
@@ -85,7 +88,12 @@ class Scorer:
         self._codec = codec
         self._device = codec.device
         self._code = code
-        self._warm_up()
+        self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        self._warm = threading.local()
+        if _is_gpu(self._device):
+            self._turn = threading.BoundedSemaphore(_ON_GPU)
+        else:
+            self._warm_up(4 * STRIDE, 4 * STRIDE)
 
     @torch.inference_mode()
     def __call__(self, image: SourceImage) -> Scored:
@@ -98,16 +106,26 @@ class Scorer:
             raise InexactError(f"{source}: {error}") from error
 
     def _score(self, image: SourceImage) -> Scored:
-        x_BCHW = to_float(image.pixels_BHWC.to(self._device))
-        height, width = x_BCHW.shape[2:]
-        began = time.perf_counter()
-        y_BMhw = self._codec.analyse(x_BCHW)
-        symbols = quantize(y_BMhw[0].cpu().numpy(), self._codec.tables)
-        analyse_ms = 1000 * (time.perf_counter() - began)
-        own = self._codec.quantise(y_BMhw)
+        height, width = image.pixels_BHWC.shape[1:3]
+        with self._turn:
+            if _is_gpu(self._device):
+                self._warm_up_once(height, width)
+            x_BCHW = to_float(image.pixels_BHWC.to(self._device))
+            began = time.perf_counter()
+            y_BMhw = self._codec.analyse(x_BCHW)
+            symbols = quantize(y_BMhw[0].cpu().numpy(), self._codec.tables)
+            analyse_ms = 1000 * (time.perf_counter() - began)
+            own = self._codec.quantise(y_BMhw)
         trip = self._code(symbols, width, height) if self._code else None
         if trip:
             self._check(symbols, trip, own.y_hat_BMhw)
+        with self._turn:
+            return self._score_decoded(image, x_BCHW, own, trip, analyse_ms)
+
+    def _score_decoded(
+        self, image: SourceImage, x_BCHW: Tensor, own: Quantised, trip: RoundTrip | None, analyse_ms: float
+    ) -> Scored:
+        height, width = x_BCHW.shape[2:]
         began = time.perf_counter()
         y_hat_BMhw = torch.from_numpy(dequantize(trip.symbols, self._codec.tables))[None] if trip else own.y_hat_BMhw
         x_hat_BCHW = self._codec.synthesise(y_hat_BMhw, height, width)
@@ -147,16 +165,27 @@ class Scorer:
                 f"{trip.expected_bits / 8:.0f}"
             )
 
+    def _warm_up_once(self, height: int, width: int) -> None:
+        """cuDNN starts in each thread, and chooses its algorithms for each size of images there."""
+        seen: set[tuple[int, int]] = self._warm.__dict__.setdefault("sizes", set())
+        if (height, width) not in seen:
+            self._warm_up(height, width)
+            seen.add((height, width))
+
     @torch.inference_mode()
-    def _warm_up(self) -> None:
-        """Let libraries start on a small image, so that the first image is timed like the others."""
-        with contextlib.suppress(InputError):  # parts of a fixed size refuse this one
-            self._codec.reconstruct(torch.zeros(1, 3, 4 * STRIDE, 4 * STRIDE, device=self._device))
+    def _warm_up(self, height: int, width: int) -> None:
+        """Let libraries start on an empty image, so that the first image is timed like the others."""
+        with contextlib.suppress(InputError):  # parts of a fixed size refuse other sizes
+            self._codec.reconstruct(torch.zeros(1, 3, height, width, device=self._device))
         self._wait_for_device()
 
     def _wait_for_device(self) -> None:
-        if self._device.type == "cuda":
+        if _is_gpu(self._device):
             torch.cuda.synchronize(self._device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 @contextlib.contextmanager

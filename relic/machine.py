@@ -1,24 +1,78 @@
 """The machine as this process sees it: cores, memory, and the build of Pillow. Does not import torch."""
 
+import contextlib
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 
 from relic.launch import read_ranks
 
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _TRIM_BYTES = 1 << 30
 _MMAP_BYTES = 1 << 25  # glibc's own upper limit
 
 
 def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: those it is bound to, or the quota of its container."""
+    return min(_bound_cores(0), _quota())
 
 
 def share_of_cores() -> int:
-    """The cores divided by the processes that torchrun started on this machine; at least 1."""
-    return max(1, available_cores() // read_ranks().local_size)
+    """The cores for each of the processes that torchrun started on this machine; at least 1.
+
+    A launcher may bind each process to cores of its own. So the cores of the launcher are divided, not those of this
+    process, which has at most those that it is bound to.
+    """
+    processes = read_ranks().local_size
+    launcher = _bound_cores(os.getppid()) if processes > 1 else _bound_cores(0)
+    return max(1, min(available_cores(), min(launcher, _quota()) // processes))
+
+
+def _bound_cores(process: int) -> int:
+    """Cores that a process may run on; 0: this process."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(process))
+    except OSError:  # the process has ended, or is hidden
+        return len(os.sched_getaffinity(0))
+
+
+def _quota() -> int:
+    """Whole cores that the control groups of this process may use together; at least 1, and many without a limit."""
+    smallest = float(1 << 20)
+    with contextlib.suppress(OSError):
+        for line in (_PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                smallest = min(smallest, *map(_quota_of, _and_above(_CGROUPS, path)))
+            elif "cpu" in controllers.split(","):
+                smallest = min(smallest, *map(_old_quota_of, _and_above(_CGROUPS / "cpu", path)))
+    return max(1, int(smallest))
+
+
+def _and_above(root: Path, path: str) -> list[Path]:
+    """A group's folder and those above it, up to `root`. In a container, its own group is at `root`."""
+    parts = Path(path.strip("/")).parts
+    return [root.joinpath(*parts[:length]) for length in range(len(parts) + 1)]
+
+
+def _quota_of(group: Path) -> float:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota) / int(period)  # a ValueError for `max`
+    return math.inf
+
+
+def _old_quota_of(group: Path) -> float:
+    """Of a control group of version 1."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def hide_gpus() -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
+
 from benchmarks._loader.peers import Peer
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
@@ -92,7 +94,7 @@ def consumer_wait(shards: ShardSet, batch_size: int, consumer_seconds: float, ba
         train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1) for epoch in itertools.count()
     )
     waited = 0.0
-    with ShardLoader(shards, batch_size=batch_size) as loader:
+    with ShardLoader(shards, batch_size=batch_size, pin_memory=torch.cuda.is_available()) as loader:
         coming = loader.batches(plan)
         next(coming)
         began = time.perf_counter()

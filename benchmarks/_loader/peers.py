@@ -48,8 +48,8 @@ def all_peers(crops: Crops, batch_size: int, cores: int, stack: ExitStack) -> li
 
 
 def relic_peer(name: str, shards: ShardSet, batch_size: int, stack: ExitStack) -> Peer:
-    """relic's loader as the trainer uses it: one loader for all epochs, hashes checked on the first read."""
-    loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size))
+    """relic's loader as the trainer uses it: one for all epochs, hashes checked on the first read, pinned for a GPU."""
+    loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size, pin_memory=torch.cuda.is_available()))
 
     def epoch(number: int) -> Iterable[Sized]:
         plan = train_batches(epoch_order(shards.samples, 0, number), batch_size, 0, 1)

@@ -48,10 +48,14 @@ def bare_step(learner: Learner, config: TrainConfig) -> Step:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(batch: DeviceBatch) -> None:
-        output = model(batch.images)
-        _loss(batch.images, output["x_hat"], output["likelihoods"]["y"], config).backward()
+        with learner.autocast():
+            output = model(batch.images)
+        loss = _loss(batch.images, output["x_hat"], output["likelihoods"]["y"], config)
+        learner.scaler.scale(loss).backward()
+        learner.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        optimizer.step()
+        learner.scaler.step(optimizer)
+        learner.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
     return step
@@ -65,15 +69,18 @@ def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
     def step(batch: DeviceBatch) -> None:
         x = batch.images
         optimizer.zero_grad()
-        output = model(x)
-        x_hat, likelihoods = output["x_hat"], output["likelihoods"]["y"]
+        with learner.autocast():
+            output = model(x)
+        x_hat, likelihoods = output["x_hat"].float(), output["likelihoods"]["y"].float()
         for tensor in (x_hat, likelihoods):
             assert torch.isfinite(tensor).all().item() and tensor.abs().max().item() < config.overflow_tol
         checked = _loss(x, x_hat, likelihoods, config)
         assert torch.isfinite(checked).item()
-        _loss(x, x_hat, likelihoods, config).backward()
+        learner.scaler.scale(_loss(x, x_hat, likelihoods, config)).backward()
+        learner.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        optimizer.step()
+        learner.scaler.step(optimizer)
+        learner.scaler.update()
         shown = [checked, norm, F.mse_loss(x_hat, x), -torch.log2(likelihoods).sum() / x[:, 0].numel()]
         for value in shown:
             value.item()
@@ -112,7 +119,8 @@ class _Sleeper:
 
 
 def _loss(x: Tensor, x_hat: Tensor, likelihoods: Tensor, config: TrainConfig) -> Tensor:
-    """The RD loss, computed with functions of the libraries."""
+    """The RD loss in fp32, computed with functions of the libraries."""
+    x_hat, likelihoods = x_hat.float(), likelihoods.float()
     similarity = ms_ssim(x_hat.clamp(0, 1), x, data_range=1.0)
     distortion = config.alpha_l1 * F.l1_loss(x_hat, x) + (1 - config.alpha_l1) * (1 - similarity)
     bpp = -torch.log2(likelihoods).sum() / (x.size(0) * x.size(2) * x.size(3))

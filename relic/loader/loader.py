@@ -1,5 +1,6 @@
 """Batches of crops from a shard set: threads fill a small ring of reused buffers."""
 
+import math
 import os
 import threading
 import time
@@ -21,7 +22,10 @@ from relic.options import Verify
 from relic.shards.shard_set import ShardSet
 
 _PREFETCH = 4
-"""Batches that threads fill while the consumer works on the one before."""
+"""Smallest number of batches that threads fill while the consumer works on the one before."""
+_PREFETCH_BYTES = 80 << 20
+"""Pixels that threads fill ahead, at least: 557 crops of 224x224. A pause of the storage costs the consumer nothing if
+these last longer, whatever the batch size."""
 HOLD = 2
 """Batches that stay valid until the next one is requested: the one just yielded and the one before it."""
 _ROWS_PER_TASK = {"raw": 64, "jpg": 16, "png": 4}
@@ -66,12 +70,13 @@ class ShardLoader:
         decode             in the same thread, into the rows of the batch; raw samples need none
           |
           v
-        ring of batches    5 buffers, used in turn: | 3 being filled | the consumer's | the one before |
+        ring of batches    used in turn: | 4 or more being filled or full | the consumer's, the one before it |
           |
           v
         device feed        copies a batch to the device while the one before is computed
 
-    Memory is the ring, 5 x `batch_size` crops, whatever the size of the set. Batches come in the order of the plan.
+    Memory is the ring, whatever the size of the set: 5 batches, or more of small ones, which then hold 80 MiB and the
+    consumer's. Batches come in the order of the plan.
 
     Error: a thread's error (InputError naming shard and sample) is raised by the iterator, at the batch of that sample.
     Batches before it are delivered. The loader stays usable.
@@ -99,7 +104,8 @@ class ShardLoader:
         self._threads = threads or share_of_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="relic-loader", initializer=_avoid_preemption)
         shape = (batch_size, shards.height, shards.width, 3)
-        self._ring = [_batch_buffer(shape, pin_memory) for _ in range(_PREFETCH + HOLD - 1)]
+        self._ahead = max(_PREFETCH, -(-_PREFETCH_BYTES // math.prod(shape)))
+        self._ring = list(_buffers((self._ahead + HOLD - 1, *shape), pin_memory))
         self._rows = [batch.numpy() for batch in self._ring]
 
     def __enter__(self) -> "ShardLoader":
@@ -119,7 +125,7 @@ class ShardLoader:
         started = 0
         try:
             while True:
-                while len(filling) < _PREFETCH and (samples := next(coming, None)) is not None:
+                while len(filling) < self._ahead and (samples := next(coming, None)) is not None:
                     filling.append(self._start(started % len(self._ring), samples))
                     started += 1
                 if not filling:
@@ -171,8 +177,11 @@ def _avoid_preemption() -> None:
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
 
 
-def _batch_buffer(shape: tuple[int, int, int, int], pin_memory: bool) -> Tensor:
-    """A uint8 buffer. numpy asks the kernel for huge pages and torch does not: 1.3 times the raw crops per second."""
+def _buffers(shape: tuple[int, ...], pin_memory: bool) -> Tensor:
+    """uint8 memory. numpy asks the kernel for huge pages and torch does not: 1.3 times the raw crops per second.
+
+    It is allocated in one piece, because torch rounds each pinned piece up to a power of two.
+    """
     if pin_memory:
         return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
     return torch.from_numpy(np.empty(shape, np.uint8))

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from evaluate.run import main
 from evaluate.sources import SourceImage
 from relic.bitstream.tables import Tables
 from relic.codec.coding import tables_of
+from relic.codec.model import Architecture
 from relic.errors import InputError
 
 
@@ -93,6 +96,56 @@ def test_a_bad_image_among_good_ones_ends_it_in_one_line(
     assert error.startswith("evaluate/run.py: error: ") and "c.jpg: not a readable image" in error
     assert not (tmp_path / "out").exists()
     assert multiprocessing.active_children() == []
+
+
+def test_a_gpu_computes_two_images_while_all_others_are_coded(
+    make_codec: Callable[..., Any], make_image: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU is taken for a GPU. Six images are coded at once, or the barrier breaks."""
+    monkeypatch.setattr(evaluator, "_is_gpu", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    model = make_codec()
+    model.update(force=True)
+    codec = TorchCodec("codec.pt", "codec", Architecture((8, 12), "none"), model, torch.device("cpu"))
+    busy, most, warm, lock = 0, 0, [], threading.Lock()
+
+    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal busy, most
+            with lock:
+                busy += 1
+                most = max(most, busy)
+            time.sleep(0.02)
+            try:
+                return method(*args)
+            finally:
+                with lock:
+                    busy -= 1
+
+        return call
+
+    def reconstruct(x: torch.Tensor, own: Callable[..., Any] = codec.reconstruct) -> Any:
+        if not x.any():
+            warm.append((threading.get_ident(), *x.shape[2:]))
+        return own(x)
+
+    monkeypatch.setattr(codec, "analyse", watched(codec.analyse))
+    monkeypatch.setattr(codec, "synthesise", watched(codec.synthesise))
+    monkeypatch.setattr(codec, "reconstruct", reconstruct)
+    all_coding = threading.Barrier(6)
+
+    def code(symbols: Any, width: int, height: int) -> Any:
+        all_coding.wait(timeout=60)
+        return round_trip(symbols, width, height, codec.tables)
+
+    images = [
+        SourceImage(number, str(number), torch.from_numpy(make_image(48 + 16 * (number % 2), 32, number))[None])
+        for number in range(12)
+    ]
+    scored = list(map_images(evaluator.Scorer(codec, code), images, 6))
+    assert [each.image.number for each in scored] == list(range(12))
+    assert most == 2 and len(set(warm)) == len(warm)
+    assert {(height, width) for _, height, width in warm} == {(32, 48), (32, 64)}
 
 
 def test_coding_processes_answer_as_this_one_does_and_end(tables: Tables) -> None:

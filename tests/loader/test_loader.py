@@ -1,10 +1,11 @@
 """The loader, compared with tarfile and the decoders, and on damaged shards."""
 
+import itertools
 import os
 import resource
 import tarfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from relic.errors import InputError
 from relic.loader import shard_files
 from relic.loader.decode import Rows, SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
-from relic.loader.loader import ShardLoader
+from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set
@@ -70,11 +71,38 @@ def test_a_batch_and_the_one_before_stay_intact(tmp_path: Path, make_shards: Sha
             before = batch
 
 
-def test_memory_is_a_ring_of_reused_buffers(tmp_path: Path, make_shards: ShardFactory) -> None:
+def test_memory_is_a_ring_of_reused_buffers(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relic.loader.loader._PREFETCH_BYTES", 0)
     make_shards(tmp_path, counts=(60,), side=32)
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
         addresses = {batch.images.data_ptr() for batch in loader.batches(eval_batches(60, 2, 0, 1))}
     assert len(addresses) == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 64, 512])
+def test_as_many_pixels_are_ahead_whatever_the_batch(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """512 crops of 224x224 or more, so that small batches do not wait for a pause of the storage. Here with 16x16."""
+    monkeypatch.setattr("relic.loader.loader._PREFETCH_BYTES", _PREFETCH_BYTES // (224 // 16) ** 2)
+    make_shards(tmp_path, counts=(300,), side=16)
+    asked: list[int] = []
+
+    def plan() -> Iterator[Indices]:
+        for first in itertools.count(0, batch_size):
+            asked.append(first)
+            yield np.arange(first, first + batch_size) % 300
+
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=batch_size, threads=2) as loader:
+        batches = loader.batches(plan())
+        for given in range(1, 4):
+            keys = next(batches).keys
+            assert keys == [f"train{n % 300:05d}" for n in range((given - 1) * batch_size, given * batch_size)]
+            ahead = len(asked) - given + 1
+            assert ahead >= 4 and 512 <= ahead * batch_size <= max(557 + batch_size, 4 * batch_size)
+        batches.close()  # type: ignore[attr-defined]
 
 
 def test_an_iterator_dropped_early_leaves_the_loader_usable(tmp_path: Path, make_shards: ShardFactory) -> None:

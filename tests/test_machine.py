@@ -1,0 +1,87 @@
+"""The cores of a process: its own, its launcher's, and the quota of its container."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from relic import machine
+from relic.launch import Ranks
+from relic.machine import available_cores, share_of_cores
+
+
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[int, int]:
+    """Process -> number of cores it is bound to; this process is 0. No quota, unless a test writes one."""
+    cores = {0: 208, os.getppid(): 208}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores[process])))
+    monkeypatch.setattr(machine, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
+    return cores
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """torchrun with so many processes on this machine."""
+    monkeypatch.setattr(machine, "read_ranks", lambda: Ranks(size=processes, local_size=processes))
+
+
+@pytest.mark.parametrize(
+    ("own", "launcher", "processes", "share"),
+    [
+        (208, 208, 8, 26),  # torchrun
+        (26, 208, 8, 26),  # torchrun --numa-binding exclusive: each process has cores of its own
+        (104, 208, 8, 26),  # --numa-binding node: four processes have the same cores
+        (32, 32, 8, 4),  # in a container
+        (208, 208, 1, 208),  # without torchrun
+        (26, 208, 1, 26),
+        (4, 4, 8, 1),
+    ],
+)
+def test_cores_are_divided_among_processes_once(
+    bound: dict[int, int], monkeypatch: pytest.MonkeyPatch, own: int, launcher: int, processes: int, share: int
+) -> None:
+    bound |= {0: own, os.getppid(): launcher}
+    launch(monkeypatch, processes)
+    assert share_of_cores() == share
+    assert available_cores() == own
+
+
+def test_a_launcher_that_has_ended_does_not_matter(bound: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def affinity(process: int) -> set[int]:
+        if process:
+            raise ProcessLookupError
+        return set(range(16))
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
+    launch(monkeypatch, 4)
+    assert share_of_cores() == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "1600000 100000"}, 16),
+        ("0::/", {"cpu.max": "250000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 208),
+        ("0::/", {}, 208),
+        ("0::/pod/job", {"pod/cpu.max": "400000 100000", "pod/job/cpu.max": "max 100000"}, 4),
+        ("4:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "800000", "cpu/job/cpu.cfs_period_us": "100000"}, 8),
+        ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 208),
+        ("3:memory:/job", {"cpu.max": "100000 100000"}, 208),
+    ],
+)
+def test_the_quota_of_a_container_limits_the_cores(
+    bound: dict[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    files: dict[str, str],
+    cores: int,
+) -> None:
+    for name, text in {"proc/self/cgroup": line, **{f"cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert available_cores() == cores
+    launch(monkeypatch, 2)
+    assert share_of_cores() == max(1, cores // 2)
