@@ -34,6 +34,7 @@ from samples.build import SamplesConfig
 from samples.demo import DemoConfig
 from samples.wallpapers import WallpapersConfig
 from studies.calibration import CalibrationConfig
+from studies.int8 import Int8Config
 from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "EvaluateBenchmarkConfig": lambda: EvaluateBenchmarkConfig(images=HERE, json=HERE / "f.json"),
     "ExportBenchmarkConfig": lambda: ExportBenchmarkConfig(json=HERE / "f.json", plot=HERE / "f.png"),
     "CalibrationConfig": lambda: CalibrationConfig(HERE, HERE),
+    "Int8Config": lambda: Int8Config(HERE, HERE),
     "DemoConfig": lambda: DemoConfig(out=HERE),
     "SamplesConfig": lambda: SamplesConfig(HERE),
     "WallpapersConfig": lambda: WallpapersConfig(HERE),

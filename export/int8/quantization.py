@@ -66,8 +66,10 @@ def quantize_part(
             known |= _latent_range(part, *range_of(calibration.decoder))
     if isinstance(method, KnownSteps):
         known |= known_steps(part, model, method)
-        # onnxruntime quantizes the activations that have a range here. What is known comes before the range.
+        # onnxruntime asks for a range of every activation. What is known comes before it. The other activations are
+        # merged into the ReLU after them.
         activations = [name for name, entries in known.items() if "axis" not in entries[0]]
+        activations += [node.output[0] for node in model.graph.node if node.op_type in _OPERATORS]
         found = TensorsData(CalibrationMethod.MinMax, dict.fromkeys(activations, (np.float32(0), np.float32(1))))
     else:
         found = _calibrate(part, model, inputs, method)

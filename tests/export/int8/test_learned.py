@@ -92,8 +92,8 @@ def test_the_learnt_steps_are_in_the_order_of_the_phases(model: FactorizedPrior,
         largest = np.abs(numpy_helper.to_array(tensor)).max((1, 2, 3)) / 127
         scales = np.array([entry["scale"] for entry in overrides[name]])
         assert len(scales) == 4 * stage.layer.out_channels and overrides[name][0]["axis"] == 0
-        np.testing.assert_allclose(scales, largest, rtol=0.3)
-        assert np.corrcoef(scales, largest)[0, 1] > 0.99
+        np.testing.assert_allclose(scales, largest, rtol=0.03)
+        assert not np.allclose(scales, largest.reshape(4, -1).T.ravel(), rtol=0.03), "another order differs"
 
 
 @pytest.mark.commands
