@@ -60,7 +60,7 @@ class ExportConfig:
     output padding. deconv6: 6x6 without output padding. subpixel: 3x3 convolution to 4 phases, then DepthToSpace.
     subpixel-deconv2: the same convolution, then a 2x2 transposed convolution."""
     target: TargetName = "generic"
-    """Device: every node is checked against its published rules. A part that its NPU cannot run is not written."""
+    """Device: every node is checked against its compiler's rules. A part that its NPU cannot run is not written."""
     int8: bool = False
     """Quantize the parts (QDQ, static) with crops of --calib_shards, and measure what it costs."""
     calib_shards: Path | None = None

@@ -23,12 +23,11 @@ def compile_and_run(job: Job, inputs: Floats) -> tuple[Compiled, Floats]:
     sys.stderr.write(done.stdout + done.stderr)
     if done.returncode:
         raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
-    return _report(job, done.stdout), _interpret(job, inputs)
+    return _report(job, done.stdout + done.stderr), _interpret(job, inputs)
 
 
 def _report(job: Job, said: str) -> Compiled:
     counts = {where: int(count) for where, count in re.findall(r"(CPU|NPU) operators = (\d+)", said)}
-    on_host = re.findall(r"\b([A-Z][A-Z0-9_]+)\b.*is a CPU only op|CPU:\s+\d*\s*(\w+)", said)
     (summary,) = job.out.glob(f"{job.model.stem}_summary_*.csv")
     with open(summary) as file:
         row = list(csv.DictReader(file))[-1]
@@ -38,7 +37,7 @@ def _report(job: Job, said: str) -> Compiled:
         files=[job.model.name, f"{job.model.stem}_vela.tflite"],
         device_operators=counts["NPU"],
         host_operators=counts["CPU"],
-        on_host=sorted({name for names in on_host for name in names if name}),
+        on_host=sorted(set(re.findall(r"operator: (\w+), ofm", said))),
         cycles=float(row["cycles_total"]),
         milliseconds=1000 * float(row["inference_time"]),
         memory_bytes=round(1024 * float(row["sram_memory_used"])),

@@ -13,7 +13,7 @@ import torch
 
 from export.crops import evenly_spread, fit_to_size, read_crops
 from export.devices.lint import lint
-from export.devices.rules import SOURCES
+from export.devices.rules import SOURCES, TARGETS
 from export.output_folder import staged_output
 from export.tflite.conversion import to_tflite
 from export.toolchains.plan import CompilePlan
@@ -86,7 +86,18 @@ def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tu
         model = out / f"{part}.tflite"
         model.write_bytes(data)
     script = TOOLCHAINS[config.toolchain].script
-    return run_script(plan.python, script, part, config.target_device, model, inputs, out)
+    try:
+        return run_script(plan.python, script, part, config.target_device, model, inputs, out)
+    except InputError as error:
+        raise InputError(f"--toolchain {config.toolchain}: {error}{_way_out(plan, part)}") from error
+
+
+def _way_out(plan: CompilePlan, part: PartName) -> str:
+    """What to change in the export, if it is known."""
+    if plan.manifest.architecture.replaced not in ("all", part):
+        return f"; the {part} holds GDN: fine-tune with train/main.py --replace_parts all"
+    upsample = TARGETS[plan.config.toolchain].upsample
+    return "" if plan.manifest.upsample == upsample else f"; export with --upsample {upsample}"
 
 
 def _predict(part: PartName, model: onnx.ModelProto, plan: CompilePlan) -> None:

@@ -1,5 +1,6 @@
 """Flags of `export/compile_parts.py` and `export/install_toolchain.py`. Imports no torch."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ class CompileConfig:
     @property
     def folder(self) -> Path:
         """The folder that the results are written to."""
-        return self.out or self.export.with_name(f"{self.export.name}-{self.target_device}")
+        export = Path(os.path.abspath(self.export)) if self.export.name in ("", "..") else self.export
+        return self.out or export.with_name(f"{export.name}-{self.target_device}")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def install(name: ToolchainName) -> Path:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            venv.create(folder, with_pip=True)
+            venv.create(folder, symlinks=True, with_pip=True)
             _pip(folder, name)
             (folder / _DONE).touch()
         except BaseException:

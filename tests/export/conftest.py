@@ -40,7 +40,7 @@ def as_batch(*images: Pixels) -> npt.NDArray[np.float32]:
     return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
-def tiny_codec(replaced: Parts) -> "Checkpoint":
+def tiny_codec(replaced: Parts, channels: tuple[int, int] = (8, 12)) -> "Checkpoint":
     """Random weights, scaled: latents take several integer values, medians are no integers, and images are greyish."""
     import torch
 
@@ -49,13 +49,13 @@ def tiny_codec(replaced: Parts) -> "Checkpoint":
     from relic.codec.model import Architecture, build_model
 
     torch.manual_seed(sum(replaced.encode()))  # other parts, other entropy model
-    architecture = Architecture((8, 12), replaced)
+    architecture = Architecture(channels, replaced)
     model = build_model(architecture)
     x = torch.from_numpy(as_batch(smooth_image(96, 96), smooth_image(96, 96, 1)))
     with torch.no_grad():
         model.g_a[6].bias.zero_()
         model.g_a[6].weight.mul_(4 / model.g_a(x).std())
-        medians = torch.rand(12) - 0.5
+        medians = torch.rand(channels[1]) - 0.5
         model.entropy_bottleneck.quantiles[:, 0] = medians[:, None] + torch.tensor([-12.0, 0, 12.0])
         model.g_s[6].bias.zero_()
         model.g_s[6].weight.mul_(0.2 / model.g_s(model.g_a(x)).std())

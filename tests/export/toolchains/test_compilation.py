@@ -98,7 +98,10 @@ def test_a_report_says_what_the_compiler_said_and_how_numbers_differ(
 
 
 REFUSALS = [
-    ('raise RuntimeError("Deconv is not\\nsupported")', "the compiler refuses it: Deconv is not supported"),
+    (
+        'raise RuntimeError("Deconv is not\\nsupported")',
+        "the compiler refuses it: Deconv is not supported; export with --upsample subpixel",
+    ),
     ("import os; os._exit(3)", "run_openvino.py ended with code 3"),
     ("outputs[:] = np.nan", "not finite"),
 ]

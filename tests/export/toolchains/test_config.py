@@ -41,6 +41,7 @@ def test_a_licence_that_is_not_open_has_to_be_accepted(capsys: pytest.CaptureFix
 def test_results_lie_beside_the_export() -> None:
     assert CompileConfig(Path("a/onnx"), "qnn").folder == Path("a/onnx-htp")
     assert CompileConfig(Path("a/onnx"), "ethos-u").folder == Path("a/onnx-ethos-u55-256")
+    assert CompileConfig(Path("."), "qnn").folder == Path.cwd().with_name(f"{Path.cwd().name}-htp")
     assert CompileConfig(Path("a/onnx"), "ethos-u", out=Path("b")).folder == Path("b")
 
 
