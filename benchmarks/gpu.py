@@ -5,7 +5,6 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.gpu`
@@ -14,7 +13,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
 from relic.errors import InputError, command
-from relic.files import write_json
+from relic.files import temporary_folder, write_json
 from relic.options import Device
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write the figures to --json and the table to --markdown."""
     config = parse(GpuBenchmarkConfig, argv, prog=PROG)
     check_files(json=config.json, markdown=config.markdown)
-    with TemporaryDirectory(prefix="relic-benchmark-") as temporary:
-        found = _measure(config, config.work_dir or Path(temporary))
+    with temporary_folder() as temporary:
+        found = _measure(config, config.work_dir or temporary)
     from benchmarks._gpu.table import step_table
 
     table = step_table(found)
