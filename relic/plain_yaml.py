@@ -11,7 +11,8 @@ import yaml
 
 from relic.errors import InputError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 17
+"""PyYAML reads 50 KB per second. All flags of a command have less than 4 KB."""
 _DEPTH = 2
 """A list of values inside the lines."""
 _NULLS = ("null", "Null", "NULL", "~")

@@ -1,9 +1,12 @@
 """Whether an ONNX file holds more than layers with their weights. Read without onnx or onnxruntime.
 
-A part is a chain of layers. Subgraphs (Loop, If, Scan) and functions can run for ever, and external data makes a
-runtime open other files. The exporter writes none of them. The format is protobuf; the numbers are those of onnx.proto.
+A part is a chain of layers. Subgraphs (Loop, If, Scan) and functions can run for ever, external data makes a runtime
+open other files, and operators such as Pad or RandomNormal take any memory. The exporter writes none of them.
+
+The format is protobuf; the numbers are those of onnx.proto.
 """
 
+import re
 from collections.abc import Iterator
 
 from relic.errors import InputError
@@ -14,6 +17,16 @@ _NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = 5, 6, 10, 11, (22, 23)
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 
+_ATTRIBUTE_INTS = 8
+_LAYERS = re.compile(
+    "Abs|Add|BatchNormalization|Cast|Clip|Concat|Constant|Conv|ConvInteger|ConvTranspose|DepthToSpace|DequantizeLinear"
+    "|Div|DynamicQuantizeLinear|Flatten|FusedConv|Gather|Gemm|Identity|LeakyRelu|MatMul|Max|Min|Mul|Neg|PRelu|Pow"
+    "|QLinearAdd|QLinearConv|QLinearMul|QuantizeLinear|Reciprocal|Relu|Reshape|Round|Shape|Sigmoid|Slice|Softplus"
+    "|SpaceToDepth|Split|Sqrt|Squeeze|Sub|Tanh|Transpose|Unsqueeze"
+)
+"""Operators of exports, and those that tools which simplify or quantize an export write instead."""
+_MOST_CONV_SIZE = 64
+"""Kernel, stride, dilation and padding of a convolution; those of exports are below 10."""
 _DAMAGED = "not an ONNX file, or a damaged one"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -52,10 +65,26 @@ def _check_node(node: memoryview) -> None:
             attributes.append(_message(value))
     for attribute in attributes:
         for field, value in _fields(attribute):
+            if field == _ATTRIBUTE_INTS and "Conv" in operator and _largest(value) > _MOST_CONV_SIZE:
+                raise InputError(f"its {operator} has a size of {_largest(value)}, which no export has")
             if field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, *_ATTRIBUTE_SPARSE):
                 raise InputError(f"its operator {operator:.40} runs a graph of its own, which no export has")
             if field in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
                 _check_tensor(_message(value))
+
+    if not _LAYERS.fullmatch(operator):
+        raise InputError(f"it holds the operator {operator!r:.40}, which no export has")
+
+
+def _largest(value: int | memoryview) -> int:
+    """The largest of one number, or of several in one field. Negative ones are over 2^63."""
+    if isinstance(value, int):
+        return value
+    place, largest = 0, 0
+    while place < len(value):
+        number, place = _varint(value, place)
+        largest = max(largest, number)
+    return largest
 
 
 def _check_tensor(tensor: memoryview) -> None:

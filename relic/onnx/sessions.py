@@ -12,11 +12,14 @@ import onnxruntime
 
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
+from relic.files import read_bounded
 from relic.onnx.layout import TABLES, TABLES_KEY, onnx_name
 from relic.onnx.model_file import check_layers_only
 
 PartName = Literal["encoder", "decoder"]
 _EXPORT_AGAIN = "export again"
+_MOST_PART_BYTES = (1 << 31) - 1
+"""ONNX files are protobuf, which has no longer messages."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -107,14 +110,14 @@ def _open_part(folder: Path, name: PartName, tables: Tables, threads: int) -> On
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the folder that export wrote")
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, _MOST_PART_BYTES)
         check_layers_only(data)
         session = open_session(data, threads=threads)
         digest = session.get_modelmeta().custom_metadata_map.get(TABLES_KEY)
         ends = [(each.name, each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())]
         counts = len(session.get_inputs()), len(session.get_outputs())
     except InputError as error:
-        raise InputError(f"{path}: {error}; {_EXPORT_AGAIN}") from None
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}; {_EXPORT_AGAIN}") from None
     except Exception as error:  # onnxruntime's classes have no public common base
         raise InputError(f"{path}: onnxruntime cannot load it ({error}); {_EXPORT_AGAIN}") from error
     if digest != tables.digest:

@@ -33,11 +33,12 @@ _HTTP_ERROR = 22
 _BUSY = {"408", "425", "429", "500", "502", "503", "504"}
 """HTTP codes after which another attempt may succeed."""
 _CURL_EXIT_CODES = {
-    1: "it leads to a protocol that is not read",
+    1: "it leads to another protocol, or its server does not speak HTTP",
     3: "it is not a URL that curl reads",
     5: "the proxy is not known",
     6: "the host is not known",
     7: "the host does not answer",
+    8: "the server's answer is not understood",
     18: "the connection was cut",
     28: "the host does not answer in time",
     35: "the host does not speak TLS",
@@ -187,8 +188,8 @@ def _check_exit_code(url: str, process: "subprocess.Popen[bytes]", said: str) ->
         raise _curl_error(url, code, said.rpartition(_HTTP_STATUS)[2])
     last = said.strip().rpartition("\n")[2].strip()
     what = "its command is not installed" if code == _NOT_INSTALLED else f"its command ended with exit code {code}"
-    if _FINAL_WORDS.search(last):
-        raise PermanentError(f"{without_secrets(url)}: {last}")
+    if code == _NOT_INSTALLED or _FINAL_WORDS.search(last):
+        raise PermanentError(f"{without_secrets(url)}: {last or what}")
     raise TransferError(f"{what}: {last}" if last else what)
 
 

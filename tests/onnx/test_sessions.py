@@ -171,3 +171,28 @@ def test_damage_anywhere_is_one_error_and_prints_nothing(tmp_path: Path, capfd: 
         except InputError as error:
             assert str(error).startswith(f"{tmp_path / 'encoder.onnx'}: ")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("node", "named"),
+    [
+        (helper.make_node("RandomNormal", [], ["z"], shape=[1 << 16, 1 << 16]), "the operator 'RandomNormal'"),
+        (helper.make_node("Pad", ["x", "p"], ["z"]), "the operator 'Pad'"),
+        (
+            helper.make_node("ConvTranspose", ["x", "w"], ["z"], strides=[50000, 50000]),
+            "ConvTranspose has a size of 50000",
+        ),
+        (helper.make_node("Conv", ["x", "w"], ["z"], pads=[-1, 0, 0, 0]), "Conv has a size of"),
+    ],
+)
+def test_operators_that_take_any_memory_are_refused(tmp_path: Path, node: onnx.NodeProto, named: str) -> None:
+    model = part()
+    model.graph.node.insert(0, node)
+    assert named in refusal(tmp_path, model)
+
+
+def test_a_part_larger_than_onnx_files_can_be_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "encoder.onnx").open("wb") as file:
+        file.truncate(1 << 35)
+    with pytest.raises(InputError, match=r"encoder\.onnx: [\d,]+ bytes; such a file has at most"):
+        open_encoder(tmp_path, TABLES, 1)
