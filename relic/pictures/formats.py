@@ -53,9 +53,10 @@ _TIFF_UNTOLD = (0,)
 _TIFF_YCBCR = 6
 _TIFF_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), start=1))
 _TIFF_INTEGERS = (1, 3, 4, 6, 8, 9, 16, 17)
-_TIFF_DECIDING = (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339)
-"""Tags that decide pixels. Pillow passes over one that it cannot read. Of two equal ones it takes the last, libtiff the
-first."""
+_TIFF_DECIDING = (256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339)
+_TIFF_SINGLE = (256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323)
+"""Tags that decide pixels, and those of them that have one value. Pillow passes over one that it cannot read. Of two
+equal ones it takes the last, libtiff the first."""
 _TIFF_POINTERS = (0x8769, 0x8825, 0xA005)
 """Tags that lead to further tables (EXIF, GPS, interoperability). They decide no pixel."""
 
@@ -176,7 +177,9 @@ def _check_tags(data: bytes) -> None:
                 raise Unreadable(f"TIFF in which tag {tag} stands twice")
             seen.add(tag)
             (value,) = struct.unpack_from(entry[0] + entry[-1], data, place + size - offset_bytes)
-            if kind not in _TIFF_INTEGERS or (value_bytes > offset_bytes and value + value_bytes > len(data)):
+            outside = value_bytes > offset_bytes and value + value_bytes > len(data)
+            impossible = not count or (count > 1 and tag in _TIFF_SINGLE)
+            if kind not in _TIFF_INTEGERS or impossible or outside:
                 raise Unreadable(f"TIFF of which tag {tag} cannot be read")
         total += value_bytes
         if total > 2 * len(data):
@@ -188,6 +191,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
     bits, compression = _values(tags.get(258, 1)), tags.get(259, 1)
     if 262 not in tags:
         raise Unreadable("TIFF that does not say whether 0 is black, white or an index (no tag 262)")
+    if (planes := tags.get(284, 1)) not in (1, 2):
+        raise Unreadable(f"TIFF of an unknown order of samples (PlanarConfiguration {planes})")
     if compression not in _TIFF_LOSSLESS:
         names = "none, LZW, Deflate, PackBits, LZMA and Zstandard"
         raise Unreadable(f"TIFF of compression {compression}: only {names} are read")
@@ -195,12 +200,17 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
         raise Unreadable("TIFF of signed samples: they have no fixed black level and white level")
     if image.mode in ("L", "LA", "RGB") and tags.get(338) == _TIFF_UNTOLD:
         raise Unreadable("TIFF of a further sample beside the colours: it does not say whether that is alpha")
-    if tags.get(284, 1) == 2 and max(bits) > 8:
+    if planes == 2 and max(bits) > 8:
         raise Unreadable(f"TIFF of separate {max(bits)}-bit planes, which Pillow reads as 8-bit ones")
     if 0 in _values(tags.get(273) or tags.get(324) or 1):
         raise Unreadable("TIFF of which parts are not stored (offset 0)")
     if 273 in tags and 324 in tags:
         raise Unreadable("TIFF of strips and of tiles at once")
+    areas = [tile.extents or (0, 0, *image.size) for tile in image.tile]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
+    layers = tags.get(277, 1) if planes == 2 and image.tile[0].codec_name != "libtiff" else 1
+    if covered != image.width * image.height * layers:
+        raise Unreadable("TIFF with more or fewer strips or tiles than its size needs")
     if compression == 1 and any(sum(tile) > length for tile in zip(tags.get(324, ()), tags.get(325, ()), strict=False)):
         raise Unreadable("TIFF that is cut: a tile ends after the file")
     if tags.get(262) == _TIFF_YCBCR:

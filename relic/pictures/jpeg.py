@@ -14,7 +14,7 @@ _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
 """Of a header. Applications' segments and comments; JFIF's and Adobe's say how colours are stored."""
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _ENDS_OF_HEADER = (_START_OF_SCAN, _END_OF_IMAGE)
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
@@ -140,6 +140,8 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
     marker, end = 0, 2
     while marker not in _ENDS_OF_HEADER:
         marker, start, end = _segment(data, end)
+        if marker == _START_OF_IMAGE:  # a thumbnail's: a length before it is wrong
+            raise ValueError("JPEG with a second start of image in its header")
         yield marker, start, end
 
 

@@ -17,6 +17,8 @@ from relic.pictures.reasons import unreadable
 _ORIENTATION_TAG = 0x0112
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """The integer types of a tag, as struct names them."""
+_PIXELS_AT_ONCE = 4 << 20
+"""Transparency is blended in parts: each step of it needs another 4 bytes per pixel."""
 SWAPS_SIDES = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _TURN = {
@@ -96,7 +98,11 @@ def _flatten(image: Image.Image, profile: bytes) -> Image.Image:
     space = "GRAY" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data and image.mode != "PA":
         return apply_profile(image.convert("RGB"), profile, space)
-    with_alpha = image.convert("RGBA")
-    colours = apply_profile(with_alpha.convert("RGB"), profile, space)
-    white = Image.new("RGB", image.size, "white")
-    return Image.composite(colours, white, with_alpha.getchannel("A"))
+    flat = Image.new("RGB", image.size, "white")
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        part = (0, top, image.width, min(top + rows, image.height))
+        with_alpha = image.crop(part).convert("RGBA")
+        colours = apply_profile(with_alpha.convert("RGB"), profile, space)
+        flat.paste(colours, part, with_alpha.getchannel("A"))
+    return flat

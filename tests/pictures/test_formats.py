@@ -68,8 +68,11 @@ def test_tiffs_that_pillow_misreads() -> None:
 def test_a_tiff_that_contradicts_itself() -> None:
     twice = tiff(8, bytes(64), (255, 3, 8)).replace(struct.pack("<HHI", 255, 3, 1), struct.pack("<HHI", 256, 3, 1))
     assert "tag 256 stands twice" in reason(twice)
+    assert "tag 257 cannot" in reason(tiff(8, bytes(64), (257, 3, (8, 8))))
+    assert "fewer strips" in reason(tiff(8, bytes(64), (257, 3, 12), (278, 3, 8)))
+    assert "order of samples" in reason(tiff(8, bytes(64), (284, 3, 0)))
     signed = tiff(8, bytes(64), (339, 3, 2))
-    for kind, count, value in ((0x4003, 1, 2), (3, 3, len(signed)), (2, 1, 2), (5, 1, len(signed))):
+    for kind, count, value in ((0x4003, 1, 2), (3, 0, 2), (3, 3, len(signed)), (2, 1, 2), (5, 1, len(signed))):
         broken = signed.replace(struct.pack("<HHII", 339, 3, 1, 2), struct.pack("<HHII", 339, kind, count, value))
         assert "tag 339 cannot be read" in reason(broken)
     assert "strips and of tiles" in reason(tiff(8, bytes(64), (322, 3, 16), (323, 3, 16), (324, 3, 8), (325, 3, 64)))

@@ -72,6 +72,12 @@ def test_damage_after_an_oddity_is_still_found() -> None:
     assert "20 extraneous bytes" in reason(RESTARTS.replace(b"\xff\xd0", b"\x55\x33" * 10 + b"\xff\xd0", 1))
 
 
+def test_a_thumbnail_is_not_taken_for_its_image() -> None:
+    """The length of the EXIF segment ends before the thumbnail in it, so the thumbnail's segments come next."""
+    exif = segment(0xE1, b"Exif\0\0" + exif_block(SIX))
+    assert "second start of image" in reason(in_header(jpeg(), exif + save("JPEG", WIDE)))
+
+
 @pytest.mark.parametrize(
     "sampling", [((2, 1), (2, 1), (2, 1)), ((1, 3), (1, 3), (1, 3)), ((1, 2), (1, 2), (1, 2)), ((3, 1), (3, 1), (3, 1))]
 )

@@ -11,6 +11,7 @@ from evaluate.folder import list_images, read_image
 from export.codec import read_image as read_picture
 from relic.pictures.decoding import decode, read_header
 from relic.pictures.listing import list_sources
+from relic.pictures.reading import apply_profile
 
 Pixels = npt.NDArray[np.uint8]
 COLOURS = np.random.default_rng(5).integers(0, 256, (4, 6, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
@@ -96,3 +97,31 @@ def test_a_wide_profile_is_converted_by_all(tmp_path: Path) -> None:
     assert np.abs(found.astype(int) - COLOURS[..., ::-1]).max() <= 2
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), found)
     np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), found)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_transparency_is_blended_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """An image at the limit of pixels needs 0.8 GB so, and 1.8 GB at once. The pixels are the same."""
+    alpha = COLOURS[..., 0].astype(int)
+    image = Image.fromarray(np.dstack([COLOURS, COLOURS[..., 0]]))
+    if kind == "LA":
+        image = Image.merge("LA", [image.getchannel("G"), image.getchannel("A")])
+    elif kind != "RGBA":
+        image = image.convert("RGB").quantize(16)
+        image.info["transparency"] = bytes(range(0, 256, 16))
+    image.save(tmp_path / "x.png")
+    whole = read_image(tmp_path / "x.png")
+    parts: list[int] = []
+
+    def recorded(part: Image.Image, profile: bytes, space: str) -> Image.Image:
+        parts.append(part.width * part.height)
+        return apply_profile(part, profile, space)
+
+    monkeypatch.setattr("relic.pictures.reading.apply_profile", recorded)
+    monkeypatch.setattr("relic.pictures.reading._PIXELS_AT_ONCE", 3 * image.width)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), whole)
+    assert max(parts) <= 3 * image.width
+    assert sum(parts) == image.width * image.height
+    if kind == "RGBA":
+        expected = (COLOURS * alpha[..., None] + 255 * (255 - alpha[..., None])) / 255
+        assert np.abs(whole - expected).max() <= 1
