@@ -30,6 +30,10 @@ PROG = "export/codec.py"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Formats of a decoded image, by the suffix of its name."""
 _JPEG_QUALITY = 95
+_LATENTS_PER_RUN = 128 * 128
+"""Positions that the decoder takes at once: an image of 2048x2048 pixels."""
+_MARGIN = 4
+"""Rows of latents around a strip. A pixel depends on 2 rows above and below its own: four 5x5 layers of stride 2."""
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -66,13 +70,23 @@ def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
 
 
 def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
-    """The image of a `.relic` file, cut to its true size and rounded to 8 bits (half to even)."""
+    """The image of a `.relic` file, cut to its true size and rounded to 8 bits (half to even).
+
+    A decoder for any size runs on strips of rows, so that the memory of a large image is bounded.
+    """
     rows, columns = stream.symbols.shape[1:]
     padded = rows * tables.stride, columns * tables.stride
     check_size(decoder, padded, (stream.height, stream.width), tables.stride)
-    x_hat_CHW = run_part(decoder, dequantize(stream.symbols, tables)[None])[0, :, : stream.height, : stream.width]
-    pixels: Pixels = np.rint(x_hat_CHW.clip(0, 1) * np.float32(255)).astype(np.uint8).transpose(1, 2, 0)
-    return pixels
+    strip = rows if decoder.fixed_size else max(1, _LATENTS_PER_RUN // columns)
+    pixels_HWC = np.empty((*padded, 3), np.uint8)
+    for first in range(0, rows, strip):
+        top = max(0, first - _MARGIN)
+        y_hat_Mhw = dequantize(stream.symbols[:, top : first + strip + _MARGIN], tables)
+        x_hat_CHW = run_part(decoder, y_hat_Mhw[None])[0]
+        kept_CHW = x_hat_CHW[:, (first - top) * tables.stride :][:, : strip * tables.stride]
+        at = first * tables.stride
+        pixels_HWC[at : at + kept_CHW.shape[1]] = np.rint(kept_CHW.clip(0, 1) * np.float32(255)).transpose(1, 2, 0)
+    return pixels_HWC[: stream.height, : stream.width]
 
 
 def read_image(path: Path) -> Pixels:

@@ -18,6 +18,7 @@ from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.coding import analyse, pad_to_stride
 from relic.codec.pixels import to_float
+from relic.options import Parts
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, smooth_image
 
 
@@ -48,6 +49,27 @@ def test_torch_symbols_give_the_same_bytes(
     with torch.inference_mode():
         expected = model(pad_to_stride(x))["x_hat"][0, :, :height, :width].clamp(0, 1).permute(1, 2, 0).numpy()
     assert np.abs(decoded / 255 - expected).max() <= 1 / 255
+
+
+@pytest.mark.parametrize("upsample", ["deconv5", "deconv6", "subpixel", "subpixel-deconv2"])
+@pytest.mark.parametrize("part", ["all", "none"])
+def test_a_decoder_in_strips_gives_the_pixels_of_the_whole_image(
+    part: Parts, upsample: str, tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A strip of one row of latents, whose margin is all that reaches its pixels."""
+    flags = ["--ckpt", str(make_checkpoint(part)), "--part", "all", "--dynamic", "--input_size", "64"]
+    assert export_main([*flags, "--upsample", upsample, "--out", str(tmp_path / "export")]) == 0
+    save_image(tmp_path / "in.png", 170, 50)
+    common = ["--export", str(tmp_path / "export")]
+    assert main(["encode", str(tmp_path / "in.png"), str(tmp_path / "in.relic"), *common]) == 0
+    decoded = []
+    for latents in (1 << 20, 1, 8):
+        monkeypatch.setattr("export.codec._LATENTS_PER_RUN", latents)
+        assert main(["decode", str(tmp_path / "in.relic"), str(tmp_path / "out.png"), *common]) == 0
+        decoded.append(np.asarray(Image.open(tmp_path / "out.png")).astype(int))
+    for strips in decoded[1:]:
+        assert np.abs(strips - decoded[0]).max() <= 1  # sums in another order may round to the next level
+        assert (strips != decoded[0]).mean() < 1e-3
 
 
 def test_a_fixed_export_takes_what_its_padding_makes_fit(tmp_path: Path, make_export: MakeExport) -> None:
