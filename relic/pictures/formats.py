@@ -115,6 +115,8 @@ def open_image(data: bytes) -> Opened:
         if image.size != struct.unpack_from("<HH", data, 6):
             raise Unreadable("GIF whose first frame is larger than its canvas: some readers cut it, others do not")
         covered = image.tile[0][1] or covered
+        if covered[0] >= covered[2] or covered[1] >= covered[3]:
+            raise Unreadable("GIF whose first frame has no pixels")
     return Opened(kind, image, exif or image.info.get("exif") or b"", profile or _profile(image), covered)
 
 

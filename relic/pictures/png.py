@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from PIL import Image
+
 from relic.pictures.reasons import Unreadable, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -17,6 +19,11 @@ _TRANSPARENT_BYTES = {b"\0": 2, b"\2": 6}
 _BY_PALETTE = b"\3"
 _HAS_COLOUR = 2
 _HEADER_BYTES, _PALETTE_BYTES = 13, 3 * 256
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ONE_PASS = ((0, 0, 1, 1),)
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and distance of columns and of rows, of each pass."""
+_PIECE_BYTES = 1 << 20
 _MAX_SIDE_BYTES = 16 << 20
 _RAW_EXIF = b"Raw profile type exif\0"
 
@@ -62,6 +69,27 @@ def read_png(data: bytes) -> Png:
             exif = exif or _from_hex(text if name == b"tEXt" else _inflate(text[1:]))
         seen[name] = len(body)
     return Png(b"".join(kept), profile, exif)
+
+
+def check_rows(image: Image.Image, data: bytes) -> None:
+    """Raise Unreadable if the compressed pixels end early. Pillow leaves the missing ones at zero and reports nothing.
+
+    So the stream is only measured if the last row is zero, or if the image is interlaced.
+    """
+    width, height, bits, colour, interlaced = struct.unpack(">IIBBxxB", data[16:29])
+    if not interlaced and image.crop((0, height - 1, width, height)).tobytes().strip(b"\0"):
+        return
+    needed = found = 0
+    for left, top, across, down in _ADAM7 if interlaced else _ONE_PASS:
+        columns, rows = max(0, -((left - width) // across)), max(0, -((top - height) // down))
+        needed += rows * (1 + (columns * bits * _CHANNELS[colour] + 7) // 8) if columns else 0
+    inflate = zlib.decompressobj()
+    for name, body, _ in _chunks(data):
+        while name == b"IDAT" and body and found < needed:
+            found += len(inflate.decompress(body, _PIECE_BYTES))
+            body = inflate.unconsumed_tail
+    if found + len(inflate.flush()) < needed:
+        raise Unreadable("PNG whose compressed pixels end before its last row")
 
 
 def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int], by_palette: bool) -> None:

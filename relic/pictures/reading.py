@@ -12,6 +12,7 @@ from PIL import Image
 
 from relic.pictures.colour import conversion_to_srgb, profile_space
 from relic.pictures.formats import deep_to_8_bits, kind_of, open_image
+from relic.pictures.png import check_rows
 from relic.pictures.reasons import unreadable
 
 _ORIENTATION_TAG = 0x0112
@@ -41,6 +42,8 @@ def decode_image(data: bytes) -> Image.Image:
             opened = open_image(data)
             with opened.image as source:
                 source.load()
+                if kind == "PNG":
+                    check_rows(source, data)
                 image = _flatten(source, opened.profile)
     except MemoryError:
         raise

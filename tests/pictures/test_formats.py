@@ -36,6 +36,7 @@ def test_what_the_first_frame_of_a_gif_leaves_is_white() -> None:
     np.testing.assert_array_equal(pixels_of(gif((2, 1, 2, 2))), expected)
     assert (pixels_of(gif((0, 0, 4, 4))) == (255, 0, 0)).all()
     assert "canvas" in reason(gif((2, 2, 4, 4)))
+    assert "no pixels" in reason(gif((1, 1, 0, 0)))
     assert "palette" in reason(gif((0, 0, 4, 4), palette=False))
 
 

@@ -141,3 +141,25 @@ def test_the_transparent_colour_of_a_png() -> None:
     assert (found[:, :4] == 255).all()
     assert (found[:, 4:] == (9, 8, 6)).all()
     assert "16-bit" in reason(png(16, 2, bytes(48), clear))
+
+
+def one_idat(rows: bytes, *, width: int, height: int, interlaced: int) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced))
+    return PLAIN_PNG[:8] + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (1, 1), (5, 3), (3, 1), (1, 7), (13, 9)])
+def test_compressed_pixels_that_end_early_are_noticed(width: int, height: int, interlaced: int) -> None:
+    """All checksums are right: a broken writer's file. Pillow would leave the missing pixels black."""
+    pixels = np.arange(1, width * height + 1, dtype=np.uint8).reshape(height, width)
+    pixels[-1] = 0
+    adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [pixels[top::down, left::across] for top, left, down, across in adam7] if interlaced else [pixels]
+    rows = [b"\0" + row.tobytes() for part in passes if part.size for row in part]
+    whole = one_idat(b"".join(rows), width=width, height=height, interlaced=interlaced)
+    np.testing.assert_array_equal(pixels_of(whole)[..., 0], pixels)
+    cut_in_row = one_idat(b"".join(rows)[:-1], width=width, height=height, interlaced=interlaced)
+    assert "truncated" in reason(cut_in_row)
+    cut_between_rows = one_idat(b"".join(rows[:-1]), width=width, height=height, interlaced=interlaced)
+    assert "end before" in reason(cut_between_rows) or len(rows) == 1
