@@ -29,14 +29,15 @@ def set_backends(device: torch.device, *, mixed: bool, deterministic: bool) -> N
     """Set torch's switches for the whole process, forward and backward passes.
 
     Under mixed precision only the modules that are kept in fp32 have fp32 convolutions, so TF32 is off. Without mixed
-    precision the convolutions use TF32, which has 11 bits like fp16. Matrix products never use it.
+    precision the convolutions may use TF32, which has 11 bits like fp16. Matrix products never use it.
     """
     if deterministic:
         torch.use_deterministic_algorithms(True)
         # It is for finding reads of memory that nothing was written to. It would fill every new tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = not mixed
+        if mixed:
+            torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         # Crops have one size, so each convolution's fastest kernel is searched once.
         torch.backends.cudnn.benchmark = not deterministic
