@@ -23,6 +23,8 @@ AmpDtype = Literal["bf16", "fp16"]
 Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
 """Which modules stay in fp32 under mixed precision."""
 OptimizerName = Literal["adam", "adamw"]
+QatRanges = Literal["learned", "moving_average"]
+"""How --qat finds the ranges of activations."""
 Sched = Literal["cosine", "none", "onecycle", "plateau"]
 
 # Shards.

@@ -208,7 +208,10 @@ def _quantizing(plan: Plan, world: World, model: FactorizedPrior) -> Quantizing:
     """A resumed run loads the steps of activations from its checkpoint."""
     crops = calibration_crops(plan) if plan.resume is None else None
     num_steps = plan.config.epochs * plan.steps_per_epoch
-    return start_quantizing(model, plan.config.qat_upsample, crops, num_steps=num_steps, world=world)
+    config = plan.config
+    return start_quantizing(
+        model, config.qat_upsample, crops, ranges=config.qat_ranges, num_steps=num_steps, world=world
+    )
 
 
 def build_optimizer(

@@ -16,6 +16,7 @@ from relic.options import (
     OptimizerName,
     Parts,
     Policy,
+    QatRanges,
     Sched,
     Scope,
     SwapInit,
@@ -53,7 +54,7 @@ class TrainConfig:
         ),
         "precision": (
             "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "overflow_check", "overflow_tol", "deterministic",
-            "qat", "qat_upsample",
+            "qat", "qat_upsample", "qat_ranges",
         ),
         "output": (
             "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "recon_every", "recon_count",
@@ -156,6 +157,9 @@ class TrainConfig:
     stay in float."""
     qat_upsample: Upsample = "deconv5"
     """The --upsample of the export, for --qat: subpixel has other steps for its weights."""
+    qat_ranges: QatRanges = "learned"
+    """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch, for
+    example for DRP-AI."""
     compile: bool = False
     """Compile the model with torch.compile."""
     decode_threads: int = 0
@@ -216,8 +220,9 @@ class TrainConfig:
 
     def _check_qat(self) -> None:
         if not self.qat:
-            if self.qat_upsample != "deconv5":
-                raise InputError("--qat_upsample: goes with --qat")
+            for name, default in (("qat_upsample", "deconv5"), ("qat_ranges", "learned")):
+                if getattr(self, name) != default:
+                    raise InputError(f"--{name}: goes with --qat")
             return
         if self.replace_parts == "none":
             raise InputError("--qat: GDN has no 8-bit form; choose --replace_parts encoder, decoder or all")

@@ -44,6 +44,7 @@ _FIXED_ON_RESUME = (
     "precondition",
     "qat",
     "qat_upsample",
+    "qat_ranges",
     "sched",
     "lr_warmup_steps",
     "onecycle_pct_start",
@@ -166,7 +167,9 @@ def is_restarted(save_dir: Path, launch: str) -> bool:
 def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
-    theirs = {"precondition": False, "qat": False, "qat_upsample": "deconv5", **theirs}  # older runs have no such flags
+    # Older runs have no such flags.
+    new = {"precondition": False, "qat": False, "qat_upsample": "deconv5", "qat_ranges": "learned"}
+    theirs = {**new, **theirs}
     if theirs.get("distill"):
         raise InputError(
             f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "

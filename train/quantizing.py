@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from relic.codec.pixels import to_float
 from relic.distributed import World, copy_from_main, mean_over_ranks
-from relic.options import Upsample
+from relic.options import QatRanges, Upsample
 from relic.quantization.fake import FakeQuantization
 from relic.quantization.observing import observe_ranges
 
 _FROZEN_SHARE = 0.1
 """The last part of the steps. The weights adapt to the final grid."""
 _CROPS_PER_BATCH = 4
+_MOMENTUM = 0.01
+"""Of torch's `MovingAverageMinMaxObserver`."""
 
 
 @dataclass(eq=False)
@@ -26,6 +28,7 @@ class Quantizing:
     fake: FakeQuantization
     upsample: Upsample
     """The form in which the decoder is exported."""
+    ranges: QatRanges
     frozen_from: int
     """The first step in which the steps of activations do not move."""
     world: World
@@ -37,14 +40,18 @@ class Quantizing:
 
     def begin_step(self, step: int) -> None:
         """Called before training step `step` (from 0)."""
+        moves = step < self.frozen_from
+        self.fake.momentum = _MOMENTUM if moves and self.ranges == "moving_average" else 0.0
         for parameter in self.parameters:
-            parameter.requires_grad_(step < self.frozen_from)
+            parameter.requires_grad_(moves and self.ranges == "learned")
 
     def average_gradients(self) -> None:
         """Called after the backward pass: these parameters are outside of the model that the ranks share."""
         for parameter in self.parameters:
             if parameter.grad is not None:
                 mean_over_ranks(parameter.grad, self.world)
+            elif self.fake.momentum:
+                mean_over_ranks(parameter.data, self.world)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says about it, as plain values."""
@@ -60,7 +67,13 @@ class Quantizing:
 
 
 def start_quantizing(
-    model: FactorizedPrior, upsample: Upsample, crops_BHWC: Tensor | None, *, num_steps: int, world: World
+    model: FactorizedPrior,
+    upsample: Upsample,
+    crops_BHWC: Tensor | None,
+    *,
+    ranges: QatRanges,
+    num_steps: int,
+    world: World,
 ) -> Quantizing:
     """Quantize `model` from now on. The first ranges are measured on crops (uint8); a resumed run has none."""
     fake = FakeQuantization(model, by_phase=upsample.startswith("subpixel"))
@@ -68,7 +81,7 @@ def start_quantizing(
         fake.set_ranges(observe_ranges(model, _batches(crops_BHWC, world)))
         copy_from_main((parameter.data for parameter in fake.log_steps.values()), world)
     fake.attach()
-    return Quantizing(fake, upsample, num_steps - int(num_steps * _FROZEN_SHARE), world)
+    return Quantizing(fake, upsample, ranges, num_steps - int(num_steps * _FROZEN_SHARE), world)
 
 
 def _batches(crops_BHWC: Tensor, world: World) -> Iterable[Tensor]:

@@ -98,6 +98,8 @@ class FakeQuantization:
     """None: latents stay in float."""
     log_steps: dict[str, nn.Parameter] = field(default_factory=dict)
     """Per ReLU: the logarithm of its step, (1,). A change by a learning rate is then relative to the step."""
+    momentum: float = 0.0
+    """In training, the share of each batch's largest value in the range of a ReLU: a moving average. 0: not used."""
 
     def __post_init__(self) -> None:
         self._stages = {transform: stages_of(self.model, transform) for transform in ("g_a", "g_s")}
@@ -177,12 +179,19 @@ class FakeQuantization:
 
     def _rectify(self, name: str, x: Tensor) -> Tensor:
         """ReLU and rounding in one: what is below level 0 becomes 0."""
+        if self.momentum and self.model.training:
+            self._follow(name, x)
         step = self.log_steps[name].exp()
         if torch.is_grad_enabled():
             zero = torch.zeros_like(step)
             output: Tensor = torch._fake_quantize_learnable_per_tensor_affine(x, step, zero, 0, _LEVELS, 1.0)
             return output
         return torch.fake_quantize_per_tensor_affine(x, float(step), 0, 0, _LEVELS)
+
+    @torch.no_grad()
+    def _follow(self, name: str, x: Tensor) -> None:
+        largest = x.amax().clamp(min=_TINY) / _LEVELS
+        self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), largest, self.momentum).log())
 
     def _on_grid(self, latents: Tensor, grid: LatentGrid) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(latents, float(grid.scale), grid.zero_point, 0, _LEVELS)

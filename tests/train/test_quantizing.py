@@ -56,6 +56,28 @@ def test_steps_are_measured_then_learnt_then_kept(run: Run, tmp_path: Path, monk
     assert not torch.equal(seen[8][1], seen[9][1])
 
 
+def test_ranges_can_follow_the_largest_values(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moving average of torch's observer: 0.99 of the range, and 0.01 of the batch's largest value."""
+    step, seen, largest = Learner.step, [], []
+
+    def watched(self: Learner, *given: Any) -> Any:
+        assert self.quantizing is not None
+        hook = self.model.g_a[0].register_forward_hook(lambda _, inputs, output: largest.append(float(output.max())))
+        seen.append(self.quantizing.fake.activation_steps["g_a.1"])
+        values = step(self, *given)
+        hook.remove()
+        seen.append(self.quantizing.fake.activation_steps["g_a.1"])
+        return values
+
+    monkeypatch.setattr(Learner, "step", watched)
+    flags = ("--qat", "true", "--qat_ranges", "moving_average", "--epochs", "1", "--batch_size", "6")
+    assert run(*flags, folder=tmp_path) == 0
+    assert len(seen) == 4 and len(largest) == 2
+    for before, after, value in zip(seen[::2], seen[1::2], largest, strict=True):
+        assert after == pytest.approx(0.99 * before + 0.01 * value / 255, rel=1e-5)
+        assert after != before
+
+
 def test_the_weights_are_those_of_other_roundings(run: Run, tmp_path: Path) -> None:
     assert run(*EACH, "--epochs", "1", folder=tmp_path / "qat") == 0
     assert run(*EACH[2:], "--epochs", "1", folder=tmp_path / "float") == 0
