@@ -17,6 +17,8 @@ _DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _ENDS_OF_HEADER = (_START_OF_SCAN, _END_OF_IMAGE)
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_MARKER = re.compile(rb"\xff[^\0\xff]")
+"""Bytes of 255 before a marker are filling, and other bytes between segments are passed over."""
 _AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
 """The marker that ends the data of a scan. Restart markers are part of that data."""
 MOST_SCANS = 500
@@ -147,13 +149,10 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _segment(data: bytes, place: int) -> tuple[int, int, int]:
     """The marker at or after `place`, and the start and end (exclusive) of its body."""
-    place = data.find(b"\xff", place)
-    while place >= 0 and data[place + 1 : place + 2] in (b"\xff", b"\0"):
-        place += 1 if data[place + 1] == 0xFF else 2
-        place = data.find(b"\xff", place)
-    if place < 0 or place + 2 > len(data):
+    found = _MARKER.search(data, place)
+    if found is None:
         raise ValueError("JPEG ends inside its header")
-    marker = data[place + 1]
+    place, marker = found.start(), data[found.end() - 1]
     if marker in _STANDALONE or marker == _END_OF_IMAGE:
         return marker, place + 2, place + 2
     if place + 4 > len(data):
