@@ -34,7 +34,7 @@ def set_backends(device: torch.device, *, mixed: bool, deterministic: bool) -> N
     if deterministic:
         torch.use_deterministic_algorithms(True)
         # It is for finding reads of memory that nothing was written to. It would fill every new tensor.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda":
         if mixed:
             torch.backends.cudnn.allow_tf32 = False

@@ -112,7 +112,7 @@ def _window() -> Tensor:
     return window
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constants(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return _cached_constants(channels, device, dtype)
 

@@ -18,7 +18,7 @@ def _switches_as_before() -> Iterator[None]:
     yield
     cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = before
     torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 def a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:

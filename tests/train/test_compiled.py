@@ -22,8 +22,12 @@ def test_codec_and_loss_are_compiled(crops: Path, tmp_path: Path, monkeypatch: p
     compiled: list[object] = []
 
     def compile_(function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            calls.append(function)
+            return function(*given)
+
         compiled.append(function)
-        return lambda *given: calls.append(function) or function(*given)
+        return call
 
     calls: list[object] = []
     monkeypatch.setattr(torch, "compile", compile_)

@@ -211,3 +211,37 @@ def test_two_processes_precondition_like_one(crops: Path, tmp_path: Path) -> Non
         folder = tmp_path / str(count)
         finish(begin(str(script), tiny(crops, folder, *PRECONDITIONED, "--epochs", "1", "--lr", "1e-4"), count))
     assert losses_and_gradients(tmp_path / "2") == pytest.approx(losses_and_gradients(tmp_path / "1"), rel=1e-3)
+
+
+def test_the_gradient_and_the_step_are_the_formula_s(
+    preconditioned: tuple[nn.Module, Preconditioning, Tensor],
+) -> None:
+    """The oracle: the same formulas in float64, with products and sums in their plain order."""
+    model, preconditioning, x = preconditioned
+    (model(x)["x_hat"] - x).square().mean().backward()
+    layers = dict(model.named_modules())
+    names = list(preconditioning._coordinates)
+    proxies = [p for p in preconditioning.parameters if p.dim() == 4]
+    before = {name: each.detach().double().clone() for name, each in model.named_parameters()}
+    gradients = {name: each.grad.double() for name, each in model.named_parameters() if each.grad is not None}
+    preconditioning.take_gradients()
+    wanted_biases = {}
+    for name, proxy in zip(names, proxies, strict=True):
+        transposed, phases = name.startswith("g_s"), 4 if name.startswith("g_s") else 1
+        mean, channels, taps, scale = (each.double() for each in preconditioning._coordinates[name])
+        share = (mean / phases)[:, None]
+        kernel = gradients[f"{name}.weight"]
+        kernel = (kernel.transpose(0, 1) if transposed else kernel).flatten(2)
+        kernel = kernel - share * gradients[f"{name}.bias"][:, None, None]
+        wanted = scale[:, None, None] * (channels @ kernel @ taps)
+        assert proxy.grad is not None
+        found = (proxy.grad.transpose(0, 1) if transposed else proxy.grad).flatten(2)
+        assert float((found - wanted).norm()) <= 5e-6 * float(wanted.norm()), name
+        change = scale[:, None, None] * (channels @ wanted @ taps)
+        wanted_biases[name] = before[f"{name}.bias"] - (change * share).sum((1, 2))
+        with torch.no_grad():
+            proxy.copy_(proxy.grad)
+    preconditioning.move_kernels()
+    for name, wanted in wanted_biases.items():
+        moved = layers[name].bias.detach() - before[f"{name}.bias"]
+        assert torch.allclose(moved, wanted - before[f"{name}.bias"], rtol=1e-4, atol=1e-7), name
