@@ -23,6 +23,8 @@ _JOIN_SECONDS = 300
 _COLLECTIVE_TIMEOUT = timedelta(hours=1)
 """How long a rank waits in a collective. Meanwhile another may fetch shards, calibrate or save to a slow disk alone."""
 _POLL_SECONDS = 0.02
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""In the errors of gloo and NCCL on a rank whose peer has ended."""
 
 
 class World(NamedTuple):
@@ -81,7 +83,11 @@ def _end_process(prog: str, error: BaseException) -> NoReturn:
     """Print `error` and end the process. Python's own way out would wait for the group."""
     code = report(prog, error)
     if code is None:
-        traceback.print_exception(error)
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST):
+            # Not `print_error`: torchrun's report is to quote the process that ended first.
+            sys.stderr.write(f"{prog}: rank {dist.get_rank()} ends: another process has ended, or is out of reach\n")
+        else:
+            traceback.print_exception(error)
         code = 1
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

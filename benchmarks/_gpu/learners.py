@@ -1,10 +1,12 @@
 """The trainer's learner for a variant of the step, on a batch that stays on the device."""
 
+import functools
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from relic.codec.pixels import to_float
 from relic.distributed import World
 from relic.loader.device_feed import DeviceBatch
 from relic.options import LossType, Parts
+from train.arithmetic import set_backends
 from train.build import build_learner
 from train.config import TrainConfig
 from train.learner import Learner
@@ -40,13 +43,26 @@ def precision_flags(precision: str) -> dict[str, Any]:
 
 @contextmanager
 def tf32_as_in(precision: str) -> Iterator[None]:
-    """Inside the block fp32 products use TF32, unless `precision` is fp32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    """Inside the block fp32 products use TF32, unless `precision` is fp32. Restores all of the trainer's switches."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = precision != "fp32"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, cudnn.benchmark, matmul.allow_tf32 = before
+
+
+@contextmanager
+def trainer_switches(precision: str) -> Iterator[None]:
+    """Inside the block the trainer sets torch's switches. For fp32, which it has no flag for, it leaves TF32 off."""
+    with tf32_as_in(precision), mock.patch("train.build.set_backends", functools.partial(_set_switches, precision)):
+        yield
+
+
+def _set_switches(precision: str, device: torch.device, *, mixed: bool, deterministic: bool) -> None:
+    set_backends(device, mixed=mixed, deterministic=deterministic)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32 and precision != "fp32"
 
 
 @contextmanager
@@ -64,6 +80,7 @@ def learner_of(variant: Variant, shards: Path, batch_size: int, world: World) ->
     learner.model.train()
     try:
         with tf32_as_in(variant.precision):
+            _set_switches(variant.precision, world.device, mixed=config.amp is True, deterministic=False)
             yield learner
     finally:
         del learner

@@ -15,7 +15,14 @@ from torch import nn
 
 import evaluate.run
 import train.main
-from benchmarks._gpu.learners import Variant, learner_of, precision_flags, resident_images, tf32_as_in, trainer_step
+from benchmarks._gpu.learners import (
+    Variant,
+    learner_of,
+    precision_flags,
+    resident_images,
+    trainer_step,
+    trainer_switches,
+)
 from benchmarks._gpu.sections import Items, attempt
 from benchmarks._gpu.timing import Step, profile_step, time_steps, wait_for
 from relic.codec.loss import compute_loss
@@ -122,10 +129,9 @@ def levers(bench: Bench) -> Items:
         "bare": (False, _bare),
         "foreach Adam": (False, functools.partial(_with_adam, fused=False)),
         "fused Adam": (False, functools.partial(_with_adam, fused=True)),
-        "cudnn.benchmark": (False, _with_benchmark),
+        "no cudnn.benchmark": (False, _without_benchmark),
         "bare, contiguous": (False, _contiguous),
         "compiled": (True, _as_it_is),
-        "compiled, cudnn.benchmark": (True, _with_benchmark),
         "bare, CUDA graph": (False, _graphed),
     }
     for change, (compiled, make) in changes.items():
@@ -140,13 +146,9 @@ def levers(bench: Bench) -> Items:
 def _timed_change(
     bench: Bench, variant: Variant, batch_size: int, make: Callable[[Bench, Learner, int], Step]
 ) -> dict[str, float]:
-    before = torch.backends.cudnn.benchmark
-    try:
-        with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
-            step = make(bench, learner, batch_size)
-            return time_steps(step, bench.world.device, warm_up=bench.sizes.warm_up, rounds=bench.sizes.rounds)
-    finally:
-        torch.backends.cudnn.benchmark = before
+    with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
+        step = make(bench, learner, batch_size)
+        return time_steps(step, bench.world.device, warm_up=bench.sizes.warm_up, rounds=bench.sizes.rounds)
 
 
 def _as_it_is(bench: Bench, learner: Learner, batch_size: int) -> Step:
@@ -176,8 +178,8 @@ def _with_adam(bench: Bench, learner: Learner, batch_size: int, *, fused: bool) 
     return _as_it_is(bench, learner, batch_size)
 
 
-def _with_benchmark(bench: Bench, learner: Learner, batch_size: int) -> Step:
-    torch.backends.cudnn.benchmark = True
+def _without_benchmark(bench: Bench, learner: Learner, batch_size: int) -> Step:
+    torch.backends.cudnn.benchmark = False
     return _as_it_is(bench, learner, batch_size)
 
 
@@ -276,7 +278,7 @@ def _fine_tuned(bench: Bench, precision: str, seed: int) -> dict[str, float]:
     given |= {"device": bench.world.device.type, **precision_flags(precision)}
     flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     began = time.perf_counter()
-    with tf32_as_in(precision), redirect_stdout(StringIO()):
+    with trainer_switches(precision), redirect_stdout(StringIO()):
         code = train.main.main([*flags, *sizes.tuned.split(), *_FINE_TUNING.split()])
     if code:
         raise RuntimeError(f"train/main.py ended with exit code {code}")

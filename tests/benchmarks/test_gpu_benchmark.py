@@ -51,6 +51,24 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     assert files["markdown"].read_text() in done.stdout
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_a_fine_tuning_in_fp32_is_one_without_tf32(precision: str, tf32: bool) -> None:
+    """The trainer itself turns TF32 on without mixed precision."""
+    import torch
+
+    import train.build
+    from benchmarks._gpu.learners import trainer_switches
+    from train.arithmetic import set_backends
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+    with trainer_switches(precision):
+        vars(train.build)["set_backends"](torch.device("cuda"), mixed=precision == "bf16", deterministic=False)
+        assert torch.backends.cudnn.allow_tf32 == tf32 and torch.backends.cudnn.benchmark
+    after = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+    assert after == before and vars(train.build)["set_backends"] is set_backends
+
+
 @pytest.mark.timeout(60, method="thread")  # the sections' deadlines use the signal that pytest's would use
 def test_a_section_that_is_late_or_fails_keeps_what_it_found_and_costs_only_itself() -> None:
     def late() -> Items:

@@ -49,7 +49,7 @@ def test_a_step_waits_for_nothing(device: torch.device, crops: Path, tmp_path: P
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("device", [pytest.param(CUDA, marks=needs_cuda, id="cuda")])
+@both_devices
 def test_the_loss_reads_no_value(device: torch.device) -> None:
     """Without a dispatch mode: under one, autograd takes another way, which may have no read."""
     x, x_hat = (torch.rand(2, 3, 176, 176, device=device) for _ in range(2))
@@ -109,7 +109,7 @@ def test_ms_ssim_filters_with_the_depthwise_kernel(device: torch.device) -> None
     assert "aten::_conv_depthwise2d" in names and "aten::cudnn_convolution" not in names
 
 
-@pytest.mark.parametrize("device", [pytest.param(CUDA, marks=needs_cuda, id="cuda")])
+@both_devices
 def test_adam_gets_gradients_in_the_layout_of_their_parameters(
     device: torch.device, crops: Path, tmp_path: Path
 ) -> None:

@@ -14,3 +14,4 @@ def test_the_line_is_printed_and_all_ranks_end(tmp_path: Path, failing: str, lin
     code, error = fail_alone(tmp_path, failing)
     assert code and printed_alone(error, line), error
     assert not any(tmp_path.glob("left-*"))
+    assert "train/trainer.py" not in error  # no traceback of the other rank
