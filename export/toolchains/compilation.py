@@ -14,6 +14,7 @@ import torch
 from export.crops import evenly_spread, fit_to_size, read_crops
 from export.devices.lint import lint
 from export.devices.rules import SOURCES, TARGETS
+from export.onnx_files import shape_of
 from export.output_folder import staged_output
 from export.tflite.conversion import to_tflite
 from export.toolchains.plan import CompilePlan
@@ -48,8 +49,6 @@ def compile_all(plan: CompilePlan) -> Report:
         # Pixels are compared for the symbols of onnxruntime. The quality of the device is that of its own symbols.
         inputs = np.concatenate([_latents(sent, tables), _latents(of_device, tables)])
         decoder, x_hat = _compile(plan, "decoder", inputs, staging)
-        if not (np.isfinite(y_device).all() and np.isfinite(x_hat).all()):
-            raise InputError(f"--toolchain {config.toolchain}: its simulator gives values that are not finite")
         levels = np.abs(_pixels(x_hat[: len(sent)]) - _pixels(own))
         comparison = Comparison(
             crops=len(x_N3HW),
@@ -79,17 +78,25 @@ def compile_all(plan: CompilePlan) -> Report:
 
 def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tuple[Compiled, Floats]:
     config = plan.config
-    model = config.export / onnx_name(part)
-    _predict(part, onnx.load(model), plan)
-    if config.toolchain == "ethos-u":
-        data = to_tflite(onnx.load(model), f"relic {part}, tables {plan.manifest.tables.digest}")
-        model = out / f"{part}.tflite"
-        model.write_bytes(data)
-    script = TOOLCHAINS[config.toolchain].script
+    file = config.export / onnx_name(part)
+    model = onnx.load(file)
+    _predict(part, model, plan)
     try:
-        return run_script(plan.python, script, part, config.target_device, model, inputs, out)
+        if config.toolchain == "ethos-u":
+            data = to_tflite(model, f"relic {part}, tables {plan.manifest.tables.digest}")
+            file = out / f"{part}.tflite"
+            file.write_bytes(data)
+        script = TOOLCHAINS[config.toolchain].script
+        compiled, outputs = run_script(plan.python, script, part, config.target_device, file, inputs, out)
     except InputError as error:
         raise InputError(f"--toolchain {config.toolchain}: {error}{_way_out(plan, part)}") from error
+    shape = (len(inputs), *shape_of(model, "o")[1:])
+    if outputs.shape != shape or not np.isfinite(outputs).all():
+        raise InputError(
+            f"--toolchain {config.toolchain}: its simulator gives {outputs.shape} for the {part}, or values that are "
+            f"not finite, and not finite values of {shape}"
+        )
+    return compiled, outputs
 
 
 def _way_out(plan: CompilePlan, part: PartName) -> str:

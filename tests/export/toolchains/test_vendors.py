@@ -4,7 +4,6 @@ RKNN-Toolkit2 takes 5.5 GB, so it is not installed by these tests; they use it w
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,11 @@ import pytest
 
 from export import onnx_parts
 from export.compile_parts import main
-from export.toolchains.environment import find_python, install
 from relic.codec.checkpoint import save_checkpoint
-from relic.errors import InputError
 from relic.options import ToolchainName
-from samples import build
 from tests.conftest import write_shards
 from tests.export.conftest import tiny_codec
-from train.main import main as train
+from tests.export.toolchains.conftest import export_int8
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -28,46 +24,6 @@ TOOLCHAINS: list[ToolchainName] = ["openvino", "qnn", "ethos-u", "rknn"]
 UPSAMPLE = {"openvino": "subpixel", "qnn": "subpixel", "ethos-u": "subpixel-deconv2", "rknn": "subpixel"}
 LOSS_DB = {"openvino": 0.05, "qnn": 0.05, "ethos-u": 0.0, "rknn": 0.2}
 """PSNR below onnxruntime's INT8, at most. RKNN's simulator rounds by other rules."""
-_CACHE = os.environ.get("XDG_CACHE_HOME")
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[ToolchainName], None]:
-    """A function that installs a toolchain in the user's cache, or skips the test."""
-    if _CACHE is None:
-        monkeypatch.delenv("XDG_CACHE_HOME")
-    else:
-        monkeypatch.setenv("XDG_CACHE_HOME", _CACHE)
-
-    def ensure(name: ToolchainName) -> None:
-        try:
-            if name == "rknn":
-                find_python(name)
-            else:
-                install(name)
-        except InputError as error:
-            pytest.skip(str(error))
-
-    return ensure
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of crops of photographs, and a checkpoint of the embedded codec with both sides swapped and calibrated."""
-    from prep.make_shards import main as pack
-
-    folder = tmp_path_factory.mktemp("photographs")
-    assert build.main(["--out", str(folder / "coco"), "--train", "32"]) == 0
-    assert pack(["--coco_dir", str(folder / "coco"), "--out_dir", str(folder / "shards")]) == 0
-    flags = ["--shards", str(folder / "shards"), "--pretrained", "embedded", "--replace_parts", "all", "--epochs", "0"]
-    assert train([*flags, "--save_dir", str(folder / "swapped"), "--recon_every", "0"]) == 0
-    return folder
-
-
-def export_int8(checkpoint: Path, shards: Path, out: Path, upsample: str, side: int) -> Path:
-    argv = ["--ckpt", str(checkpoint), "--part", "all", "--out", str(out), "--upsample", upsample]
-    assert onnx_parts.main([*argv, "--input_size", str(side), "--int8", "--calib_shards", str(shards)]) == 0
-    return out
 
 
 def compile_parts(export: Path, name: str, *flags: str) -> dict[str, Any]:
