@@ -90,7 +90,8 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     )
     training = resumed.training if resumed is not None else None
     if training is not None:
-        check_training(training, plan, learner, f"--resume {plan.resume}")
+        with before_work():
+            check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
         trainer.tracker = _open_records(plan, training, launches)

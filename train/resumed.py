@@ -45,8 +45,11 @@ def check_training(training: Mapping[str, Any], plan: Plan, learner: Learner, so
         _check_optimizer(training["optimizer"], learner.optimizer)
         if learner.preconditioning is not None:
             _check_preconditioning(training["preconditioning"], learner.preconditioning.shapes())
+        quantizing = training.get("quantizing")  # runs without --qat hold None, older ones nothing
         if learner.quantizing is not None:
-            _check_steps_of_activations(training["quantizing"], learner.quantizing.state_dict())
+            _check_steps_of_activations(quantizing, learner.quantizing.state_dict())
+        else:
+            _require(quantizing is None, "quantizing", quantizing)
         _check_scaler(training["scaler"], own["scaler"])
         _check_schedule(training["schedule"], own["schedule"], plan)
         for name in ("best_ms_ssim", "best_loss"):

@@ -15,7 +15,7 @@ from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.model import Architecture, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
 from relic.distributed import World, copy_from_main, wait_for_all
-from relic.errors import InputError
+from relic.errors import InputError, before_work
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.machine import keep_freed_memory
@@ -65,8 +65,9 @@ def load_resumed(plan: Plan, world: World) -> Checkpoint | None:
 def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
     """Load, swap and calibrate the model. A resumed run takes the result from its checkpoint."""
     if resumed is not None:
-        model = resumed.build(f"--resume {plan.resume}").to(world.device)
-        return Start(model, resumed.architecture, resumed.swap_init)
+        with before_work():
+            model = resumed.build(f"--resume {plan.resume}")
+        return Start(model.to(world.device), resumed.architecture, resumed.swap_init)
     config = plan.config
     model, codec = _load(config, world)
     if config.initialisation == "calibrated":

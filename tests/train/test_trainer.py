@@ -102,5 +102,5 @@ def test_a_resume_with_another_schedule_is_refused(
     assert run("--epochs", "3", "--resume", "auto") == 2
     assert "--epochs 3: the run to resume has 1" in capsys.readouterr().err
     (tmp_path / "checkpoints" / "config.yaml").unlink()  # the checkpoint holds the flags too
-    assert run("--epochs", "3", "--resume", "auto") == 1
+    assert run("--epochs", "3", "--resume", "auto") == 2
     assert "--epochs 3: the run to resume has 1" in capsys.readouterr().err
