@@ -90,8 +90,8 @@ def test_every_value_of_a_training_state_is_checked(
                 continue
             learner.load_state_dict(changed)
             passed.add((place, str(value)))
-    # Older runs have no steps of activations. W&B's name may be any text, and a score may be low. torch adds switches that
-    # its older versions lack.
+    # Older runs have no steps of activations. W&B's name may be any text, and a score may be low. torch adds switches
+    # that its older versions lack.
     group = training["optimizer"]["param_groups"][0]
     switches = [name for name, value in group.items() if isinstance(value, bool | None)]
     assert passed == {
