@@ -13,7 +13,8 @@ from torch import Tensor
 
 from evaluate.relu_inputs import ReluCounts, ReluInputs
 from relic.bitstream.container import latent_shape
-from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
+from relic.bitstream.runs import code_length_bits
+from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
