@@ -48,22 +48,22 @@ class Contexts:
     The arrays are copied and converted. Raises InputError for tables that cannot code.
     """
 
-    channel: npt.NDArray[np.int32]
+    channel: Ints
     """(C,): the channels with contexts, in coding order. All other channels are coded before them."""
-    signed: npt.NDArray[np.int32]
+    signed: Ints
     """(C,): 1 where the level is a sum of symbols, 0 where it is a sum of magnitudes."""
-    weights: npt.NDArray[np.int32]
+    weights: Ints
     """(C, M), -127 to 127: the weight of each channel in the level; the channel's own is that of its neighbours. 0 for
     channels that are coded later."""
-    thresholds: npt.NDArray[np.int32]
+    thresholds: Ints
     """(C, 2, K - 1): for even and odd positions, not falling. A channel with fewer than K rows ends with NEVER."""
-    num_rows: npt.NDArray[np.int32]
+    num_rows: Ints
     """(C,): rows per channel, 2 to K."""
-    row_length: npt.NDArray[np.int32]
+    row_length: Ints
     """(R,): intervals per row, 2 or more; R is the sum of `num_rows`."""
-    row_offset: npt.NDArray[np.int32]
+    row_offset: Ints
     """(R,): the symbol of the first interval of each row."""
-    width: npt.NDArray[np.int32]
+    width: Ints
     """The intervals of all rows, one row after another, in 1/65536. The last one of a row is the escape."""
 
     STORED: ClassVar[Mapping[str, str]] = {
@@ -260,7 +260,7 @@ def _stored(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int32]:
     return array.astype(np.int32)
 
 
-def _outside(array: npt.NDArray[np.int32], low: int, high: int) -> bool:
+def _outside(array: Ints, low: int, high: int) -> bool:
     return bool(((array < low) | (array > high)).any())
 
 

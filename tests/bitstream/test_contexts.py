@@ -212,7 +212,7 @@ def test_a_file_without_its_contexts_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_number_of_the_contexts_counts() -> None:
-    changed = {"signed": [1, 1], "row_offset": [0, -1, -4, 0, 2], "channel": [4, 3]}
+    changed: dict[str, Any] = {"signed": [1, 1], "row_offset": [0, -1, -4, 0, 2], "channel": [4, 3]}
     changed |= {"thresholds": [[[8, NEVER], [40, NEVER]], [[-20, 15], [-90, 60]]]}
     changed |= {"weights": [[1, 0, 2, 0, 14, 0], [0, -3, 0, 0, 7, 0]]}
     every = [some_contexts(), *(Contexts(**{**fields(), name: np.array(one)}) for name, one in changed.items())]
