@@ -44,6 +44,8 @@ class RoundTrip(NamedTuple):
     file_bytes: int
     expected_bits: float
     """The symbols' code length under the tables."""
+    plain_bits: float
+    """Their code length without contexts."""
     pack_ms: float
     unpack_ms: float
 
@@ -69,6 +71,7 @@ def round_trip(symbols: Symbols, width: int, height: int, tables: Tables) -> Rou
         payload_bytes=len(file) - OVERHEAD_BYTES,
         file_bytes=len(file),
         expected_bits=code_length_bits(symbols, tables),
+        plain_bits=code_length_bits(symbols, tables.plain()),
         pack_ms=1000 * (packed - began),
         unpack_ms=1000 * (unpacked - packed),
     )
