@@ -13,9 +13,11 @@ from relic.codec.checkpoint import load_checkpoint, save_checkpoint
 from relic.codec.coding import analyse, tables_of
 from relic.codec.pretrained import load_codec
 from relic.errors import InputError
+from tests.bitstream.strategies import with_contexts
 from tests.conftest import write_shards
-from tests.train.runs import Run, assert_equal
+from tests.train.runs import Run, assert_equal, tiny
 from train.count_contexts import main
+from train.main import main as train
 
 
 def test_the_command_counts_the_symbols_of_the_training_crops(tmp_path: Path) -> None:
@@ -41,19 +43,19 @@ def test_the_command_counts_the_symbols_of_the_training_crops(tmp_path: Path) ->
 
 
 def test_every_checkpoint_of_a_run_gets_contexts_for_its_own_weights(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.contexts.count_contexts", lambda symbols, tables: None)
-    assert run("--pretrained", "embedded", "--channels", "32,48", "--epochs", "0") == 0
+    assert run("--epochs", "0") == 0
     folder = tmp_path / "checkpoints"
     bare = {path.name: load_checkpoint(path) for path in folder.glob("*.pt")}
     assert set(bare) == {"last.pt", "best_loss.pt", "best_msssim.pt"}
     assert all(one.contexts is None for one in bare.values())
 
     seen: list[int] = []
-    known = load_codec("embedded", quality=1, channels=None).contexts
+    known = with_contexts(6, seed=0).contexts
     monkeypatch.setattr("train.contexts.count_contexts", lambda symbols, tables: seen.append(len(symbols)) or known)
-    assert run("--pretrained", "embedded", "--channels", "32,48", "--epochs", "0", "--overwrite") == 0
+    assert run("--epochs", "0", "--overwrite") == 0
     assert seen == [12]  # the weights of all three are equal, so the 12 crops are counted once
     for path in folder.glob("*.pt"):
         found = load_checkpoint(path)
@@ -62,15 +64,19 @@ def test_every_checkpoint_of_a_run_gets_contexts_for_its_own_weights(
         assert found.metrics == bare[path.name].metrics
     assert load_checkpoint(folder / "last.pt").training is not None
 
-    assert run("--pretrained", str(folder / "last.pt"), "--channels", "32,48", "--epochs", "0", "--overwrite",
-               "--contexts", "false") == 0  # fmt: skip
-    assert load_checkpoint(folder / "last.pt").contexts is None
+    # Contexts are those of the weights: a run that starts from them has its own or none.
+    flags = tiny(
+        crops, tmp_path / "next", "--pretrained", str(folder / "last.pt"), "--epochs", "0", "--contexts", "false"
+    )
+    place = flags.index("--channels")
+    assert train(flags[:place] + flags[place + 2 :]) == 0
+    assert load_checkpoint(tmp_path / "next" / "checkpoints" / "last.pt").contexts is None
 
 
 def test_wrong_paths_are_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shards(tmp_path / "shards", counts=(1,))
     good = {"--checkpoint": "embedded", "--shards": str(tmp_path / "shards"), "--out": str(tmp_path / "a.pt")}
-    for flag, value in (("--checkpoint", "gone.pt"), ("--out", str(tmp_path)), ("--shards", "gone"), ("--crops", "0")):
+    for flag, value in (("--checkpoint", "gone.pt"), ("--out", str(tmp_path)), ("--shards", "gone")):
         assert main([word for pair in ({**good, flag: value}).items() for word in pair]) == 2
         assert flag in capsys.readouterr().err
     assert not (tmp_path / "a.pt").exists()
