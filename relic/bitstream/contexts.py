@@ -30,6 +30,8 @@ from relic.errors import InputError
 MAX_CONTEXTS = 64
 """Largest number of rows per channel."""
 CLIP = 63
+MAX_ENTRIES = 1 << 23
+"""Largest size of an array. A codec of 192 channels needs less than 100,000."""
 NEVER = (1 << 31) - 1
 """A threshold that no level reaches: the filling of a channel with fewer rows than others."""
 _CENTRE, _NEIGHBOURS = 4, 4
@@ -255,6 +257,10 @@ def _is_even(height: int, width: int) -> npt.NDArray[np.bool_]:
 def _stored(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int32]:
     """A copy of the array. Raises InputError unless a file can hold each of its values."""
     array, info = np.asarray(values), np.iinfo(Contexts.STORED[name])
+    if array.size > MAX_ENTRIES:
+        raise InputError(
+            f"contexts: {name} has {array.size:,} entries; up to {MAX_ENTRIES:,} can be used: {_COUNT_AGAIN}"
+        )
     if array.dtype.kind not in "iub" or (array.size and not info.min <= array.min() <= array.max() <= info.max):
         raise InputError(f"contexts: {name} ({array.dtype}) does not hold integers of its range: {_COUNT_AGAIN}")
     return array.astype(np.int32)

@@ -170,6 +170,12 @@ def test_contexts_that_cannot_code_are_refused(name: str, change: Any, fault: st
         Contexts(**{**fields(), name: np.array(change)})
 
 
+def test_arrays_are_refused_by_their_size_before_they_are_copied() -> None:
+    for name in fields():
+        with pytest.raises(InputError, match=f"{name} has 8,388,609 entries"):
+            Contexts(**{**fields(), name: np.broadcast_to(np.int32(1), 2**23 + 1)})
+
+
 def test_levels_that_float32_cannot_hold_are_refused() -> None:
     weights = np.zeros((1, 400), np.int64)
     weights[:, 1:] = 127

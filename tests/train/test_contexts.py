@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from relic.bitstream.coder import encode_symbols
 from relic.bitstream.counting import count_contexts
@@ -54,7 +56,12 @@ def test_every_checkpoint_of_a_run_gets_contexts_for_its_own_weights(
 
     seen: list[int] = []
     known = with_contexts(6, seed=0).contexts
-    monkeypatch.setattr("train.contexts.count_contexts", lambda symbols, tables: seen.append(len(symbols)) or known)
+
+    def count(symbols: NDArray[Any], tables: Any) -> Any:
+        seen.append(len(symbols))
+        return known
+
+    monkeypatch.setattr("train.contexts.count_contexts", count)
     assert run("--epochs", "0", "--overwrite") == 0
     assert seen == [12]  # the weights of all three are equal, so the 12 crops are counted once
     for path in folder.glob("*.pt"):
