@@ -13,7 +13,9 @@ from torch import Tensor
 
 from evaluate.relu_inputs import ReluCounts, ReluInputs
 from relic.bitstream.container import latent_shape
-from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
+from relic.bitstream.contexts import Contexts
+from relic.bitstream.runs import code_length_bits
+from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.coding import pad_to_stride, tables_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
@@ -96,10 +98,11 @@ class TorchCodec:
         swap_init: str = "unknown",
         *,
         qat: bool = False,
+        contexts: Contexts | None = None,
     ) -> None:
         self.checkpoint, self.label, self.architecture = checkpoint, label, architecture
         self.swap_init, self.qat = swap_init, qat
-        self.tables = tables_of(model)
+        self.tables = tables_of(model, contexts)
         self._model = model.to(device, memory_format=torch.channels_last)
         self._relu_inputs = ReluInputs(self._model)
         self.device = device
@@ -132,18 +135,20 @@ class TorchCodec:
 
 
 class OnnxCodec:
-    """An export set: encoder and decoder in onnxruntime on the CPU. Rates are estimated by its coding tables."""
+    """An export set: encoder and decoder in onnxruntime on the CPU. Rates are estimated by its own rows."""
 
     runtime: Runtime = "onnxruntime"
     device = torch.device("cpu")
 
-    def __init__(self, folder: Path, label: str, threads: int) -> None:
+    def __init__(self, folder: Path, label: str, threads: int, *, contexts: bool) -> None:
         self.checkpoint, self.label = str(folder), label
         manifest = read_manifest(folder)
         self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
         self.swap_init = manifest.swap_init
         self.qat = manifest.checkpoint.get("quantization") is not None
-        self.tables = load_tables(folder)
+        stored = load_tables(folder)
+        self.tables = stored if contexts else stored.plain()
+        self._plain = stored.plain()
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
         if (manifest.tables.digest, manifest.architecture.channels[1]) != (
@@ -169,9 +174,8 @@ class OnnxCodec:
 
     def quantise(self, y_BMhw: Tensor) -> Quantised:
         symbols = quantize(y_BMhw[0].numpy(), self.tables)
-        return Quantised(
-            torch.from_numpy(dequantize(symbols, self.tables))[None], code_length_bits(symbols, self.tables)
-        )
+        y_hat_1Mhw = torch.from_numpy(dequantize(symbols, self.tables))[None]
+        return Quantised(y_hat_1Mhw, code_length_bits(symbols, self._plain))
 
     def synthesise(self, y_hat_BMhw: Tensor, height: int, width: int) -> Tensor:
         self.check_size(height, width)
@@ -185,16 +189,20 @@ class OnnxCodec:
         return ReluCounts(0, 0)
 
 
-def open_labelled(checkpoint: str, label: str, device: torch.device) -> TorchCodec:
-    """The codec of a checkpoint of relic or a state dict of CompressAI. Raises InputError naming the file."""
+def open_labelled(checkpoint: str, label: str, device: torch.device, *, contexts: bool = True) -> TorchCodec:
+    """The codec of a checkpoint of relic or a state dict of CompressAI, with its contexts or without.
+
+    Raises InputError naming the file.
+    """
     path = codec_path(checkpoint)
     codec = read_codec(path, flag="--checkpoint")
     model = finished_model(codec, f"--checkpoint {path}")
     qat = codec.quantization is not None
-    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init, qat=qat)
+    found = codec.contexts if contexts else None
+    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init, qat=qat, contexts=found)
 
 
-def open_onnx(folder: Path, label: str, *, threads: int) -> OnnxCodec:
+def open_onnx(folder: Path, label: str, *, threads: int, contexts: bool = True) -> OnnxCodec:
     """Open a folder that `export/onnx_parts.py --part all` wrote. Raises InputError naming the file at fault."""
     with naming(f"--onnx {folder}"):
-        return OnnxCodec(folder, label, threads)
+        return OnnxCodec(folder, label, threads, contexts=contexts)

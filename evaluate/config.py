@@ -31,7 +31,7 @@ class EvaluateConfig:
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "codecs": ("checkpoint", "onnx", "curve"),
         "data": ("shards", "split", "images"),
-        "measurement": ("bitstream", "strict", "references", "published"),
+        "measurement": ("bitstream", "contexts", "strict", "references", "published"),
         "output": ("out", "recon_count", "report_images"),
         "machine": ("workers", "device"),
     }
@@ -50,8 +50,10 @@ class EvaluateConfig:
     """Folder of images of any size, searched recursively. Give this or --shards."""
     bitstream: bool = True
     """Encode and decode every image, and check the result. Without it the rate is only estimated."""
+    contexts: bool = True
+    """Code with the context tables of the codecs that have them. false: streams of version 1, one row per channel."""
     strict: bool = False
-    """Fail when real and estimated rate differ by more than 1 % + 8 bytes per image."""
+    """Fail when real (without contexts) and estimated rate differ by more than 1 % + 8 bytes per image."""
     curve: list[str] | None = None
     """Names of RD curves: one per --checkpoint, then one per --onnx. Codecs with the same name form a curve. By default
     codecs with ReLU in the same places form one."""

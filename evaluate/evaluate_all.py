@@ -68,10 +68,14 @@ def _check_sizes(codecs: Sequence[Codec], source: ImageSource) -> None:
 def _open_codecs(plan: Plan, world: World, workers: int) -> list[Codec]:
     config = plan.config
     labels = iter(plan.labels)
-    codecs: list[Codec] = [open_labelled(name, next(labels), world.device) for name in config.checkpoint or []]
+    codecs: list[Codec] = [
+        open_labelled(name, next(labels), world.device, contexts=config.contexts) for name in config.checkpoint or []
+    ]
     # With several workers each image has one core. With one, onnxruntime may use all (0).
     threads = 1 if workers > 1 else 0
-    return codecs + [open_onnx(folder, next(labels), threads=threads) for folder in config.onnx or []]
+    return codecs + [
+        open_onnx(folder, next(labels), threads=threads, contexts=config.contexts) for folder in config.onnx or []
+    ]
 
 
 def _wants_references(references: Switch, source: ImageSource) -> bool:

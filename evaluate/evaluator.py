@@ -149,6 +149,8 @@ class Scorer:
             file_bytes=trip.file_bytes if trip else None,
             encode_ms=analyse_ms + trip.pack_ms if trip else None,
             decode_ms=trip.unpack_ms + synthesise_ms if trip else None,
+            bpp_tables=trip.expected_bits / (width * height) if trip else None,
+            bpp_without_contexts=trip.plain_bits / (width * height) if trip else None,
         )
         return Scored(image, result, x_hat_BCHW)
 

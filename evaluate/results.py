@@ -30,6 +30,10 @@ class ImageResult(NamedTuple):
     cores work on other images."""
     decode_ms: float | None
     """From the bytes of the file to pixels on the device."""
+    bpp_tables: float | None = None
+    """Bits per pixel of the image: the code length of its symbols under the tables that coded them."""
+    bpp_without_contexts: float | None = None
+    """The same with one row per channel, as in a stream of version 1. Without contexts they are equal."""
 
 
 class Evaluation(NamedTuple):

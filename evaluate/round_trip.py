@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from relic.bitstream.coder import load_coder
 from relic.bitstream.container import OVERHEAD_BYTES, pack, unpack
-from relic.bitstream.tables import Tables, code_length_bits
+from relic.bitstream.runs import code_length_bits
+from relic.bitstream.tables import Tables
 from relic.errors import InputError
 
 Symbols = npt.NDArray[np.int32]
@@ -43,6 +44,8 @@ class RoundTrip(NamedTuple):
     file_bytes: int
     expected_bits: float
     """The symbols' code length under the tables."""
+    plain_bits: float
+    """Their code length without contexts."""
     pack_ms: float
     unpack_ms: float
 
@@ -68,6 +71,7 @@ def round_trip(symbols: Symbols, width: int, height: int, tables: Tables) -> Rou
         payload_bytes=len(file) - OVERHEAD_BYTES,
         file_bytes=len(file),
         expected_bits=code_length_bits(symbols, tables),
+        plain_bits=code_length_bits(symbols, tables.plain()),
         pack_ms=1000 * (packed - began),
         unpack_ms=1000 * (unpacked - packed),
     )
@@ -146,7 +150,7 @@ def _serve(connection: Connection, tables: Tables) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends its workers
     load_coder()
     # Computed here, so that the first image's time does not include them.
-    _ = tables.rows, tables.offsets, tables.cost_bits, tables.digest
+    _ = tables.rows, tables.offsets, tables.least_bits, tables.stream_digest
     while True:
         try:
             symbols, width, height = connection.recv()

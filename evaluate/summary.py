@@ -30,12 +30,15 @@ class Summary(NamedTuple):
     """Images with a side of 160 pixels or less."""
     num_exact: int
     """Images whose reconstruction is exact."""
+    bpp_tables: float | None = None
+    bpp_without_contexts: float | None = None
 
 
 class RateGap(NamedTuple):
     """Mean bytes per image."""
 
     real: float
+    """Without what contexts save: the estimate knows one distribution per channel."""
     estimated: float
 
     @property
@@ -60,11 +63,19 @@ def summarise(results: Sequence[ImageResult]) -> Summary:
         num_images=len(results),
         num_without_ms_ssim=sum(r.ms_ssim is None for r in results),
         num_exact=sum(r.psnr_db == math.inf for r in results),
+        bpp_tables=mean_of(r.bpp_tables for r in results),
+        bpp_without_contexts=mean_of(r.bpp_without_contexts for r in results),
     )
 
 
 def rate_gap(results: Sequence[ImageResult]) -> RateGap | None:
     """Real against estimated bytes, or None where nothing was coded."""
-    real = mean_of(None if r.bpp_real is None else r.bpp_real * r.width * r.height / 8 for r in results)
+    real = mean_of(None if r.bpp_real is None else _plain_bpp(r) * r.width * r.height / 8 for r in results)
     estimated = mean_of(r.bpp_estimated * r.width * r.height / 8 for r in results)
     return None if real is None or estimated is None else RateGap(real, estimated)
+
+
+def _plain_bpp(result: ImageResult) -> float:
+    """The real rate, and what contexts have saved of it."""
+    assert result.bpp_real is not None
+    return result.bpp_real + (result.bpp_without_contexts or 0.0) - (result.bpp_tables or 0.0)

@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     with before_work():
         _check(arguments)
-    code_file = _encode_file if arguments.action == "encode" else _decode_file
-    code_file(arguments.source, arguments.target, arguments.export)
+    if arguments.action == "encode":
+        _encode_file(arguments.source, arguments.target, arguments.export, contexts=arguments.contexts == "true")
+    else:
+        _decode_file(arguments.source, arguments.target, arguments.export)
     return 0
 
 
@@ -103,8 +105,9 @@ def write_image(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(file, format=FORMATS[path.suffix.lower()], quality=_JPEG_QUALITY)
 
 
-def _encode_file(source: Path, target: Path, folder: Path) -> None:
+def _encode_file(source: Path, target: Path, folder: Path, *, contexts: bool) -> None:
     tables = load_tables(folder)
+    tables = tables if contexts else tables.plain()
     pixels = read_image(source)
     height, width = pixels.shape[:2]
     encoder = open_encoder(folder, tables)
@@ -136,6 +139,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("source", type=Path, metavar=source, help="file to read")
         sub.add_argument("target", type=Path, metavar=target, help="file to write")
         sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
+        if action == "encode":
+            what = "false: write version 1, without the context tables of D"
+            sub.add_argument("--contexts", choices=("true", "false"), default="true", help=what)
     return parser.parse_args(argv)
 
 

@@ -26,7 +26,7 @@ class ExportConfig:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "model": ("ckpt", "replace_parts"),
+        "model": ("ckpt", "replace_parts", "contexts"),
         "output": ("part", "out"),
         "input": ("input_size", "width", "height", "batch", "dynamic", "shards"),
         "operators": ("opset", "upsample", "target"),
@@ -53,6 +53,9 @@ class ExportConfig:
     """ONNX operator set of the files, 11 to 20. For DRP-AI use 13."""
     replace_parts: Parts | None = None
     """Where ReLU replaces GDN. Not needed: the checkpoint says it. If given, it must agree."""
+    contexts: bool = True
+    """With --part all: write the checkpoint's context tables, if it has some, into tables.npz. false: tables of version
+    1, one row per channel. They do not change the parts."""
     shards: Path | None = None
     """Folder of shards whose `val` crops are the inputs of the check. By default these are seeded random images."""
     upsample: Upsample = "deconv5"

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.source import describe_source, load_source
 
     with before_work():
-        source = load_source(config.ckpt, config.replace_parts)
+        source = load_source(config.ckpt, config.replace_parts, contexts=config.contexts)
     sizes = f"{config.batch}x3x{config.image_height}x{config.image_width}"
     print(f"export: {describe_source(source)}", flush=True)
     print(f"opset {config.opset}, {'any size, traced at' if config.dynamic else 'fixed size'} {sizes}", flush=True)

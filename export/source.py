@@ -29,8 +29,11 @@ class Source(NamedTuple):
     """Of a checkpoint of --qat, see `Checkpoint.quantization`."""
 
 
-def load_source(ckpt: str, replace_parts: str | None) -> Source:
-    """Read a checkpoint of relic or a state dict of CompressAI. Raises InputError naming the file."""
+def load_source(ckpt: str, replace_parts: str | None, *, contexts: bool = True) -> Source:
+    """Read a checkpoint of relic or a state dict of CompressAI, with its contexts or without.
+
+    Raises InputError naming the file.
+    """
     path = codec_path(ckpt)
     sha256 = hashlib.sha256()
     checkpoint = read_codec(path, flag=_FLAG, digest=sha256)
@@ -44,7 +47,8 @@ def load_source(ckpt: str, replace_parts: str | None) -> Source:
         "decoder_sha256": decoder_digest(model),
         **_described(checkpoint),
     }
-    return Source(model, checkpoint.architecture, tables_of(model), origin, checkpoint.quantization)
+    tables = tables_of(model, checkpoint.contexts if contexts else None)
+    return Source(model, checkpoint.architecture, tables, origin, checkpoint.quantization)
 
 
 def decoder_digest(model: FactorizedPrior) -> str:

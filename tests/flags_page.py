@@ -9,6 +9,7 @@ from export.toolchains.config import CompileConfig, InstallConfig
 from prep.config import PrepConfig, VerifyConfig
 from relic.cli import flags_of
 from train.config import TrainConfig
+from train.count_contexts import ContextsConfig
 
 HEAD = """# Flags
 
@@ -37,12 +38,14 @@ Evaluation and export have no flag `--verify`. They check the hash of every samp
 read, which is the default of training too.
 """
 TAIL = (
-    "`python export/codec.py encode IN OUT.relic --export D` and `decode IN.relic OUT --export D` have no other flag.\n"
+    "`python export/codec.py encode IN OUT.relic --export D` takes `--contexts false` to write streams of version 1. "
+    "`decode IN.relic OUT --export D` has no other flag.\n"
 )
 CONFIGS = {
     "prep/make_shards.py": PrepConfig,
     "prep/verify_shards.py": VerifyConfig,
     "train/main.py": TrainConfig,
+    "train/count_contexts.py": ContextsConfig,
     "evaluate/run.py": EvaluateConfig,
     "export/onnx_parts.py": ExportConfig,
     "export/install_toolchain.py": InstallConfig,

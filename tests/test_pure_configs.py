@@ -36,6 +36,7 @@ from samples.wallpapers import WallpapersConfig
 from studies.calibration import CalibrationConfig
 from studies.int8 import Int8Config
 from train.config import TrainConfig
+from train.count_contexts import ContextsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path("missing")
@@ -46,6 +47,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         shards="https://host.invalid/train-{000000..000117}.tar", val_shards="missing", save_dir=HERE, resume="auto"
     ),
     "TrainConfig with a checkpoint": lambda: TrainConfig(shards="missing", pretrained="missing/last.pt"),
+    "ContextsConfig": lambda: ContextsConfig("missing.pt", "missing", HERE),
     "EvaluateConfig of a URL": lambda: EvaluateConfig(
         checkpoint=["a/last.pt", "b/last.pt"],
         onnx=[Path("set")],

@@ -57,7 +57,8 @@ class TrainConfig:
             "qat", "qat_upsample", "qat_ranges",
         ),
         "output": (
-            "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "recon_every", "recon_count",
+            "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "contexts", "recon_every",
+            "recon_count",
             "recon_dir", "log_every", "wandb",
         ),
         "machine": ("device", "compile", "seed"),
@@ -144,6 +145,8 @@ class TrainConfig:
     """Checkpoint to continue from: a file, or `auto` for save_dir/last.pt if it exists."""
     overwrite: bool = False
     """Start a new run in a save_dir that holds another run, and delete that run's checkpoints."""
+    contexts: bool = True
+    """At the end, count context tables on the training crops for smaller streams, and add them to the checkpoints."""
     log_every: int = 10
     """Steps between status lines."""
     wandb: bool = False

@@ -14,7 +14,7 @@ from relic.errors import InputError, before_work, command
 from relic.launch import is_launched
 from relic.machine import hide_gpus
 from train.config import GONE, TrainConfig
-from train.plan import Plan, make_plan
+from train.plan import CHECKPOINTS, Plan, make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from relic.distributed import join_world
     from train.build import build_trainer
+    from train.contexts import CROPS, add_contexts
     from train.guard import DivergedError
 
     with ExitStack() as stack, join_world(config.device, PROG) as world:
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except torch.OutOfMemoryError as error:
             raise InputError(f"{_OUT_OF_MEMORY} ({str(error).split('. ')[0]})") from error
     if result is not None and world.is_main:
+        if config.contexts:
+            written = [path for name in CHECKPOINTS if (path := config.save_dir / name).is_file()]
+            add_contexts(written, plan.train_set, CROPS, world.device)
         print(f"done: {config.save_dir / 'last.pt'}")
     return 0
 

@@ -4,16 +4,16 @@ All numbers are little-endian:
 
     offset  bytes
          0      4  magic "RELI"
-         4      1  format version, 1
+         4      1  format version: 1, or 2 for symbols coded with contexts
          5      1  reserved, 0
          6      2  latent channels M
          8      4  image width in pixels
         12      4  image height in pixels
         16      4  latent width w = ceil(width / stride)
         20      4  latent height h = ceil(height / stride)
-        24      8  first bytes of the SHA-256 of the coding tables (`Tables.digest`)
+        24      8  first bytes of the SHA-256 of the coding tables (`Tables.stream_digest`)
         32      4  payload length in bytes, n
-        36      n  payload: the symbols (M, h, w), see `rans`
+        36      n  payload: the symbols (M, h, w), see `runs` and `rans`
     36 + n      4  CRC-32 of everything before
 """
 
@@ -32,7 +32,7 @@ from relic.errors import InputError
 from relic.files import atomic_write
 
 MAGIC = b"RELI"
-VERSION = 1
+VERSION, CONTEXT_VERSION = 1, 2
 MAX_PIXELS = 1 << 28
 """Largest number of pixels, with the sides rounded up to the stride: 16384 x 16384."""
 
@@ -47,6 +47,7 @@ _GET_AGAIN = "get the file again or encode again"
 class StreamHeader(NamedTuple):
     """The header of a file. Reading it needs no tables."""
 
+    version: int
     width: int
     height: int
     latent_shape: tuple[int, int, int]
@@ -85,16 +86,17 @@ def pack(symbols: npt.NDArray[np.int32], width: int, height: int, tables: Tables
         raise InputError(f"symbols {symbols.shape} do not belong to {width} x {height} pixels, which have {expected}")
     payload = encode_symbols(symbols, tables, coder)
     channels, latent_height, latent_width = expected
-    prefix = bytes.fromhex(tables.digest[:16])
+    prefix = bytes.fromhex(tables.stream_digest[:16])
+    version = CONTEXT_VERSION if tables.contexts else VERSION
     body = (
-        _HEADER.pack(MAGIC, VERSION, 0, channels, width, height, latent_width, latent_height, prefix, len(payload))
+        _HEADER.pack(MAGIC, version, 0, channels, width, height, latent_width, latent_height, prefix, len(payload))
         + payload
     )
     return body + _CRC.pack(zlib.crc32(body))
 
 
 def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
-    """Read what `pack` wrote with the same tables.
+    """Read what `pack` wrote with the same tables. A stream of version 1 is read without their contexts.
 
     Everything is checked before symbols are decoded, and no memory is allocated that the payload cannot fill. Raises
     InputError for data of another format, version or length, damaged data, and data of other tables.
@@ -104,9 +106,15 @@ def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
         raise InputError(_wrong_length(len(data), header))
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]:
         raise InputError(f"damaged: the CRC does not match: {_GET_AGAIN}")
-    if header.tables_prefix != tables.digest[:16]:
+    if header.version == VERSION:
+        tables = tables.plain()
+    elif tables.contexts is None:
         raise InputError(
-            f"written with other tables ({header.tables_prefix}), these are {tables.digest[:16]}: "
+            "written with contexts, which these tables lack: decode with the export folder that encoded it"
+        )
+    if header.tables_prefix != tables.stream_digest[:16]:
+        raise InputError(
+            f"written with other tables ({header.tables_prefix}), these are {tables.stream_digest[:16]}: "
             "decode with the export folder that encoded it"
         )
     expected = latent_shape(header.width, header.height, tables)
@@ -127,11 +135,12 @@ def read_header(data: bytes) -> StreamHeader:
         raise InputError(f"cut: {len(data)} bytes, the header alone has {_HEADER.size}: {_GET_AGAIN}")
     fields = _HEADER.unpack_from(data)
     _, version, reserved, channels, width, height, latent_width, latent_height, prefix, payload_bytes = fields
-    if version != VERSION or reserved:
+    if version not in (VERSION, CONTEXT_VERSION) or reserved:
         raise InputError(
-            f".relic version {version}.{reserved}, this relic reads {VERSION}.0: use the version of relic that wrote it"
+            f".relic version {version}.{reserved}, this relic reads {VERSION}.0 and {CONTEXT_VERSION}.0: "
+            "use the version of relic that wrote it"
         )
-    return StreamHeader(width, height, (channels, latent_height, latent_width), prefix.hex(), payload_bytes)
+    return StreamHeader(version, width, height, (channels, latent_height, latent_width), prefix.hex(), payload_bytes)
 
 
 def write_stream(path: Path, data: bytes) -> None:

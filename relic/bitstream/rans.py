@@ -10,18 +10,19 @@ state to the stream. When the state falls below 2^31, the decoder takes one word
 the *last* symbol, so the decoder reads forwards. The stream holds the final state (low word, high word) and then the
 words, newest first, all little-endian.
 
-Each channel has a row: its CDF in 1/65536, from 0 to 65536. The row's last interval is an escape, not a value. A value
-v = symbol - offset outside [0, escape) is coded as the escape, then the number of digits, then the digits, lowest
-first. Each of them is a 4-bit digit with uniform probability: the lowest 4 bits of the state. The digits are those of
+A symbol is coded with a row: a CDF in 1/65536, from 0 to 65536. `runs` says with which. The row's last interval is an
+escape, not a value. A value v = symbol - offset outside [0, escape) is coded as the escape, then the number of digits,
+then the digits, lowest first. Each of them is a 4-bit digit with uniform probability: the lowest 4 bits of the state.
+The digits are those of
 
     -2 v - 1                where v < 0                         2 (v - escape)          where v >= escape
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from relic.errors import InputError
 
@@ -47,19 +48,29 @@ _WIDTH_SHIFT = 63 - PRECISION_BITS
 _DIGIT_FULL = 1 << (63 - DIGIT_BITS)
 
 
-def encode(symbols: npt.NDArray[np.int32], rows: Sequence[list[int]], offsets: Sequence[int]) -> bytes:
-    """Code `symbols` (M, n), channel after channel, to the bytes that CompressAI's `RansEncoder` writes.
+class Piece(NamedTuple):
+    """Symbols in coding order, each with the number of its row."""
 
-    `rows` are the CDFs of the M channels, each strictly increasing from 0 to 65536 with 3 entries or more. `offsets`
-    are the channels' first values. The caller has checked that symbols are within +-SYMBOL_LIMIT and offsets within
-    +-OFFSET_LIMIT.
+    symbols: list[int]
+    indexes: list[int]
+    rows: list[list[int]]
+    """CDFs, each strictly increasing from 0 to 65536 with 3 entries or more."""
+    offsets: list[int]
+    """The rows' first values, within +-OFFSET_LIMIT."""
+
+
+def encode(pieces: Sequence[Piece]) -> bytes:
+    """Code pieces one after another, to the bytes that CompressAI's `RansEncoder` writes.
+
+    The caller has checked that symbols are within +-SYMBOL_LIMIT.
     """
     state = STATE_LOW
     words: list[int] = []
-    for channel, row, offset in zip(reversed(symbols.tolist()), reversed(rows), reversed(offsets), strict=True):
-        escape = len(row) - 2
-        for symbol in reversed(channel):
-            value = symbol - offset
+    for symbols, indexes, rows, offsets in reversed(pieces):
+        for symbol, index in zip(reversed(symbols), reversed(indexes), strict=True):
+            row = rows[index]
+            escape = len(row) - 2
+            value = symbol - offsets[index]
             if not 0 <= value < escape:
                 for digit in reversed(_escape_digits(value, escape)):
                     if state >= _DIGIT_FULL:
@@ -77,36 +88,44 @@ def encode(symbols: npt.NDArray[np.int32], rows: Sequence[list[int]], offsets: S
     return np.array(words[::-1], dtype="<u4").tobytes()
 
 
-def decode(data: bytes, rows: Sequence[list[int]], offsets: Sequence[int], count: int) -> npt.NDArray[np.int32]:
-    """Read back what `encode` wrote: int32 (M, count), M = len(rows).
+class Reader:
+    """Reads back what `encode` wrote, piece by piece.
 
     Accepts exactly the streams that `encode` writes. Raises InputError for any other bytes: cut, too long, changed, or
-    with an escape that the encoder would not write. Takes at most one step per symbol and digit, and memory in
-    proportion to the result.
+    with an escape that the encoder would not write. Takes at most one step per symbol and digit.
     """
-    state, words = open_stream(data)
-    words.reverse()
-    symbols = np.empty((len(rows), count), dtype=np.int32)
-    try:
-        for channel, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-            escape = len(row) - 2
-            values: list[int] = []
-            for _ in range(count):
+
+    def __init__(self, data: bytes) -> None:
+        self._state, self._words = open_stream(data)
+        self._words.reverse()
+
+    def read(self, indexes: list[int], rows: Sequence[list[int]], offsets: Sequence[int]) -> list[int]:
+        """The next symbols, one per index."""
+        state, words = self._state, self._words
+        symbols: list[int] = []
+        try:
+            for index in indexes:
+                row = rows[index]
                 position = state & _STATE_MASK
                 value = bisect_right(row, position) - 1
                 start = row[value]
                 state = (row[value + 1] - start) * (state >> PRECISION_BITS) + position - start
                 if state < STATE_LOW:
                     state = state << 32 | words.pop()
-                if value == escape:
-                    value, state = _read_escape(state, words, escape)
-                values.append(value + offset)
-            symbols[channel] = values
-    except IndexError:  # `pop` from an empty list: there are no words left
-        raise InputError(DAMAGED) from None
-    if words or state != STATE_LOW or np.abs(symbols).max() > SYMBOL_LIMIT:
-        raise InputError(DAMAGED)
-    return symbols
+                if value == len(row) - 2:
+                    value, state = _read_escape(state, words, value)
+                symbols.append(value + offsets[index])
+        except IndexError:  # `pop` from an empty list: there are no words left
+            raise InputError(DAMAGED) from None
+        self._state = state
+        if max(symbols) > SYMBOL_LIMIT or min(symbols) < -SYMBOL_LIMIT:
+            raise InputError(DAMAGED)
+        return symbols
+
+    def close(self) -> None:
+        """Raise InputError unless the whole stream has been read."""
+        if self._words or self._state != STATE_LOW:
+            raise InputError(DAMAGED)
 
 
 def open_stream(data: bytes) -> tuple[int, list[int]]:

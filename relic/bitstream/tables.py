@@ -1,4 +1,4 @@
-"""The entropy model as numbers: CDF tables, medians, and the cost of symbols in bits.
+"""The entropy model as numbers: CDF tables, medians, and context tables.
 
 Shapes: y (..., M, h, w) latents, symbols (..., M, h, w) int32. Each of the M channels has its own table.
 """
@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,22 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from relic.bitstream.rans import CDF_END, DIGIT_BITS, OFFSET_LIMIT, PRECISION_BITS, SYMBOL_LIMIT
+from relic.bitstream.contexts import Contexts
+from relic.bitstream.rans import CDF_END, OFFSET_LIMIT, SYMBOL_LIMIT
+from relic.bitstream.rows import Ints, Rows
 from relic.errors import InputError, naming
 from relic.files import atomic_write
 
 FORMAT_VERSION = 1
+CONTEXT_VERSION = 2
+"""Version of a file with context tables."""
 MAX_CHANNELS = (1 << 16) - 1
 MAX_STRIDE = 1 << 10
 MAX_ENTRIES = 1 << 23
 """Largest M x L. CompressAI's largest codec has less than 200,000."""
 _MAX_FILE_BYTES = 1 << 27
+_MAX_GROUPS = 8
+_CONTEXT_PREFIX = "context_"
 
 _EXPORT_AGAIN = "export the model again"
 
@@ -49,6 +55,8 @@ class Tables:
     """(M,): symbols are round(y - median)."""
     stride: int
     """Image pixels per latent position, in each direction."""
+    contexts: Contexts | None = None
+    """Rows chosen by decoded neighbours. Streams then have version 2, else 1."""
 
     def __post_init__(self) -> None:
         cdf, length, offset = (_integers(getattr(self, name), name) for name in ("cdf", "cdf_length", "offset"))
@@ -79,12 +87,20 @@ class Tables:
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         object.__setattr__(self, "stride", int(self.stride))
+        if self.contexts is not None and self.contexts.num_channels != len(cdf):
+            raise InputError(
+                f"tables: {len(cdf)} channels with contexts for {self.contexts.num_channels}: {_EXPORT_AGAIN}"
+            )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Tables) and self.digest == other.digest
+        return isinstance(other, Tables) and self.stream_digest == other.stream_digest
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash(self.stream_digest)
+
+    def plain(self) -> "Tables":
+        """These tables without contexts: those of streams of version 1."""
+        return self if self.contexts is None else replace(self, contexts=None)
 
     @property
     def num_channels(self) -> int:
@@ -92,7 +108,8 @@ class Tables:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of every number: name, shape and little-endian values of each array, then the stride."""
+        """SHA-256 (hex) of every number but the contexts: name, shape and little-endian values of each array, then the
+        stride."""
         sha = hashlib.sha256()
         for name, array, dtype in (
             ("cdf", self.cdf, "<i4"),
@@ -106,6 +123,13 @@ class Tables:
         return sha.hexdigest()
 
     @cached_property
+    def stream_digest(self) -> str:
+        """SHA-256 (hex) of every number. Without contexts, it is `digest`."""
+        if self.contexts is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest} {self.contexts.digest}".encode()).hexdigest()
+
+    @cached_property
     def rows(self) -> list[list[int]]:
         """The CDF of each channel without unused entries. Cached, because making it costs as much as coding a crop."""
         return [row[:length] for row, length in zip(self.cdf.tolist(), self.cdf_length.tolist(), strict=True)]
@@ -116,19 +140,29 @@ class Tables:
         return result
 
     @cached_property
-    def cost_bits(self) -> npt.NDArray[np.float64]:
-        """(M, L - 1): -log2 of each interval's probability; 0 for unused entries."""
-        widths = np.maximum(np.diff(self.cdf.astype(np.int64), axis=1), 0)
-        return np.where(widths > 0, PRECISION_BITS - np.log2(np.maximum(widths, 1)), 0.0)
+    def least_bits(self) -> npt.NDArray[np.float64]:
+        """(M,): the smallest cost of a symbol coded with its channel's own row."""
+        return np.array([Rows([row], [0]).least_bits for row in self.rows])
+
+    def row_groups(self, size: int) -> list[tuple[Ints, Rows]]:
+        """The channels without contexts in groups of up to `size`, and their rows. The last few results are cached."""
+        if size not in self._groups:
+            channels: Ints = np.arange(self.num_channels) if self.contexts is None else self.contexts.plain
+            parts = [channels[start : start + size] for start in range(0, len(channels), size)]
+            if len(self._groups) == _MAX_GROUPS:
+                self._groups.clear()
+            self._groups[size] = [
+                (part, Rows([self.rows[one] for one in part], [self.offsets[one] for one in part])) for part in parts
+            ]
+        return self._groups[size]
 
     @cached_property
-    def min_bits_per_position(self) -> float:
-        """The smallest cost in bits of one latent position (all M channels). It limits what a stream can hold."""
-        in_use = np.diff(self.cdf.astype(np.int64), axis=1) > 0
-        return float(np.where(in_use, self.cost_bits, np.inf).min(axis=1).sum())
+    def _groups(self) -> dict[int, list[tuple[Ints, Rows]]]:
+        return {}
 
     def save(self, path: Path) -> None:
         """Write an .npz of the arrays, `stride` and `format_version`, atomically. Equal tables give equal bytes."""
+        contexts = self.contexts.stored() if self.contexts else {}
         with atomic_write(path) as file:
             np.savez(
                 file,
@@ -137,7 +171,8 @@ class Tables:
                 offset=self.offset,
                 medians=self.medians,
                 stride=self.stride,
-                format_version=FORMAT_VERSION,
+                format_version=CONTEXT_VERSION if self.contexts else FORMAT_VERSION,
+                **{f"{_CONTEXT_PREFIX}{name}": array for name, array in contexts.items()},
             )
 
     @classmethod
@@ -154,12 +189,15 @@ class Tables:
             with zipfile.ZipFile(path) as archive:
                 version, stride = (_read_number(archive, name) for name in ("format_version", "stride"))
                 fields = {name: _read_array(archive, name) for name in ("cdf", "cdf_length", "offset", "medians")}
+                names = Contexts.STORED if version == CONTEXT_VERSION else ()
+                contexts = {name: _read_array(archive, f"{_CONTEXT_PREFIX}{name}") for name in names}
         except Exception as error:  # for a broken file, numpy and zipfile raise many types, none documented
             raise InputError(f"{path}: not a readable table file ({error}): {_EXPORT_AGAIN}") from error
-        if version != FORMAT_VERSION:
-            raise InputError(f"{path}: table format {version}, this relic reads {FORMAT_VERSION}: {_EXPORT_AGAIN}")
+        if version not in (FORMAT_VERSION, CONTEXT_VERSION):
+            known = f"{FORMAT_VERSION} and {CONTEXT_VERSION}"
+            raise InputError(f"{path}: table format {version}, this relic reads {known}: {_EXPORT_AGAIN}")
         with naming(path):
-            return cls(**fields, stride=stride)
+            return cls(**fields, stride=stride, contexts=Contexts(**contexts) if contexts else None)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -204,23 +242,6 @@ def quantize(y: npt.NDArray[np.float32], tables: Tables) -> npt.NDArray[np.int32
 def dequantize(symbols: npt.NDArray[np.int32], tables: Tables) -> npt.NDArray[np.float32]:
     """y_hat = symbols + medians, float32: the decoder's input."""
     return symbols.astype(np.float32) + tables.medians[:, None, None]
-
-
-def code_length_bits(symbols: npt.NDArray[np.int32], tables: Tables) -> float:
-    """The cost in bits of one image's symbols (M, h, w) with these tables, escapes and their digits included.
-
-    It is the sum of -log2(width / 65536), plus 4 bits per digit (see `rans`). A stream is 4 to 8 bytes longer: it ends
-    on a 32-bit word and holds the coder's 31-bit start state. Symbols must be within +-SYMBOL_LIMIT.
-    """
-    values = symbols.reshape(tables.num_channels, -1) - tables.offset[:, None]
-    escape = tables.cdf_length[:, None] - 2
-    escaped = (values < 0) | (values >= escape)
-    bits = np.take_along_axis(tables.cost_bits, np.where(escaped, escape, values), axis=1).sum()
-    below, above = values[values < 0], (values - escape)[values >= escape]
-    raw = np.concatenate([-2 * below - 1, 2 * above])
-    # frexp's exponent is exactly the bit length, because raw is an integer far below 2^53.
-    digits = -(-np.frexp(raw.astype(np.float64))[1] // DIGIT_BITS)
-    return float(bits) + DIGIT_BITS * int((1 + digits).sum())
 
 
 def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int32]:

@@ -10,6 +10,7 @@ import torch
 from compressai.models import FactorizedPrior
 
 from relic import __version__
+from relic.bitstream.contexts import Contexts
 from relic.codec.constants import MAX_CHANNELS
 from relic.codec.model import NAME, Architecture, build_model
 from relic.codec.tensor_file import check_state, read_tensors
@@ -46,6 +47,9 @@ class Checkpoint:
     quantization: dict[str, Any] | None = None
     """Of quantization-aware training: `upsample`, the form of the decoder, and `activation_steps`, the step of each
     ReLU's 8 bits. None: trained in float."""
+    contexts: Contexts | None = None
+    """Context tables, counted on training crops that were coded with these weights. A file holds them as a dict of
+    tensors."""
     training: dict[str, Any] | None = None
     """Optimizer, schedule, scaler, random state, best values and progress. None: no run can resume from this file."""
 
@@ -73,6 +77,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     content = {field.name: _on_cpu(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)}
     content["architecture"] = checkpoint.architecture._asdict()
+    if checkpoint.contexts is not None:
+        stored = checkpoint.contexts.stored()
+        content["contexts"] = {name: torch.from_numpy(array.astype("int32")) for name, array in stored.items()}
     try:
         with atomic_write(path) as file:
             torch.save({"format": FORMAT, "version": VERSION, "relic_version": __version__, **content}, file)
@@ -130,6 +137,7 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
         _check_fields(values)
         if described.replaced == "none":
             values["swap_init"] = "none"
+        values["contexts"] = _contexts(values.get("contexts"), latent)
         checkpoint = Checkpoint(architecture=described, **values)
         check_state(checkpoint.model)
     except Exception as error:  # a file may hold any type in any place
@@ -137,6 +145,16 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
     if described.name != NAME:
         raise InputError(f"{source}: holds a {described.name!r:.80}, this relic builds {NAME}")
     return checkpoint
+
+
+def _contexts(value: Any, latent: int) -> Contexts | None:
+    """The context tables of a file. Raises an error of any type unless they can code `latent` channels."""
+    if value is None:
+        return None
+    contexts = Contexts(**{name: tensor.numpy() for name, tensor in value.items()})
+    if contexts.num_channels != latent:
+        raise ValueError(f"contexts for {contexts.num_channels} channels instead of {latent}")
+    return contexts
 
 
 def _check_fields(values: dict[str, Any]) -> None:

@@ -10,13 +10,17 @@ from compressai.models import FactorizedPrior
 from torch import Tensor
 from torch.nn import functional as F
 
+from relic.bitstream.contexts import Contexts
 from relic.bitstream.tables import Tables
 from relic.codec.constants import STRIDE
 from relic.codec.entropy import medians_of
 
 
-def tables_of(model: FactorizedPrior) -> Tables:
-    """The model's CDF tables and medians. Call `relic.codec.entropy.refresh_tables` before."""
+def tables_of(model: FactorizedPrior, contexts: Contexts | None = None) -> Tables:
+    """The model's CDF tables and medians, with the contexts of its checkpoint.
+
+    Call `relic.codec.entropy.refresh_tables` before.
+    """
     bottleneck = model.entropy_bottleneck
     return Tables(
         cdf=bottleneck._quantized_cdf.cpu().numpy(),
@@ -24,6 +28,7 @@ def tables_of(model: FactorizedPrior) -> Tables:
         offset=bottleneck._offset.cpu().numpy(),
         medians=bottleneck.quantiles[:, 0, 1].detach().cpu().numpy(),
         stride=STRIDE,
+        contexts=contexts,
     )
 
 

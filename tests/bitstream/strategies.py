@@ -1,9 +1,12 @@
 """Random coding tables, and symbols for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from relic.bitstream.contexts import NEVER, Contexts
 from relic.bitstream.rans import OFFSET_LIMIT, SYMBOL_LIMIT
 from relic.bitstream.tables import Tables
 
@@ -61,3 +64,32 @@ def tables_and_symbols(draw: st.DrawFn) -> tuple[Tables, Symbols]:
     outside = rng.random(symbols.shape) < share_outside
     anywhere = np.clip(symbols + rng.integers(-reach, reach, symbols.shape), -SYMBOL_LIMIT, SYMBOL_LIMIT)
     return tables, np.where(outside, anywhere, symbols).astype(np.int32)
+
+
+@st.composite
+def contexts_of_any_kind(draw: st.DrawFn) -> Tables:
+    return with_contexts(draw(st.integers(2, 5)), draw(st.integers(0, 2**32)))
+
+
+def with_contexts(channels: int, seed: int) -> Tables:
+    """Some channels have contexts: 2 to 4 rows of a few values, and any weights and thresholds."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(channels)[: rng.integers(1, channels + 1)]
+    weights = rng.integers(-127, 128, (len(chosen), channels)) * (rng.random((len(chosen), channels)) < 0.7)
+    for number in range(len(chosen)):
+        weights[number, chosen[number + 1 :]] = 0
+    num_rows = rng.integers(2, 5, len(chosen))
+    thresholds = np.sort(rng.integers(-2000, 2000, (len(chosen), 2, num_rows.max() - 1)), axis=2)
+    thresholds[(np.arange(num_rows.max() - 1) >= num_rows[:, None, None] - 1).repeat(2, 1)] = NEVER
+    rows = [np.sort(rng.choice(np.arange(1, 65536), rng.integers(1, 9), replace=False)) for _ in range(num_rows.sum())]
+    contexts = Contexts(
+        channel=chosen,
+        signed=rng.integers(0, 2, len(chosen)),
+        weights=weights,
+        thresholds=thresholds,
+        num_rows=num_rows,
+        row_length=np.array([len(row) + 1 for row in rows]),
+        row_offset=rng.integers(-4, 2, len(rows)),
+        width=np.concatenate([np.diff([0, *row, 65536]) for row in rows]),
+    )
+    return replace(photo_like(channels, values=9, seed=int(rng.integers(2**32))), contexts=contexts)

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from relic.bitstream.coder import CompiledCoder, PythonCoder, decode_symbols, encode_symbols, load_coder
-from relic.bitstream.tables import Tables, code_length_bits, dequantize, quantize
+from relic.bitstream.runs import code_length_bits
+from relic.bitstream.tables import Tables, dequantize, quantize
 
 CODERS = [load_coder(), PythonCoder()]
 

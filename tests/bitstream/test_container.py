@@ -23,7 +23,8 @@ from relic.bitstream.container import (
     unpack,
     write_stream,
 )
-from relic.bitstream.tables import Tables, code_length_bits
+from relic.bitstream.runs import code_length_bits
+from relic.bitstream.tables import Tables
 from relic.errors import InputError
 from tests.bitstream.strategies import make_tables, photo_like, typical_symbols
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relic.bitstream import coder as coder_module
+from relic.bitstream import runs
 from relic.bitstream.coder import CompiledCoder, decode_symbols, encode_symbols, load_coder
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
-from tests.bitstream.strategies import make_tables, photo_like, typical_symbols
+from tests.bitstream.strategies import make_tables, photo_like, typical_symbols, with_contexts
 
 
 class BoundedDecoder:
@@ -70,7 +70,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> CompiledCoder:
     installed = load_coder()
     if not isinstance(installed, CompiledCoder):
         pytest.skip("compressai's compiled coder is not installed")
-    monkeypatch.setattr(coder_module, "_SYMBOLS_PER_CALL", 8)
+    monkeypatch.setattr(runs, "SYMBOLS_PER_CALL", 8)
     encoder = installed._ans.BufferedRansEncoder
     return CompiledCoder(SimpleNamespace(RansDecoder=BoundedDecoder, BufferedRansEncoder=encoder))
 
@@ -93,8 +93,9 @@ def hostile(rng: random.Random, tables: Tables) -> bytes:
         make_tables([[0, 65535, 65536]] * 5, [0] * 5),
         make_tables([[0, 1, 2, 65535, 65536]] * 5, [-1] * 5),
         photo_like(channels=5),
+        *(with_contexts(channels=5, seed=seed) for seed in range(4)),
     ],
-    ids=["even", "all escapes", "no escapes", "rare escapes", "photo"],
+    ids=["even", "all escapes", "no escapes", "rare escapes", "photo", *(f"contexts {seed}" for seed in range(4))],
 )
 def test_no_stream_is_read_past_its_padding(bounded: CompiledCoder, tables: Tables) -> None:
     rng = random.Random(0)

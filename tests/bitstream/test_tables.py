@@ -115,12 +115,12 @@ def test_other_files_are_refused_in_one_line_that_names_them(tmp_path: Path) -> 
         Tables.load(tmp_path / "gone.npz")
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "pickle.npz", cdf=np.array([{}], dtype=object), format_version=1)
-    np.savez(tmp_path / "newer.npz", **good_fields(), format_version=2)
+    np.savez(tmp_path / "newer.npz", **good_fields(), format_version=3)
     np.savez(tmp_path / "wrong.npz", **{**good_fields(), "offset": np.zeros(5, np.int32)}, format_version=1)
     for name, fault in (
         ("array.npy", "not a readable table file"),
         ("pickle.npz", "not a readable table file"),
-        ("newer.npz", "table format 2"),
+        ("newer.npz", "table format 3"),
         ("wrong.npz", "shapes"),
     ):
         with pytest.raises(InputError, match=fault) as caught:

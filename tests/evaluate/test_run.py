@@ -339,3 +339,27 @@ def test_two_checkpoints_of_one_name_and_a_list_in_a_yaml_file(
     ]
     for name in ("origin", "a-last", "b-last"):
         assert [path.name for path in (outcome.out / name).iterdir()] == ["000.png"]
+
+
+def test_contexts_change_the_rate_alone(folder: Path, run: Callable[..., Any]) -> None:
+    (folder / "a.png").unlink()  # one pixel is too small to gain anything
+    outcomes = {
+        value: run(
+            "--checkpoint", "embedded", "--images", folder, "--contexts", value, "--references", "false", out=value
+        )
+        for value in ("true", "false")
+    }
+    assert [one.code for one in outcomes.values()] == [0, 0]
+    for new, old in zip(outcomes["true"].rows, outcomes["false"].rows, strict=True):
+        pixels = int(new["width"]) * int(new["height"])
+        same = {"name", "psnr_db", "bpp_estimated", "bpp_without_contexts"}
+        assert {key: new[key] for key in same} == {key: old[key] for key in same}
+        assert old["bpp_tables"] == old["bpp_without_contexts"]
+        for row in (new, old):
+            payload_bits = float(row["bpp_real"]) * pixels
+            assert 32 <= payload_bits - float(row["bpp_tables"]) * pixels <= 66
+            assert int(row["file_bytes"]) == round(payload_bits / 8) + 40
+    means, plain = (outcomes[value].summary[0] for value in ("true", "false"))
+    assert means["bpp_real"] < plain["bpp_real"]
+    assert means["bpp_without_contexts"] == pytest.approx(plain["bpp_tables"])
+    assert not outcomes["true"].stdout.count("warning")

@@ -1,5 +1,6 @@
 """Images through the exported parts without torch, against torch's own coding."""
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -12,13 +13,16 @@ from PIL import Image
 
 from export.codec import main, read_image
 from export.onnx_parts import main as export_main
+from export.source import load_source
 from relic import __version__
+from relic.bitstream.coder import PythonCoder
 from relic.bitstream.container import pack, read_stream
 from relic.bitstream.tables import Tables
-from relic.codec.checkpoint import load_checkpoint
+from relic.codec.checkpoint import load_checkpoint, save_checkpoint
 from relic.codec.coding import analyse, pad_to_stride
 from relic.codec.pixels import to_float
 from relic.options import Parts
+from tests.bitstream.strategies import with_contexts
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, smooth_image
 
 
@@ -212,3 +216,38 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_header_holds_the_true_size(bench: Path) -> None:
     assert struct.unpack_from("<II", (bench / "in.relic").read_bytes(), 8) == (WIDTH, HEIGHT)
+
+
+def test_any_coder_decodes_what_any_encoded_with_contexts(
+    tmp_path: Path, make_export: MakeExport, make_checkpoint: MakeCheckpoint
+) -> None:
+    folder = shutil.copytree(make_export("all", dynamic=True), tmp_path / "export")
+    model = load_checkpoint(make_checkpoint("all")).build()
+    plain = Tables.load(folder / "tables.npz")
+    tables = dataclasses.replace(plain, contexts=with_contexts(plain.num_channels, seed=0).contexts)
+    tables.save(folder / "tables.npz")
+    symbols = analyse(model, save_image(tmp_path / "in.png", 100, 83))[0]
+    files = {"new": [], "old": ["--contexts", "false"]}
+    for name, flags in files.items():
+        line = ["encode", str(tmp_path / "in.png"), str(tmp_path / f"{name}.relic"), "--export", str(folder), *flags]
+        assert main(line) == 0
+    data = {name: (tmp_path / f"{name}.relic").read_bytes() for name in files}
+    assert data["new"] == pack(symbols, 83, 100, tables, PythonCoder())
+    assert data["old"] == pack(symbols, 83, 100, plain)
+    assert len(data["new"]) != len(data["old"])
+    for name in files:
+        np.testing.assert_array_equal(read_stream(tmp_path / f"{name}.relic", tables, PythonCoder()).symbols, symbols)
+        assert (
+            main(["decode", str(tmp_path / f"{name}.relic"), str(tmp_path / f"{name}.png"), "--export", str(folder)])
+            == 0
+        )
+    assert (tmp_path / "new.png").read_bytes() == (tmp_path / "old.png").read_bytes()
+
+
+def test_an_export_has_the_contexts_of_its_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = load_checkpoint(make_checkpoint("all"))
+    contexts = with_contexts(12, seed=0).contexts
+    save_checkpoint(tmp_path / "a.pt", dataclasses.replace(checkpoint, contexts=contexts))
+    new, old = (load_source(str(tmp_path / "a.pt"), None, contexts=value).tables for value in (True, False))
+    assert contexts is not None and new.contexts is not None and new.contexts.digest == contexts.digest
+    assert old.contexts is None and old == new.plain()
