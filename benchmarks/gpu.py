@@ -12,8 +12,8 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import InputError, command
-from relic.files import temporary_folder, write_json
+from relic.errors import InputError, before_work, command
+from relic.files import check_folder, temporary_folder, write_json
 from relic.options import Device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class GpuBenchmarkConfig:
     """Where to measure."""
 
     def __post_init__(self) -> None:
-        check_least(self, {"deadline_factor": 0, **({"rounds": 1} if self.rounds is not None else {})})
+        check_least(self, {"deadline_factor": 0.01, **({"rounds": 1} if self.rounds is not None else {})})
 
 
 @command(PROG)
@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write the figures to --json and the table to --markdown."""
     config = parse(GpuBenchmarkConfig, argv, prog=PROG)
     check_files(json=config.json, markdown=config.markdown)
+    if config.work_dir is not None:
+        with before_work():
+            check_folder("--work_dir", config.work_dir)
     with temporary_folder() as temporary:
         found = _measure(config, config.work_dir or temporary)
     from benchmarks._gpu.table import step_table

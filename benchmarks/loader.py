@@ -12,7 +12,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import InputError, before_work, command
 from relic.files import temporary_folder, write_json
 from relic.options import Split
 
@@ -118,7 +118,8 @@ def _own_set(config: LoaderBenchmarkConfig, folder: Path) -> dict[str, Any]:
     from benchmarks._loader.tables import own_set_table
     from relic.shards.shard_set import open_shard_set
 
-    shards = open_shard_set(folder, config.split)
+    with before_work():
+        shards = open_shard_set(folder, config.split)
     measured = measure_own_set(shards, config.batch_size, config.epochs)
     print(own_set_table(shards, measured, config.gpu_images_per_second), flush=True)
     gpus = measured.images_per_second / config.gpu_images_per_second if config.gpu_images_per_second else None

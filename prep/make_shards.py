@@ -44,7 +44,8 @@ def _run(config: PrepConfig) -> int:
     for plan in plans:
         print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)
     print(f"{needed / 1e6:,.1f} MB needed, {bytes_free(config.out_dir) / 1e6:,.1f} MB free", flush=True)
-    check_disk(config.out_dir, needed, config.encoding)
+    with before_work():
+        check_disk(config.out_dir, needed, config.encoding)
     if config.dry_run:
         return 0
     config.out_dir.mkdir(parents=True, exist_ok=True)

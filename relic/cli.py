@@ -86,11 +86,19 @@ class Flag:
             if not self.several:
                 return self._convert_one(value)
             return [self._convert_one(part) for part in (value if isinstance(value, list) else [value])]
+        if self.several and isinstance(value, list):
+            value = next((part for part in value if not self._takes(part)), value)
         said = "null" if value is None else f"{value!s:.{_SHOWN}}"
         if self.choices and self.kinds != (bool,):
             raise InputError(f"--{self.name} {said}: choose from {', '.join(self.choices)}")
         expected = " or ".join(_EXPECTED[kind] for kind in self.kinds)
         raise InputError(f"--{self.name} {said}: expected {'a list, each ' if self.several else ''}{expected}")
+
+    def _takes(self, part: Any) -> bool:
+        with suppress(ValueError):
+            self._convert_one(part)
+            return True
+        return False
 
     def _convert_one(self, value: Any) -> Any:
         if isinstance(value, bool):  # a flag without a value

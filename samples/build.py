@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     made = {"train": config.train, "val": config.val, "seed": config.seed, "pictures_sha256": photographs_sha256()}
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        _check_complete(config, made)
+        with before_work():
+            _check_complete(config, made)
         print(f"{config.out}: already built, {config.train} train and {config.val} val images")
         return 0
     with before_work():

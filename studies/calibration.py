@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = config.out.with_name(f"{config.out.name}.md")
     for number, (run, teacher) in enumerate(plan, 1):
         print(f"[{number}/{len(plan)}] {run.name}", flush=True)
-        if teacher is not None and study.result(run) is None and not (config.work / teacher.name / "last.pt").exists():
+        if teacher is not None and study.result(run) is None:
             study.train(teacher)
         study.finish(run)
         results = {each.name: result for each, _ in plan if (result := study.result(each))}

@@ -83,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(plan)}] {run.name}", flush=True)
         if study.result(run) is None:
             for training in before:
-                if not (config.work / training.name / "last.pt").exists():
-                    study.train(training)
+                study.train(training)
         study.finish(run)
         _fill({each.name: result for each, _ in plan if (result := study.result(each))})
     print(f"written: {_PAGE}")

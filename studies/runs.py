@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from relic.errors import InputError
 from relic.files import write_json
 
@@ -76,8 +78,6 @@ class Study(NamedTuple):
             events = [event for event in map(json.loads, lines) if event["event"] == "validate"]
             # If a finished training is started again, it validates once more.
             last = {event["images_seen"]: {name: event[name] for name in _VALIDATED} for event in events}
-            if max(last) < run.settings.get("images", 0):
-                raise InputError(f"{run.name}: its training was stopped; start the study again to continue it")
             made["validations"] = list(last.values())
         if run.export:
             self._call(run.name, made["export"])
@@ -90,8 +90,16 @@ class Study(NamedTuple):
         return made
 
     def train(self, run: Run) -> None:
-        """Train without evaluating, for a run from whose checkpoint another run starts."""
+        """Train without evaluating. Raises InputError if the training was stopped before its last epoch.
+
+        A finished training is not repeated if `run.train` has --resume auto: it only validates once more.
+        """
         self._call(run.name, str(_blank(run)["train"]))
+        folder = self.places["WORK"] / run.name
+        epochs = yaml.safe_load((folder / "config.yaml").read_text())["epochs"]
+        events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if max(event["epoch"] for event in events if event["event"] == "validate") < epochs:
+            raise InputError(f"{run.name}: its training was stopped; start the study again to continue it")
 
     def _call(self, name: str, command: str) -> None:
         log.info("%s: %s", name, command)

@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from train.arithmetic import mixed_dtype, set_backends
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, Plan, find_run, is_restarted
+from train.plan import CHECKPOINTS, LAUNCH, Plan, find_run, is_restarted, started_with
 from train.preconditioning import Preconditioning
 from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
@@ -66,6 +66,8 @@ def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
     torch.manual_seed(config.seed)
     with before_work():
         resumed = load_resumed(plan, world)
+    if resumed is not None:
+        plan = dataclasses.replace(plan, began_with=started_with(resumed.config))
     _check_same_run(config, resumed, world)
     if resumed is not None and resumed.fingerprint != plan.train_set.fingerprint:
         raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
@@ -105,13 +107,19 @@ def _only_run_in(save_dir: Path, wait_seconds: float) -> Iterator[None]:
 
     Where the file system has no locks, nothing is checked.
     """
+    made = not save_dir.exists()
     save_dir.mkdir(parents=True, exist_ok=True)
-    with lock(save_dir, wait_seconds=wait_seconds) as held:
-        if not held:
-            raise RefusedError(
-                f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"
-            )
-        yield
+    try:
+        with lock(save_dir, wait_seconds=wait_seconds) as held:
+            if not held:
+                raise RefusedError(
+                    f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"
+                )
+            yield
+    finally:
+        if made:
+            with suppress(OSError):  # a run that was refused leaves no empty folder
+                save_dir.rmdir()
 
 
 def _find_launches(plan: Plan, world: World) -> dict[str, bool]:
@@ -273,10 +281,10 @@ def _open_records(plan: Plan, training: dict[str, Any] | None, launches: Iterabl
     if names := [name for name in launches if name]:
         (folder / LAUNCH).write_bytes(os.fsencode("\n".join(names)))
     with atomic_write(folder / "config.yaml", "w") as file:
-        yaml.safe_dump(plan.config.plain_values(), file, sort_keys=False)
+        yaml.safe_dump(plan.flags, file, sort_keys=False)
     return Tracker(
         folder,
-        config=plan.config.plain_values(),
+        config=plan.flags,
         use_wandb=plan.config.wandb,
         wandb_id=training["wandb_id"] if training else None,
         step=training["progress"]["step"] if training and plan.continues else 0,

@@ -8,9 +8,9 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, STRIDE
 from relic.errors import InputError, RefusedError
@@ -52,6 +52,8 @@ _FIXED_ON_RESUME = (
     "shuffle_window",
 )
 """A resumed run must keep these flags, so that it equals a run that was not interrupted."""
+_ONLY_AT_START = ("quality", "pretrained", "channels", "calib_images")
+"""A resumed run has these flags' results in its checkpoint. Its records keep the values that it began with."""
 _FREE_ON_RESUME = (
     "val_shards",
     "amp",
@@ -107,6 +109,14 @@ class Plan:
     def continues(self) -> bool:
         """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
         return self.found.continues
+
+    began_with: Mapping[str, Any] = field(default_factory=dict)
+    """Flags that a resumed run began with, and that have no effect now."""
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags for records and checkpoints, as plain values."""
+        return {**self.config.plain_values(), **self.began_with}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -181,6 +191,15 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
                 f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
                 "keep it, or start a new run with --pretrained and another --save_dir"
             )
+    defaults = {each.name: each.default for each in fields(config)}
+    for name, value in started_with(theirs).items():
+        if mine[name] not in (value, defaults[name]):
+            raise InputError(f"--{name} {mine[name]}: the run to resume started with {value}; leave the flag out")
+
+
+def started_with(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of the run to resume (`theirs`) that had their effect at its start."""
+    return {name: theirs[name] for name in _ONLY_AT_START if name in theirs}
 
 
 def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
@@ -224,6 +243,9 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
         val_set = resolve_shards(config.val_shards, "val", flag="--val_shards")
     if train_set.fingerprint == val_set.fingerprint:
         log.warning("the train and val samples are the same: the validation tells nothing about other images")
+    for flag, folder in (("--save_dir", config.save_dir), ("--recon_dir", config.recon_dir)):
+        if folder.resolve() in (train_set.folder.resolve(), val_set.folder.resolve()):
+            raise InputError(f"{flag} {folder}: holds the shards; choose another folder")
     _check_crops(train_set, "--shards", needs_ms_ssim=config.needs_ms_ssim)
     _check_crops(val_set, "--val_shards", needs_ms_ssim=True)
     if train_set.num_samples < config.batch_size:

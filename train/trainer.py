@@ -42,7 +42,7 @@ class Trainer:
 
     def run(self) -> Validation | None:
         """Train to the last epoch and return its validation; None when a signal ended the run (after saving)."""
-        self._track("start", **{**self.plan.config.plain_values(), "calib_images": self.plan.calib_images})
+        self._track("start", **{**self.plan.flags, "calib_images": self.plan.calib_images})
         with handling((signal.SIGTERM, signal.SIGUSR1), self.learner.guard.request_stop):  # preemption
             try:
                 result = self._first_look() if self.progress.step == 0 else None
@@ -171,7 +171,7 @@ class Trainer:
                 swap_init=self.start.swap_init,
                 train_scope=config.train_scope,
                 loss_type=config.loss_type,
-                config=config.plain_values(),
+                config=self.plan.flags,
                 fingerprint=self.plan.train_set.fingerprint,
                 quantization=self.learner.quantizing.record() if self.learner.quantizing else None,
                 **content,

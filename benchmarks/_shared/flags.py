@@ -14,8 +14,10 @@ def check_least(config: object, least: Mapping[str, float]) -> None:
 
 
 def check_files(**files: Path | None) -> None:
-    """Flag name -> file. Raise InputError if the folder of a file does not exist. None: the flag was not given."""
+    """Flag name -> file. Raise InputError if a file cannot be written there. None: the flag was not given."""
     for name, path in files.items():
+        if path is not None and path.is_dir():
+            raise RefusedError(f"--{name} {path}: is a folder; name a file in it")
         if path is not None and not path.parent.is_dir():
             raise RefusedError(f"--{name} {path}: no folder {path.parent}")
 

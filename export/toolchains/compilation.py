@@ -4,6 +4,7 @@ Shapes: x_N3HW and x_hat_N3HW float32 in [0, 1]; y_NMhw, y_hat_NMhw float32; sym
 """
 
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.metrics import score_coded
 from relic.codec.scores import MeanScore, mean_score
-from relic.errors import InputError
+from relic.errors import InputError, naming
 from relic.onnx.layout import onnx_name
 from relic.onnx.sessions import OnnxPart, PartName, load_tables, open_decoder, open_encoder, run_part
 
@@ -120,9 +121,21 @@ def _read_crops(plan: CompilePlan) -> Floats:
     size = plan.manifest.height, plan.manifest.width
     count = plan.config.crops
     if plan.shards is None:
-        return np.concatenate([np.load(file, allow_pickle=False) for file in plan.calibration[:count]])
+        return np.concatenate([_read_input(file, size) for file in plan.calibration[:count]])
     samples = evenly_spread(plan.shards, min(count, plan.shards.num_samples))
     return np.stack([fit_to_size(crop, *size) for crop in read_crops(plan.shards, samples)])
+
+
+def _read_input(file: Path, size: tuple[int, int]) -> Floats:
+    """An input of the encoder, (1, 3, H, W), as the exporter wrote it."""
+    with naming(file):
+        try:
+            x_13HW = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"not an array that can be read; export again ({error})") from error
+        if not isinstance(x_13HW, np.ndarray) or x_13HW.dtype != np.float32 or x_13HW.shape != (1, 3, *size):
+            raise InputError(f"not float32 values of (1, 3, {size[0]}, {size[1]}); export again")
+        return np.array(x_13HW)
 
 
 def _run(part: OnnxPart, inputs: Floats) -> Floats:

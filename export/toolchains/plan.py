@@ -40,6 +40,8 @@ def make_plan(config: CompileConfig) -> CompilePlan:
     if TOOLCHAINS[config.toolchain].int8_only and manifest.precision != "int8":
         raise InputError(f"--toolchain {config.toolchain}: runs only 8 bits; export with --int8")
     check_folder("--out", config.folder)
+    if config.folder.resolve() == config.export.resolve():
+        raise InputError(f"--out {config.out}: is the export itself; choose another folder")
     shards = None if config.shards is None else open_shard_set(config.shards, "val")
     calibration = sorted((config.export / CALIBRATION / "encoder").glob("*.npy"))
     if shards is None and not calibration:

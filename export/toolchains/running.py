@@ -17,6 +17,8 @@ from relic.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
+_MOST_SECONDS = 4 * 3600
+"""A decoder of N=192 M=320 at 1280x720 takes a simulator minutes."""
 
 
 class Compiled(NamedTuple):
@@ -49,15 +51,19 @@ def run_script(
         np.save(folder / _FILES["inputs"], inputs)
         (folder / "job.json").write_text(json.dumps(job))
         log.info("%s: compiling the %s for %s, and running it on %d inputs", script, part, device, len(inputs))
-        done = subprocess.run(
-            [str(python), str(FOLDER / script), str(folder / "job.json")],
-            cwd=folder,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(python), str(FOLDER / script), str(folder / "job.json")],
+                cwd=folder,
+                env=clean_environment(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=_MOST_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(f"{part} for {device}: {script} did not end within {_MOST_SECONDS // 3600} h") from None
         result = folder / _FILES["result"]
         if not result.is_file():
             last = " ".join(done.stderr.split("\n")[-3:])

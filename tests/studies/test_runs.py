@@ -26,6 +26,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             folder = Path(given["--save_dir"])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "last.pt").touch()
+            (folder / "config.yaml").write_text("epochs: 2\n")
+            if not (folder / "metrics.jsonl").exists():
+                (folder / "metrics.jsonl").write_text('{"event": "validate", "epoch": 2}\n')
         else:
             Path(given["--out"]).mkdir(parents=True)
             number = float(len(made))
@@ -86,9 +89,11 @@ def test_a_training_that_was_stopped_is_not_a_result(study: Study, calls: Calls,
     records = tmp_path / "work" / "one" / "metrics.jsonl"
     records.parent.mkdir(parents=True)
     validation = {"event": "validate", "psnr_db": 30.0, "ms_ssim": 0.9, "bpp": 0.3, "loss": 0.002}
-    records.write_text(json.dumps(validation | {"images_seen": 2000}) + "\n")
+    records.write_text(json.dumps(validation | {"images_seen": 2000, "epoch": 1}) + "\n")
     with pytest.raises(InputError, match="one: its training was stopped; start the study again"):
         study.finish(run)
     assert study.result(run) is None
-    records.write_text(json.dumps(validation | {"images_seen": 4000}) + "\n")
+    with pytest.raises(InputError, match="one: its training was stopped"):
+        study.train(run)  # the start of another run
+    records.write_text(json.dumps(validation | {"images_seen": 4000, "epoch": 2}) + "\n")
     assert [point["images_seen"] for point in study.finish(run)["validations"]] == [4000]

@@ -19,7 +19,8 @@ from train.plan import make_plan
 
 
 def test_a_run_opens_each_shard_set_and_each_checkpoint_once(run: Run, crops: Path, opened: list[Path]) -> None:
-    flags = ("--swap_init", "calibrated", "--precondition", "--epochs", "1", "--recon_every", "1")
+    # Contexts are counted on the checkpoints that a run wrote. Here those are counted that it reads.
+    flags = ("--swap_init", "calibrated", "--precondition", "--epochs", "1", "--recon_every", "1", "--contexts=false")
     manifests = sorted(crops.glob("*.json"))
     for resume, checkpoints in (((), []), (("--resume", "auto"), ["last.pt"])):
         opened.clear()
@@ -92,6 +93,37 @@ def test_a_host_that_does_not_answer_is_no_wrong_command_line(
         assert main(["--shards", url, "--save_dir", str(tmp_path / "run"), "--recon_every", "0"]) == 1
     assert "could not be fetched in 3 attempts" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_the_flags_that_it_began_with(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = ("--swap_init", "calibrated", "--calib_images", "5", "--epochs", "1")
+    assert run(*begun) == 0
+    folder = tmp_path / "checkpoints"
+    written = (folder / "config.yaml").read_text()
+    for flag, value in (("--calib_images", "6"), ("--quality", "3"), ("--channels", "8,8")):
+        assert run(*begun, "--resume", "auto", flag, value) == 2
+        assert f"{flag} {value}: the run to resume started with" in capsys.readouterr().err
+    (folder / "config.yaml").unlink()  # the checkpoint holds the flags too
+    assert run(*begun, "--resume", "auto", "--quality", "3") == 2
+    assert "--quality 3: the run to resume started with 8" in capsys.readouterr().err
+    (folder / "config.yaml").write_text(written)
+    assert run("--swap_init", "calibrated", "--epochs", "1", "--resume", "auto") == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["calib_images"] == 5
+    assert load_checkpoint(folder / "last.pt").config["calib_images"] == 5
+
+
+def test_a_run_that_is_refused_leaves_no_folder_and_does_not_write_beside_shards(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.pt").write_text("no codec")
+    flags = ["--pretrained", str(tmp_path / "notes.pt"), "--batch_size", "4", "--swap_init", "naive", "--device", "cpu"]
+    assert main(["--shards", str(crops), "--save_dir", str(tmp_path / "checkpoints"), *flags]) == 2
+    assert not (tmp_path / "checkpoints").exists()
+    for flag in ("--save_dir", "--recon_dir"):
+        assert main([*tiny(crops, tmp_path), flag, str(crops)]) == 2
+        assert f"{flag} {crops}: holds the shards" in capsys.readouterr().err
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(

@@ -10,9 +10,11 @@ import pytest
 
 from export.compile_parts import main
 from export.toolchains import plan, running
+from export.toolchains.compilation import _read_input
 from export.toolchains.registry import FOLDER
 from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import dequantize, quantize
+from relic.errors import InputError
 from relic.onnx.sessions import load_tables, open_session
 from tests.conftest import write_shards
 from tests.export.conftest import MakeExport, as_batch
@@ -121,3 +123,18 @@ def test_a_part_that_is_refused_leaves_nothing(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("export/compile_parts.py: error: ") and said in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_calibration_input_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "0.npy"
+    for content in (b"", b"PK\3\4 no archive", b"no array", np.lib.format.magic(1, 0) + b"\xff\xff"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"0\.npy: .*export again"):
+            _read_input(file, (32, 32))
+    for wrong in (np.zeros((1, 3, 32, 16), np.float32), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
+        np.save(file, wrong)
+        with pytest.raises(InputError, match=r"0\.npy: not float32 values of \(1, 3, 32, 32\); export again"):
+            _read_input(file, (32, 32))
+    x_13HW = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    np.save(file, x_13HW)
+    assert np.array_equal(_read_input(file, (32, 32)), x_13HW)
