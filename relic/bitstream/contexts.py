@@ -235,7 +235,7 @@ def phases(height: int, width: int) -> tuple[Ints, Ints]:
 
 def neighbours(values: Floats) -> Floats:
     """N(x) of the planes (..., h, w)."""
-    total: Floats = np.zeros_like(values)
+    total: Floats = np.zeros(values.shape, np.float32)  # np.zeros_like takes several times as long
     total[..., 1:, :] += values[..., :-1, :]
     total[..., :-1, :] += values[..., 1:, :]
     total[..., 1:] += values[..., :-1]

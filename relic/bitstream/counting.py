@@ -31,8 +31,8 @@ _RIDGE = 1e-3
 _SWEEPS = 30
 _SMOOTHING, _SMOOTHING_SHARE = 20.0, 1e-3
 """Symbols of the channel's own distribution that are added to the count of a context."""
-_RAREST = 2.0**-22
-"""Rarer values at the ends of a row are left to the escape."""
+_BEYOND, _BEYOND_SHARE = 2, 8
+"""Values beyond the counted ones that rows have on each side: 2, and an eighth of the counted range."""
 _BYTES_PER_ROW, _BYTES_PER_INTERVAL = 16, 2
 """Length, offset and two thresholds of a row."""
 
@@ -48,8 +48,10 @@ class _Channel(NamedTuple):
     """Of the channels before it in the order, then its own."""
     thresholds: list[list[int]]
     """Of the two phases."""
+    first: int
+    """The first value of the rows, as a place in the channel's own row."""
     probabilities: Counts
-    """(rows, values of the channel's own row)"""
+    """(rows, values)"""
 
 
 def count_contexts(symbols: npt.NDArray[np.int32], tables: Tables) -> Contexts | None:
@@ -115,14 +117,16 @@ class _Counter:
             counts.append(
                 np.bincount(bins * len(own) + values[kept], minlength=size).reshape(-1, len(own)).astype(np.float64)
             )
-        total = sum(one.sum(0) for one in counts) + _SMOOTHING * own
-        smooth = total / total.sum()
+        seen = np.sum([one.sum(0) for one in counts], axis=0)
+        used = _used_range(seen)
+        counts = [one[:, used] for one in counts]
+        smooth = _smoothed(seen[used], own[used] / own[used].sum())
         groups, bits = _joined(counts, smooth, signed, LEAST_SAVING * len(values))
         thresholds = [_thresholds(edges[phase], groups[phase], max(map(max, groups)) + 1) for phase in range(2)]
         every = np.concatenate(counts)
         numbers = np.concatenate(groups)
         merged = np.stack([every[numbers == number].sum(0) for number in range(numbers.max() + 1)])
-        return _Channel(bits, signed, weights, thresholds, _smoothed(merged, smooth))
+        return _Channel(bits, signed, weights, thresholds, used.start, _smoothed(merged, smooth))
 
     def _fit(self, place: int, plane: Floats, near: Floats, signed: bool) -> npt.NDArray[np.int64]:
         """Whole weights of the channels before this place, and of the channel's own neighbours."""
@@ -188,11 +192,11 @@ def _joined(
     every = np.concatenate(counts)
     bins, members = list(every[order]), [[one] for one in order.tolist()]
     costs = [cost(one) for one in bins]
+    row_bytes = _BYTES_PER_ROW + _BYTES_PER_INTERVAL * (len(smooth) + 1)
     joins = [cost(a + b) for a, b in pairwise(bins)]
     while len(bins) > 1:
         losses = [join - a - b for join, a, b in zip(joins, costs, costs[1:], strict=False)]
         best = int(np.argmin(losses))
-        row_bytes = _BYTES_PER_ROW + _BYTES_PER_INTERVAL * int((_smoothed(bins[best], smooth) >= _RAREST).sum())
         if len(bins) <= MOST_ROWS and losses[best] > least_bits * row_bytes + _CHANCE_BITS:
             break
         bins[best : best + 2] = [bins[best] + bins[best + 1]]
@@ -221,14 +225,23 @@ def _own_probabilities(tables: Tables, channel: int) -> Counts:
     return probabilities
 
 
-def _row(probabilities: Counts) -> tuple[int, list[int]]:
-    """The first value of a row, and its widths, the escape last. Every interval has a width of 1 or more."""
-    used = np.flatnonzero(probabilities >= _RAREST)
-    first, stop = int(used[0]), int(used[-1]) + 1
-    kept = np.append(probabilities[first:stop], 0.0)
+def _used_range(seen: Counts) -> slice:
+    """The values of a channel that rows have: those that were counted, and some beyond. Others take an escape."""
+    places = np.flatnonzero(seen)
+    if not len(places):
+        return slice(0, 1)
+    first, last = int(places[0]), int(places[-1])
+    beyond = _BEYOND + (last - first) // _BEYOND_SHARE
+    return slice(max(0, first - beyond), min(len(seen), last + beyond + 1))
+
+
+def _widths(probabilities: Counts) -> npt.NDArray[np.int64]:
+    """The intervals of a row: the values, then the escape. Each is 1 or more."""
+    kept = np.append(probabilities, 0.0)
     widths = 1 + np.floor(kept / kept.sum() * (CDF_END - len(kept))).astype(np.int64)
     widths[kept.argmax()] += CDF_END - widths.sum()
-    return first, widths.tolist()
+    intervals: npt.NDArray[np.int64] = widths
+    return intervals
 
 
 def _assembled(found: dict[int, _Channel], order: npt.NDArray[np.intp], tables: Tables) -> Contexts:
@@ -241,9 +254,9 @@ def _assembled(found: dict[int, _Channel], order: npt.NDArray[np.intp], tables: 
         weights[number, order[:place]] = one.weights[:-1]
         weights[number, channel] = one.weights[-1]
         thresholds[number, :, : len(one.probabilities) - 1] = one.thresholds
-        for probabilities in one.probabilities:
-            first, widths = _row(probabilities)
-            rows.append((int(tables.offset[channel]) + first, widths))
+        rows += [
+            (int(tables.offset[channel]) + one.first, _widths(probabilities)) for probabilities in one.probabilities
+        ]
     return Contexts(
         channel=np.array(list(found)),
         signed=np.array([int(one.signed) for one in found.values()]),
