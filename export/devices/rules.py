@@ -119,13 +119,16 @@ _RKNN = Target(
             {"inputs": range(64, _MANY)},
         ),
         Rule("ConvTranspose", "unknown", "RKNN 2.5.0", "48 channels compile and 64 do not, on rk3588"),
-        *(Rule(name, "supported", "RKNN 2.5.0", "in fp16", {"precision": ("float32",)}) for name in ("Div", "Sqrt")),
-        *(Rule(name, "host", "RKNN 2.5.0", "on the CPU in INT8") for name in ("Div", "Sqrt")),
+        *_supported("RKNN 2.5.0", "Div", "Sqrt", why="in fp16, in INT8 files too"),
         Rule("Round", "host", "RKNN 2.5.0", "runs on the CPU"),
     ),
     opsets=range(11, 20),
     upsample="subpixel",
-    gdn=Gdn("host", "RKNN 2.5.0", "GDN runs on the NPU in fp16; in INT8, 9 operators of both parts run on the CPU"),
+    gdn=Gdn(
+        "supported",
+        "RKNN 2.5.0",
+        "GDN runs on the NPU in fp16, in INT8 files too; RKNN's own quantizer leaves 9 operators to the CPU",
+    ),
 )
 
 _VELA_DECONV: Conditions = {"stride": (2,), "kernel": tuple(range(1, 65)), "output_padding": (0,), "padding": ("same",)}

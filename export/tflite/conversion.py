@@ -16,8 +16,10 @@ from export.tflite.flatbuffer import Fields, Grid, Operator, Table, Tensor, writ
 from relic.errors import InputError
 
 # BuiltinOperator, the version used, BuiltinOptions.
-_CONV_2D, _RESHAPE, _PAD, _TRANSPOSE, _TRANSPOSE_CONV = (3, 3, 1), (22, 1, 17), (34, 2, 22), (39, 2, 26), (67, 3, 49)
+_CONV_2D, _RESHAPE, _PAD, _TRANSPOSE, _TRANSPOSE_CONV = (3, 3, 1), (22, 1, 17), (34, 2, 22), (39, 2, 26), (67, 4, 49)
 _SAME, _VALID = 0, 1
+_NO_ACTIVATION, _RELU = 0, 1
+_LEAST = -128
 
 Shape = tuple[int, ...]
 Placed = tuple[int, Shape]
@@ -65,7 +67,7 @@ class _Graph:
             inputs = [fed, self._constant(f"{layer.name}/pads", ends)]
             padded = (1, height + before + below, width + before + right, channels)
             fed, _ = self._add(_PAD, {}, inputs, f"{layer.name}/padded", padded, given)
-        options: Fields = {0: ("int8", padding), 1: ("int32", stride), 2: ("int32", stride)}
+        options = _options(layer, padding)
         output = (1, *counts, len(layer.bias))
         return self._add(_CONV_2D, options, [fed, *self._weights(layer, given)], layer.name, output, layer.output)
 
@@ -76,8 +78,7 @@ class _Graph:
         output = (1, shape[1] * stride, shape[2] * stride, len(layer.bias))
         weights, bias = self._weights(layer, given)
         inputs = [self._constant(f"{layer.name}/shape", np.array(output, np.int32)), weights, fed, bias]
-        options: Fields = {0: ("int8", _SAME), 1: ("int32", stride), 2: ("int32", stride)}
-        return self._add(_TRANSPOSE_CONV, options, inputs, layer.name, output, layer.output)
+        return self._add(_TRANSPOSE_CONV, _options(layer, _SAME), inputs, layer.name, output, layer.output)
 
     def _interleave(self, name: str, fed: int, shape: Shape, given: Range) -> Placed:
         """Channel (2 ry + rx) C + c of place (h, w) becomes channel c of place (2h + ry, 2w + rx)."""
@@ -119,6 +120,21 @@ class _Graph:
     def _constant(self, name: str, values: npt.NDArray[Any], grid: Grid | None = None) -> int:
         self._tensors.append(Tensor(name, values.shape, "int8" if values.dtype == np.int8 else "int32", grid, values))
         return len(self._tensors) - 1
+
+
+def _options(layer: Convolution, padding: int) -> Fields:
+    """The fields that Conv2DOptions and TransposeConvOptions share: padding, stride and activation.
+
+    Where the output's range begins at 0, a ReLU changes no number. It is named because Vela's estimate for Ethos-U85 is
+    lower with it: 4.9 ms and not 23 ms for a decoder of 6x6 kernels.
+    """
+    activation = _RELU if layer.output.zero_point == _LEAST else _NO_ACTIVATION
+    return {
+        0: ("int8", padding),
+        1: ("int32", layer.stride),
+        2: ("int32", layer.stride),
+        3: ("int8", activation),
+    }
 
 
 def _is_same(before: int, after: int) -> bool:

@@ -63,6 +63,10 @@ def test_a_file_computes_what_onnxruntime_computes(upsample: Upsample, quantized
         expected_names = ["PAD", "CONV_2D"] * 4 if part == "encoder" else OPERATORS[upsample]
         assert written.names() == expected_names
         (step,), _ = written.grid(written.output)
+        for one, name in zip(written.operators, written.names(), strict=True):
+            if name in ("CONV_2D", "TRANSPOSE_CONV"):  # a ReLU is named where integers begin at 0
+                from_zero = written.grid(int(one.array(2, "<i4")[0]))[1] == -128
+                assert one.table(4).get(3, "b") == from_zero
         for file in sorted((folder / CALIBRATION / part).glob("*.npy"))[:3]:
             values = np.load(file)
             (expected,) = session.run(None, {session.get_inputs()[0].name: values})
