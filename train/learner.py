@@ -100,10 +100,11 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds besides the model's tensors."""
+        quantizing = {"quantizing": self.quantizing.state_dict()} if self.quantizing else {}
         return {
             "optimizer": self.optimizer.state_dict(),
             "preconditioning": self.preconditioning.state_dict() if self.preconditioning else None,
-            "quantizing": self.quantizing.state_dict() if self.quantizing else None,
+            **quantizing,
             "scaler": self.scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
         }

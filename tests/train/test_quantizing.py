@@ -86,6 +86,18 @@ def test_the_weights_are_those_of_other_roundings(run: Run, tmp_path: Path) -> N
     assert load_checkpoint(tmp_path / "float" / "checkpoints" / "last.pt").quantization is None
 
 
+def test_a_run_with_odd_steps_is_not_continued(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--qat", "true", "--epochs", "1")
+    assert run(*flags, folder=tmp_path) == 0
+    path = tmp_path / "checkpoints" / "last.pt"
+    content = torch.load(path, weights_only=True)
+    good = content["training"]["quantizing"]
+    for wrong in (None, {}, {**good, "g_a.1": torch.ones(2)}, {**good, "g_a.1": torch.tensor([torch.nan])}):
+        torch.save({**content, "training": {**content["training"], "quantizing": wrong}}, path)
+        assert run(*flags, "--resume", "auto", folder=tmp_path) != 0
+        assert "last.pt: not a whole checkpoint (quantizing" in capsys.readouterr().err
+
+
 def test_parts_with_gdn_have_no_steps(run: Run, tmp_path: Path) -> None:
     assert run(*EACH, "--epochs", "1", "--replace_parts", "encoder", folder=tmp_path) == 0
     assert list(steps(tmp_path)) == RELUS[:3]
