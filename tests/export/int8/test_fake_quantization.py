@@ -73,7 +73,7 @@ def test_torch_gives_the_symbols_and_pixels_of_onnxruntime(
 
 def test_the_model_gets_its_own_functions_back(make_checkpoint: MakeCheckpoint, crops: Crops) -> None:
     model = finished_model(load_checkpoint(make_checkpoint("all")), "the checkpoint")
-    x = torch.from_numpy(crops.val[0]).permute(2, 0, 1)[None] / 255
+    x = torch.tensor(crops.val[0]).permute(2, 0, 1)[None] / 255
     before = model(x)["x_hat"]
     names = list(model.state_dict())
     fake = FakeQuantization(model, by_phase=False)
