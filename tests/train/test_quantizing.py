@@ -62,7 +62,7 @@ def test_ranges_can_follow_the_largest_values(run: Run, tmp_path: Path, monkeypa
 
     def watched(self: Learner, *given: Any) -> Any:
         assert self.quantizing is not None
-        hook = self.model.g_a[0].register_forward_hook(lambda _, inputs, output: largest.append(float(output.max())))
+        hook = self.model.g_a[0].register_forward_hook(lambda _, inputs, output: largest.append(output.max().item()))
         seen.append(self.quantizing.fake.activation_steps["g_a.1"])
         values = step(self, *given)
         hook.remove()
