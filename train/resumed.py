@@ -45,7 +45,7 @@ def check_training(training: Mapping[str, Any], plan: Plan, learner: Learner, so
         _check_optimizer(training["optimizer"], learner.optimizer)
         if learner.preconditioning is not None:
             _check_preconditioning(training["preconditioning"], learner.preconditioning.shapes())
-        quantizing = training.get("quantizing")  # runs without --qat hold None, older ones nothing
+        quantizing = training.get("quantizing")  # only runs with --qat have it
         if learner.quantizing is not None:
             _check_steps_of_activations(quantizing, learner.quantizing.state_dict())
         else:

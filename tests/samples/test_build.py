@@ -63,12 +63,12 @@ def test_a_complete_folder_is_kept_and_another_refused(tmp_path: Path, capsys: p
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(flags) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    assert main([*flags, "--seed", "4"]) == 1
+    assert main([*flags, "--seed", "4"]) == 2
     (out / "train2017" / "000000000001.jpg").unlink()
-    assert main(flags) == 1
+    assert main(flags) == 2
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    assert main(["--out", str(tmp_path / "other")]) == 1
+    assert main(["--out", str(tmp_path / "other")]) == 2
     error = capsys.readouterr().err
     assert error.count("--out") == error.count("\n") == 3
 
