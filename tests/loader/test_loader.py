@@ -171,7 +171,7 @@ def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_sha
     make_shards(tmp_path, counts=(64,), side=48)
     tar = tmp_path / "train-000000.tar"
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
-        batches = loader.batches(eval_batches(64, 2, 0, 1))
+        batches = loader.batches(itertools.cycle(eval_batches(64, 2, 0, 1)))  # more than is read ahead of the cut
         next(batches)
         with tar.open("r+b") as file:
             file.truncate(2000)
