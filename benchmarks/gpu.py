@@ -12,7 +12,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import InputError, before_work, command
+from relic.errors import before_work, command
 from relic.files import check_folder, temporary_folder, write_json
 from relic.options import Device
 
@@ -109,12 +109,13 @@ def _sizes(on_cuda: bool, rounds: int | None) -> "Sizes":
 
 def _sections(config: GpuBenchmarkConfig, bench: "Bench") -> list["Section"]:
     from benchmarks._gpu import measure
+    from benchmarks._gpu.levers import levers
     from benchmarks._gpu.sections import Section
 
     measured: dict[str, tuple[float, Any]] = {
         "ceilings": (20, measure.ceilings),
         "steps": (170, measure.step_sweep),
-        "levers": (60, measure.levers),
+        "levers": (60, levers),
         "ms_ssim": (15, measure.ms_ssim_layouts),
         "loop": (80, measure.loop),
         "fine_tuning": (80, measure.fine_tuning),
@@ -130,18 +131,15 @@ def _sections(config: GpuBenchmarkConfig, bench: "Bench") -> list["Section"]:
 
 def _pack(folder: Path, *, tiny: bool) -> None:
     """Pack 4,000 train crops and 400 val crops of sample photographs, as raw and as JPEG; fewer if `tiny`."""
-    import prep.make_shards
-    import samples.build
+    from benchmarks._shared.crops import pack_samples
 
     photographs, val, crops_per_image = (8, 2, 2) if tiny else (100, 10, 40)
     pack = f"--coco_dir {folder}/coco --crop random --crops_per_image {crops_per_image} --out_dir {folder}"
-    for main_of, flags in (
-        (samples.build.main, f"--out {folder}/coco --train {photographs} --val {val}"),
-        (prep.make_shards.main, f"{pack}/raw --encoding raw"),
-        (prep.make_shards.main, f"{pack}/jpg --encoding jpg --include_val false"),
-    ):
-        if main_of(flags.split()):
-            raise InputError("the sample crops could not be made; the line above says why")
+    pack_samples(
+        f"--out {folder}/coco --train {photographs} --val {val}",
+        f"{pack}/raw --encoding raw",
+        f"{pack}/jpg --encoding jpg --include_val false",
+    )
 
 
 if __name__ == "__main__":

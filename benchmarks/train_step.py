@@ -13,7 +13,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
 
 from benchmarks._shared.flags import check_files, check_least
 from relic.cli import parse
-from relic.errors import InputError, command
+from relic.errors import command
 from relic.files import temporary_folder, write_json
 from relic.options import Device
 
@@ -106,18 +106,15 @@ def _training_config(config: StepBenchmarkConfig, folder: Path) -> "TrainConfig"
 
 
 def _pack(folder: Path, crops_per_image: int) -> None:
-    import prep.make_shards
-    import samples.build
+    from benchmarks._shared.crops import pack_samples
 
     pack = f"--coco_dir {folder}/coco --out_dir {folder}"
     crops = f"--include_val false --crop random --crops_per_image {crops_per_image}"
-    for main_of, flags in (
-        (samples.build.main, f"--out {folder}/coco --train {_PHOTOGRAPHS} --val 4"),
-        (prep.make_shards.main, f"{pack}/train {crops}"),
-        (prep.make_shards.main, f"{pack}/val"),
-    ):
-        if main_of(flags.split()):
-            raise InputError("the sample crops could not be made; the line above says why")
+    pack_samples(
+        f"--out {folder}/coco --train {_PHOTOGRAPHS} --val 4",
+        f"{pack}/train {crops}",
+        f"{pack}/val",
+    )
 
 
 def _take_turns(training: "TrainConfig", world: "World", rounds: int) -> dict[str, list[float]]:

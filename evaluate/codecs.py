@@ -147,8 +147,8 @@ class OnnxCodec:
         self.swap_init = manifest.swap_init
         self.qat = manifest.checkpoint.get("quantization") is not None
         stored = load_tables(folder)
-        self.tables = stored if contexts else stored.plain()
         self._plain = stored.plain()
+        self.tables = stored if contexts else self._plain
         self._encoder = open_encoder(folder, self.tables, threads)
         self._decoder = open_decoder(folder, self.tables, threads)
         if (manifest.tables.digest, manifest.architecture.channels[1]) != (

@@ -26,10 +26,10 @@ from relic.options import Switch
 
 
 def evaluate_all(plan: Plan, world: World) -> Report:
-    """Open every codec, then evaluate each. Raises RefusedError for a file that is no codec, and for
-    images that a codec of a fixed size does not take.
+    """Open every codec, then evaluate each.
 
-    Raises InputError for an image that cannot be evaluated, and InexactError where the numbers would be wrong.
+    Raises RefusedError for a file that is no codec, and for images that a codec of a fixed size does not take. Raises
+    InputError for an image that cannot be evaluated, and InexactError where the numbers would be wrong.
     """
     keep_freed_memory()
     config = plan.config

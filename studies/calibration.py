@@ -17,9 +17,8 @@ from jinja2 import StrictUndefined, Template
 
 from relic.cli import parse
 from relic.errors import InputError, before_work, command
-from relic.files import atomic_write, check_folder
-from relic.shards.shard_set import open_shard_set
-from studies.runs import ROOT, Run, Study
+from relic.files import atomic_write
+from studies.runs import ROOT, Run, Study, check_places
 
 PROG = "studies/calibration.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
@@ -63,11 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Finish every run that is not finished. After each run, make the figures and the tables of the page again."""
     config = parse(CalibrationConfig, argv, prog=PROG)
     with before_work():
-        crops, _ = (open_shard_set(config.shards, split) for split in ("train", "val"))
-        if not config.images.is_dir():
-            raise InputError(f"--images {config.images}: no such folder")
-        for flag, folder in (("--work", config.work), ("--out", config.out)):
-            check_folder(flag, folder)
+        crops = check_places(config.shards, config.images, work=config.work, out=config.out)
 
     from studies.calibration_figures import draw
     from studies.calibration_page import fill

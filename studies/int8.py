@@ -17,9 +17,8 @@ import yaml
 
 from relic.cli import parse
 from relic.errors import InputError, before_work, command
-from relic.files import atomic_write, check_folder
-from relic.shards.shard_set import open_shard_set
-from studies.runs import ROOT, Run, Study
+from relic.files import atomic_write
+from studies.runs import ROOT, Run, Study, check_places
 
 PROG = "studies/int8.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
@@ -71,12 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Finish every run that is not finished. After each run, fill the table again."""
     config = parse(Int8Config, argv, prog=PROG)
     with before_work():
-        for split in ("train", "val"):
-            open_shard_set(config.shards, split)
-        if not config.images.is_dir():
-            raise InputError(f"--images {config.images}: no such folder")
-        for flag, folder in (("--work", config.work), ("--out", config.out)):
-            check_folder(flag, folder)
+        check_places(config.shards, config.images, work=config.work, out=config.out)
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
     plan = read_plan(config.epochs)
     for number, (run, before) in enumerate(plan, 1):

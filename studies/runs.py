@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from relic.errors import InputError
-from relic.files import write_json
+from relic.files import check_folder, write_json
+from relic.shards.shard_set import ShardSet, open_shard_set
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,16 @@ class Study(NamedTuple):
     def _place(self, word: str) -> str:
         name, slash, rest = word.partition("/")
         return f"{self.places[name].resolve()}{slash}{rest}" if name in self.places else word
+
+
+def check_places(shards: Path, images: Path, *, work: Path, out: Path) -> ShardSet:
+    """The train split of a study's shards. Raises InputError, naming the flag, for a place that does not fit."""
+    train, _ = (open_shard_set(shards, split) for split in ("train", "val"))
+    if not images.is_dir():
+        raise InputError(f"--images {images}: no such folder")
+    for flag, folder in (("--work", work), ("--out", out)):
+        check_folder(flag, folder)
+    return train
 
 
 def _blank(run: Run) -> dict[str, Any]:

@@ -4,14 +4,12 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 import evaluate.run
 import train.main
@@ -24,8 +22,7 @@ from benchmarks._gpu.learners import (
     trainer_switches,
 )
 from benchmarks._gpu.sections import Items, attempt
-from benchmarks._gpu.timing import Step, profile_step, time_steps, wait_for
-from relic.codec.loss import compute_loss
+from benchmarks._gpu.timing import profile_step, time_steps, wait_for
 from relic.codec.ms_ssim import ms_ssim
 from relic.codec.pixels import to_float
 from relic.distributed import World
@@ -36,7 +33,8 @@ from relic.options import LossType, Parts
 from relic.shards.shard_set import open_shard_set
 from train.learner import Learner
 
-_KINDS: dict[str, tuple[Parts, LossType]] = {"encoder recon": ("encoder", "recon"), "both rd": ("all", "rd")}
+KINDS: dict[str, tuple[Parts, LossType]] = {"encoder recon": ("encoder", "recon"), "both rd": ("all", "rd")}
+"""Name of a kind of training -> the parts that are swapped, and the loss."""
 _FINE_TUNING = (
     "--replace_parts all --loss_type rd --distortion mse --lambda_bpp 0.0023 "
     "--lr 2e-3 --sched onecycle --precondition --recon_every 0 --overwrite"
@@ -101,12 +99,12 @@ def step_sweep(bench: Bench) -> Items:
     sizes = bench.sizes
     few = sizes.few_batches
     every = [
-        *itertools.product(["bf16"], [False], sizes.batches, _KINDS, sizes.channels),
-        *itertools.product(["fp16", "tf32"], [False], few, _KINDS, sizes.channels),
-        *itertools.product(["bf16"], [True] if sizes.compile else [], few[-1:], _KINDS, sizes.channels),
+        *itertools.product(["bf16"], [False], sizes.batches, KINDS, sizes.channels),
+        *itertools.product(["fp16", "tf32"], [False], few, KINDS, sizes.channels),
+        *itertools.product(["bf16"], [True] if sizes.compile else [], few[-1:], KINDS, sizes.channels),
     ]
     for precision, compiled, batch_size, kind, codec in every:
-        variant = Variant(sizes.channels[codec], *_KINDS[kind], precision, compiled)
+        variant = Variant(sizes.channels[codec], *KINDS[kind], precision, compiled)
         name = f"{codec} {kind}, {precision}{' compiled' if compiled else ''}, batch {batch_size}"
         yield name, attempt(functools.partial(_timed_variant, bench, variant, batch_size))
 
@@ -117,95 +115,6 @@ def _timed_variant(bench: Bench, variant: Variant, batch_size: int) -> dict[str,
         step = trainer_step(learner, batch_size, device)
         timed = time_steps(step, device, warm_up=bench.sizes.warm_up, rounds=bench.sizes.rounds)
         return {"images_per_second": 1000 * batch_size / timed["step_ms"], **timed, **profile_step(step, device)}
-
-
-def levers(bench: Bench) -> Items:
-    """Changes of the step, each alone. A change that gains under 2 % is not worth its code."""
-    sizes = bench.sizes
-    codecs = list(sizes.channels)
-    cases = ((codecs[-1], "encoder recon"), (codecs[0], "both rd"))
-    changes: dict[str, tuple[bool, Callable[[Bench, Learner, int], Step]]] = {
-        "as it is": (False, _as_it_is),
-        "bare": (False, _bare),
-        "foreach Adam": (False, functools.partial(_with_adam, fused=False)),
-        "fused Adam": (False, functools.partial(_with_adam, fused=True)),
-        "no cudnn.benchmark": (False, _without_benchmark),
-        "bare, contiguous": (False, _contiguous),
-        "compiled": (True, _as_it_is),
-        "bare, CUDA graph": (False, _graphed),
-    }
-    for change, (compiled, make) in changes.items():
-        if compiled and not sizes.compile:
-            continue
-        for (codec, kind), batch_size in itertools.product(cases[: len(codecs)], sizes.few_batches):
-            variant = Variant(sizes.channels[codec], *_KINDS[kind], compile=compiled)
-            name = f"{change}: {codec} {kind}, batch {batch_size}"
-            yield name, attempt(functools.partial(_timed_change, bench, variant, batch_size, make))
-
-
-def _timed_change(
-    bench: Bench, variant: Variant, batch_size: int, make: Callable[[Bench, Learner, int], Step]
-) -> dict[str, float]:
-    with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
-        step = make(bench, learner, batch_size)
-        return time_steps(step, bench.world.device, warm_up=bench.sizes.warm_up, rounds=bench.sizes.rounds)
-
-
-def _as_it_is(bench: Bench, learner: Learner, batch_size: int) -> Step:
-    return trainer_step(learner, batch_size, bench.world.device)
-
-
-def _bare(bench: Bench, learner: Learner, batch_size: int, layout: torch.memory_format = torch.channels_last) -> Step:
-    """Forward, loss, backward, clip, optimizer: no guard, no schedule."""
-    images = resident_images(batch_size, bench.world.device).contiguous(memory_format=layout)
-    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
-
-    def step() -> None:
-        with learner.autocast():
-            output = learner.forward(images)
-        loss = compute_loss(images, output["x_hat"], output["likelihoods"]["y"], learner.loss_config)
-        learner.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        learner.optimizer.step()
-
-    return step
-
-
-def _with_adam(bench: Bench, learner: Learner, batch_size: int, *, fused: bool) -> Step:
-    for group in learner.optimizer.param_groups:
-        group["fused"], group["foreach"] = fused, not fused
-    return _as_it_is(bench, learner, batch_size)
-
-
-def _without_benchmark(bench: Bench, learner: Learner, batch_size: int) -> Step:
-    torch.backends.cudnn.benchmark = False
-    return _as_it_is(bench, learner, batch_size)
-
-
-def _contiguous(bench: Bench, learner: Learner, batch_size: int) -> Step:
-    learner.model.to(memory_format=torch.contiguous_format)
-    return _bare(bench, learner, batch_size, torch.contiguous_format)
-
-
-def _graphed(bench: Bench, learner: Learner, batch_size: int) -> Step:
-    """The bare step, recorded once as a CUDA graph and replayed."""
-    if bench.world.device.type != "cuda":
-        raise RuntimeError("needs CUDA")
-    for group in learner.optimizer.param_groups:
-        group["capturable"] = True
-        group["lr"] = torch.tensor(float(group["lr"]), device=bench.world.device)
-    step = _bare(bench, learner, batch_size)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
 
 
 def ms_ssim_layouts(bench: Bench) -> Items:
@@ -229,7 +138,7 @@ def loop(bench: Bench) -> Items:
     sizes, device = bench.sizes, bench.world.device
     codec = next(iter(sizes.channels))
     for batch_size in reversed(sizes.few_batches):
-        variant = Variant(sizes.channels[codec], *_KINDS["both rd"])
+        variant = Variant(sizes.channels[codec], *KINDS["both rd"])
         with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
             step = trainer_step(learner, batch_size, device)
             timed = time_steps(step, device, warm_up=sizes.warm_up, rounds=sizes.rounds)
@@ -314,7 +223,7 @@ def traces(bench: Bench, folder: Path) -> Items:
     sizes, device = bench.sizes, bench.world.device
     codec = list(sizes.channels)[-1]
     for batch_size in sizes.few_batches:
-        variant = Variant(sizes.channels[codec], *_KINDS["encoder recon"])
+        variant = Variant(sizes.channels[codec], *KINDS["encoder recon"])
         with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
             step = trainer_step(learner, batch_size, device)
             time_steps(step, device, warm_up=sizes.warm_up, rounds=1)

@@ -60,6 +60,13 @@ def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
     return chosen.parent, -(-crops // count)
 
 
+def pack_samples(build: str, *packs: str) -> None:
+    """Run samples/build.py with the flags `build`, then prep/make_shards.py with each of `packs`."""
+    commands = [(samples.build.main, build), *((prep.make_shards.main, flags) for flags in packs)]
+    if any(main_of(flags.split()) for main_of, flags in commands):
+        raise InputError("the sample crops could not be made; the line above says why")
+
+
 def listed_images(folder: Path, images: Path | None, sample_images: int = _SAMPLE_IMAGES) -> list[Path]:
     """The images in the folder `images`, or in its train2017/. None builds `sample_images` photographs in `folder`."""
     if images is None:

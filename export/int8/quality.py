@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
@@ -16,7 +17,7 @@ from export.parts import INPUT_NAMES, Part
 from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.metrics import score_coded
-from relic.codec.scores import MeanScore, mean_score
+from relic.codec.scores import MeanScore, Score, mean_score
 from relic.onnx.sessions import open_session
 
 _TINY = 1e-30
@@ -45,13 +46,18 @@ def measure_quality(
     encoding, decoding = (open_session(part.SerializeToString()) for part in (encoder, decoder))
     scores = []
     for x_1CHW in images:
-        height, width = x_1CHW.shape[2:]
         (y_1Mhw,) = encoding.run(None, {INPUT_NAMES["encoder"]: x_1CHW})
         symbols = quantize(y_1Mhw[0], tables)
-        payload_bytes = len(pack(symbols, width, height, tables)) - OVERHEAD_BYTES
         (x_hat_1CHW,) = decoding.run(None, {INPUT_NAMES["decoder"]: dequantize(symbols, tables)[None]})
-        scores.append(score_coded(torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW), payload_bytes))
+        scores.append(score_symbols(x_1CHW, x_hat_1CHW, symbols, tables))
     return mean_score(scores)
+
+
+def score_symbols(x_1CHW: Floats, x_hat_1CHW: Floats, symbols: npt.NDArray[np.int32], tables: Tables) -> Score:
+    """PSNR and MS-SSIM of 8-bit pixels, and the rate of the symbols' real bytes."""
+    height, width = x_1CHW.shape[2:]
+    payload_bytes = len(pack(symbols, width, height, tables)) - OVERHEAD_BYTES
+    return score_coded(torch.from_numpy(x_1CHW), torch.from_numpy(x_hat_1CHW), payload_bytes)
 
 
 def layer_noise(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 
 from export.crops import evenly_spread, fit_to_size, read_crops
 from export.devices.lint import lint
 from export.devices.rules import SOURCES, TARGETS
+from export.int8.quality import score_symbols
 from export.onnx_files import shape_of
 from export.output_folder import staged_output
 from export.tflite.conversion import to_tflite
@@ -23,9 +23,7 @@ from export.toolchains.registry import TOOLCHAINS
 from export.toolchains.report import REPORT, Comparison, Report, write_report
 from export.toolchains.running import Compiled, run_script
 from relic import __version__
-from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
-from relic.codec.metrics import score_coded
 from relic.codec.scores import MeanScore, mean_score
 from relic.errors import InputError, naming
 from relic.onnx.layout import onnx_name
@@ -157,9 +155,5 @@ def _pixels(x_hat: Floats) -> npt.NDArray[np.int32]:
 
 def _quality(x_N3HW: Floats, symbols: Symbols, x_hat_N3HW: Floats, tables: Tables) -> MeanScore:
     """PSNR, MS-SSIM and real rate of 8-bit pixels."""
-    height, width = x_N3HW.shape[2:]
-    scores = []
-    for x, one, x_hat in zip(x_N3HW, symbols, x_hat_N3HW, strict=True):
-        payload_bytes = len(pack(one, width, height, tables)) - OVERHEAD_BYTES
-        scores.append(score_coded(torch.from_numpy(x[None]), torch.from_numpy(x_hat[None]), payload_bytes))
-    return mean_score(scores)
+    coded = zip(x_N3HW, x_hat_N3HW, symbols, strict=True)
+    return mean_score([score_symbols(x[None], x_hat[None], one, tables) for x, x_hat, one in coded])

@@ -184,7 +184,7 @@ class Activity:
     def __init__(self, contexts: Contexts, symbols: npt.NDArray[np.int32]) -> None:
         self._contexts, self._symbols = contexts, symbols
         self._shape = symbols.shape[1:]
-        self._even = _is_even(*self._shape)
+        self._even = is_even(*self._shape)
         self._sources = [np.zeros((len(symbols), self._shape[0] * self._shape[1]), np.float32)]
         # Up to the last channel that needs them, sums of signed values are kept, too.
         last = np.flatnonzero(contexts.signed)[-1:]
@@ -229,7 +229,7 @@ class Activity:
 
 def phases(height: int, width: int) -> tuple[Ints, Ints]:
     """The flat positions of the first and of the second phase, each in rising order."""
-    even = _is_even(height, width).ravel()
+    even = is_even(height, width).ravel()
     return np.flatnonzero(even), np.flatnonzero(~even)
 
 
@@ -249,7 +249,8 @@ def blended(values: Floats) -> Floats:
     return total
 
 
-def _is_even(height: int, width: int) -> npt.NDArray[np.bool_]:
+def is_even(height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(h, w): whether a position belongs to the first phase."""
     even: npt.NDArray[np.bool_] = (np.arange(height)[:, None] + np.arange(width)) % 2 == 0
     return even
 

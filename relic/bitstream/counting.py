@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from relic.bitstream.contexts import CLIP, MAX_LEVEL, NEVER, Contexts, Floats, blended, neighbours, phases
+from relic.bitstream.contexts import CLIP, MAX_LEVEL, NEVER, Contexts, Floats, blended, is_even, neighbours
 from relic.bitstream.rans import CDF_END
 from relic.bitstream.tables import Tables
 
@@ -82,10 +82,9 @@ class _Counter:
 
     def __init__(self, symbols: npt.NDArray[np.int32], order: npt.NDArray[np.intp]) -> None:
         batch, _, height, width = symbols.shape
-        even, _ = phases(height, width)
-        self._is_even = np.zeros((height, width), bool)
-        self._is_even.flat[even] = True
-        self._odd = np.tile(~self._is_even.ravel(), batch)
+        even = is_even(height, width)
+        self._even: Floats = even.astype(np.float32)
+        self._odd = np.tile(~even.ravel(), batch)
         self._planes = [np.clip(symbols[:, channel], -CLIP, CLIP).astype(np.float32) for channel in order]
         self._sources = [
             np.stack([blended(np.abs(plane)).ravel() for plane in self._planes]),
@@ -101,7 +100,7 @@ class _Counter:
     ) -> _Channel:
         """The channel at this place of the order, with signs or without."""
         plane = self._planes[place] if signed else np.abs(self._planes[place])
-        near = neighbours(plane * self._is_even).ravel()
+        near = neighbours(plane * self._even).ravel()
         weights = self._fit(place, plane.ravel(), near, signed)
         level = weights[:-1].astype(np.float32) @ self._sources[signed][:place]
         level += np.where(self._odd, np.float32(weights[-1]) * near, 0)
