@@ -12,7 +12,6 @@ import simplejpeg
 
 from relic.arrays import Pixels
 from relic.shards.index import index_path, read_records
-from relic.shards.npy import HEADER_BYTES
 from relic.shards.shard_set import ShardSet
 
 _BATCHES_AHEAD = 4
@@ -29,7 +28,7 @@ def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[
         for step, chosen in enumerate(_batches(len(members), batch_size, number)):
             batch = ring[step % len(ring)][: len(chosen)]
             for row, sample in zip(batch.reshape(len(chosen), crop_bytes), chosen, strict=True):
-                row[:] = np.frombuffer(members[sample], np.uint8, crop_bytes, HEADER_BYTES)
+                row[:] = np.frombuffer(members[sample], np.uint8)[-crop_bytes:]
             yield batch
 
     return epoch
