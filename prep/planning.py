@@ -77,7 +77,7 @@ def _sample_bytes(packing: Packing) -> int:
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:
     """Divide each split's images into shards. Raises InputError for a folder that is missing, empty or unreadable."""
     _check_folders(config)
-    libraries = imaging_libraries()
+    libraries = imaging_libraries(config.encoding)
     return [_plan_split(config, split, libraries) for split in config.splits]
 
 
