@@ -44,7 +44,8 @@ class PrepConfig:
     crops_per_image: int = 1
     """Crops per image; more than one needs --crop random."""
     encoding: Encoding = "raw"
-    """How a crop is stored: raw (uint8 pixels, no decode cost), jpg (4:4:4), or png (lossless, slow to decode)."""
+    """How a crop is stored: raw (uint8 pixels, no decode cost), jpg (4:4:4), or png (lossless, about half of
+    raw)."""
     jpeg_quality: int = 95
     """Quality of --encoding jpg, 1 to 100."""
     decode: Decode = "exact"

@@ -1,4 +1,4 @@
-"""Read samples into rows of a batch: raw ones without decoding, JPEG by simplejpeg, PNG by Pillow."""
+"""Read samples into rows of a batch: raw ones as they are, JPEG by simplejpeg, PNG by ISA-L or Pillow."""
 
 import io
 import time
@@ -14,7 +14,8 @@ from relic.loader.order import Indices
 from relic.loader.reading import Reading
 from relic.loader.shard_files import OpenShard, Scratch, ShardFiles, Waits
 from relic.options import Verify
-from relic.pictures.png import read_png
+from relic.pictures.crop_png import decode_crop_png
+from relic.pictures.png import check_rows, read_png
 from relic.pictures.reasons import unreadable
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.image_header import Geometry, read_geometry
@@ -136,9 +137,15 @@ def _jpg(data: memoryview, row: Pixels) -> tuple[int, ...]:
 
 
 def _png(data: memoryview, row: Pixels) -> tuple[int, ...]:
-    with PngImagePlugin.PngImageFile(io.BytesIO(read_png(bytes(data)).data)) as image:
+    """PNGs that other programs wrote go through Pillow, and so do damaged ones: their reasons are the same for all."""
+    if decode_crop_png(data, row):
+        return row.shape
+    plain = read_png(bytes(data)).data
+    with PngImagePlugin.PngImageFile(io.BytesIO(plain)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")
+        image.load()
+        check_rows(image, plain)
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape == row.shape:
         row[:] = pixels
