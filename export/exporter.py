@@ -15,12 +15,12 @@ from export.config import ExportConfig
 from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
 from export.devices.rules import TARGETS
 from export.int8.conversion import Int8, check_learnable, convert_to_int8
-from export.onnx_files import InputSize, describe, export_part, operators, shape_of
+from export.onnx_files import InputSize, describe_part, export_part, operators, shape_of
 from export.output_folder import staged_output
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
-from export.plan import Plan
-from export.source import Source
+from export.plan import ExportPlan
+from export.source import ExportSource
 from relic import __version__
 from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
@@ -53,7 +53,7 @@ class Export(NamedTuple):
     int8: Int8 | None
 
 
-def export_all(plan: Plan, source: Source, upsample: Upsample) -> Export:
+def export_all(plan: ExportPlan, source: ExportSource, upsample: Upsample) -> Export:
     """Make, check and write the parts that the flags ask for, with this form of the decoder's upsampling.
 
     Raises InputError if a part differs from torch, if a device does not run it, or if the folder cannot be written to.
@@ -81,7 +81,7 @@ def export_all(plan: Plan, source: Source, upsample: Upsample) -> Export:
     return export
 
 
-def choose_upsample(config: ExportConfig, source: Source) -> Upsample:
+def choose_upsample(config: ExportConfig, source: ExportSource) -> Upsample:
     """The form that --upsample names. By default that of the device, or the one that --qat trained for, or subpixel.
 
     Of the forms, `subpixel` compiles in every toolchain that was tried, and is the most exact one in INT8.
@@ -95,7 +95,7 @@ def choose_upsample(config: ExportConfig, source: Source) -> Upsample:
 
 
 def _export_float(
-    plan: Plan, source: Source, size: InputSize, wanted: list[Part], upsample: Upsample
+    plan: ExportPlan, source: ExportSource, size: InputSize, wanted: list[Part], upsample: Upsample
 ) -> list[Exported]:
     config = plan.config
     inputs = make_check_inputs(size, source.tables, plan.shards)
@@ -104,16 +104,16 @@ def _export_float(
         model = export_part(part, source, size, config.opset, upsample)
         parity = check_parity(part, model, source, inputs)
         facts = {"precision": "float32", **_facts(part, model, parity, inputs)}
-        describe(model, part, source, facts)
+        describe_part(model, part, source, facts)
         name = onnx_name(part) if config.part == "all" else config.out.name
         exported.append(Exported(part, name, model, parity, facts))
     return exported
 
 
-def _in_int8(one: Exported, int8: Int8, source: Source) -> Exported:
+def _in_int8(one: Exported, int8: Int8, source: ExportSource) -> Exported:
     """The INT8 model instead of the float one. Its parity entry stays that of the float model."""
     exported = one._replace(model=int8.models[one.part], facts={**one.facts, "precision": "int8"})
-    describe(exported.model, one.part, source, exported.facts)
+    describe_part(exported.model, one.part, source, exported.facts)
     return exported
 
 
@@ -128,7 +128,7 @@ def _keep_for_vendors(config: ExportConfig, staging: Path, exported: list[Export
             file.write(one.model.SerializeToString())
 
 
-def _write(config: ExportConfig, source: Source, upsample: Upsample, export: Export, staging: Path) -> None:
+def _write(config: ExportConfig, source: ExportSource, upsample: Upsample, export: Export, staging: Path) -> None:
     for one in export.exported:
         with atomic_write(staging / one.file) as file:
             file.write(one.model.SerializeToString())
@@ -160,7 +160,7 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInpu
 
 
 def _manifest(
-    staging: Path, config: ExportConfig, source: Source, upsample: Upsample, export: Export
+    staging: Path, config: ExportConfig, source: ExportSource, upsample: Upsample, export: Export
 ) -> ExportManifest:
     return ExportManifest(
         relic_version=__version__,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
-from export.source import Source
+from export.source import ExportSource
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 from relic.onnx.layout import TABLES_KEY, onnx_name
@@ -33,7 +33,7 @@ class InputSize(NamedTuple):
     """Batch, height and width are open. The model is traced with those above."""
 
 
-def export_part(part: Part, source: Source, size: InputSize, opset: int, upsample: Upsample) -> onnx.ModelProto:
+def export_part(part: Part, source: ExportSource, size: InputSize, opset: int, upsample: Upsample) -> onnx.ModelProto:
     """Trace and check one part, and infer its shapes.
 
     Raises InputError if torch wrote another opset.
@@ -107,7 +107,7 @@ def shape_of(model: onnx.ModelProto, side: str) -> list[int | str]:
     return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
-def describe(model: onnx.ModelProto, part: Part, source: Source, values: dict[str, Any]) -> None:
+def describe_part(model: onnx.ModelProto, part: Part, source: ExportSource, values: dict[str, Any]) -> None:
     """Describe the model in its metadata, so that a file without export.json can be identified. `values` are plain."""
     metadata = {
         "relic.part": part,
