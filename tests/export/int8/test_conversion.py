@@ -127,6 +127,9 @@ def test_calibration_inputs_are_train_crops_and_their_rounded_latents(export: Ex
         symbols = quantize(encoder.run(None, {"x": x})[0][0], tables)
         assert np.mean(symbols != np.rint(y_hat[0] - tables.medians[:, None, None])) < 0.001
     assert "(1, 12, 4, 4)" in (folder / CALIBRATION / "README.txt").read_text()
+    for part in ("encoder", "decoder"):  # for RKNN-Toolkit2, which adds the folder of the list
+        listed = (folder / CALIBRATION / f"{part}.txt").read_text().splitlines()
+        assert listed == [f"{part}/{number:03}.npy" for number in range(CROPS)]
 
 
 def coded(folder: Path, parts: Path, pixels: npt.NDArray[np.uint8]) -> tuple[float, float]:
