@@ -1,6 +1,9 @@
-"""The cores of a process: its own, its launcher's, and the quota of its container."""
+"""The cores of a process: its own, its launcher's, and the quota of its container. And its freed memory."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,26 @@ def test_the_quota_of_a_container_limits_the_cores(
     assert available_cores() == cores
     launch(monkeypatch, 2)
     assert share_of_cores() == max(1, cores // 2)
+
+
+_FAULTS = """
+import resource, sys
+from relic.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def use_and_free():
+    pieces = [bytearray(24 << 20) for _ in range(4)]
+use_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    use_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    def faults(argument: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", _FAULTS, argument], capture_output=True, check=True).stdout)
+
+    assert 4 * faults("keep") < faults("return")
