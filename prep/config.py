@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from prep.part import Part, part_of
 from relic.errors import InputError
 from relic.options import CropPlace, Decode, Encoding
 
@@ -23,7 +24,7 @@ class PrepConfig:
         "input": ("coco_dir", "include_val", "max_bad"),
         "crops": ("size", "width", "height", "crop", "crops_per_image", "decode", "seed"),
         "shards": ("out_dir", "encoding", "jpeg_quality", "samples_per_shard", "overwrite", "dry_run"),
-        "machine": ("workers",),
+        "machine": ("workers", "part"),
     }
 
     coco_dir: Path
@@ -54,6 +55,9 @@ class PrepConfig:
     """Crops per shard."""
     workers: int = 0
     """Worker processes; 0: one per core that this process may use."""
+    part: str | None = None
+    """I/N: pack only the shards whose number leaves the remainder I when divided by N. Start N such commands, for
+    example as a job array, in any order, at once or not. The last one to end writes the manifest."""
     seed: int = 0
     """Seed of the random windows and of the crops shown on the contact sheet."""
     max_bad: float = 0.01
@@ -81,6 +85,9 @@ class PrepConfig:
         ):
             if not least <= value <= most:
                 raise InputError(f"{flag} {value}: choose from {least} to {most}")
+        if self.part is not None and self.overwrite:
+            raise InputError("--part: not with --overwrite, by which a late part would remove what others packed")
+        _ = self.shard_part
         if not 0 <= self.max_bad <= 1:
             raise InputError(f"--max_bad {self.max_bad}: a share of the images, from 0 to 1")
         if self.crops_per_image > 1 and self.crop == "center":
@@ -94,6 +101,11 @@ class PrepConfig:
     def splits(self) -> list[str]:
         """Names of the splits to pack."""
         return ["train", "val"] if self.include_val else ["train"]
+
+    @property
+    def shard_part(self) -> Part:
+        """The shards to pack."""
+        return Part() if self.part is None else part_of(self.part)
 
     @property
     def crop_width(self) -> int:

@@ -30,9 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: PrepConfig) -> int:
+    from prep.owner import owning
     from prep.packing import pack_split
     from prep.planning import bytes_free, check_disk, plan_splits
-    from prep.split_folder import only_writer
+    from prep.pool import local_engine
     from relic.machine import available_cores, pillow_name
 
     workers = config.workers or available_cores()
@@ -50,11 +51,14 @@ def _run(config: PrepConfig) -> int:
     if config.dry_run:
         return 0
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    with only_writer(config.out_dir):
+
+    def begin(shared: bool) -> None:
         for plan in plans:
-            plan.clear()
+            plan.begin(shared=shared)
+
+    with owning(config.out_dir, config.shard_part, config.splits, begin) as owner:
         for plan in plans:
-            print(pack_split(plan, workers=workers, max_bad=config.max_bad), flush=True)
+            print(pack_split(plan, engine=local_engine(workers), owner=owner, max_bad=config.max_bad), flush=True)
     return 0
 
 
