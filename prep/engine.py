@@ -1,5 +1,6 @@
-"""What runs tasks. `prep/pool.py` is the engine of one machine."""
+"""What runs tasks: `prep/pool.py` in processes of this machine, `prep/cluster.py` on a Ray cluster."""
 
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -39,7 +40,36 @@ class Engine(Protocol):
     ) -> Generator[Finished[Any, Any] | RunningItems, None, None]: ...
 
 
-def portable(error: InputError | OSError) -> Exception:
+class Failure(NamedTuple):
+    """How a task ended in its worker, if not with a result."""
+
+    error: Exception | None
+    """An InputError or OSError, to be raised again in the parent; None for a bug."""
+    trace: str
+
+
+Outcome = Any
+"""A result, or a Failure."""
+
+
+def attempt(work: Work[Task, Result], task: Task, report: ReportItem) -> Outcome:
+    """Run a task in its worker."""
+    try:
+        return work(task, report)
+    except (InputError, OSError) as error:
+        return Failure(_portable(error), traceback.format_exc())
+    except Exception:
+        return Failure(None, traceback.format_exc())
+
+
+def result_of(outcome: Outcome) -> Any:
+    """The result of a task, in the parent. Raises the error of a Failure."""
+    if isinstance(outcome, Failure):
+        raise outcome.error or RuntimeError(f"a worker failed:\n{outcome.trace}")
+    return outcome
+
+
+def _portable(error: InputError | OSError) -> Exception:
     """The error in a form that can be pickled."""
     if isinstance(error, OSError):  # its args leave out the file's name
         return OSError(error.errno, error.strerror or str(error), error.filename)

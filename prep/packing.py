@@ -25,6 +25,8 @@ from relic.shards.manifest import Manifest, write_manifest
 _ROUNDS = 3
 """How often a shard is packed whose images change meanwhile."""
 
+_LATE_SECONDS = 90.0
+
 log = logging.getLogger(__name__)
 
 
@@ -112,10 +114,7 @@ def pack_split(plan: SplitPlan, *, engine: Engine, owner: Owner, max_bad: float)
 def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
     """Write what describes the whole split, the manifest last. All shards have records."""
     folder = plan.folder
-    records = [folder.finished_shard(task.shard) for task in plan.tasks]
-    finished = [record for record in records if record is not None]
-    if len(finished) < len(records):
-        raise InputError(f"--out_dir {folder.folder}: files of {plan.packing.split} shards were removed meanwhile")
+    finished = _all_records(plan)
     rejected = [entry for record in finished for entry in record.rejected]
     folder.write_rejected(rejected)
     _check_share(plan, rejected, max_bad)
@@ -124,6 +123,20 @@ def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
     write_contact_sheet(folder, manifest)
     write_manifest(folder.folder, manifest)
     return manifest
+
+
+def _all_records(plan: SplitPlan) -> list[ShardRecord]:
+    """The records of all shards. Some network file systems show files of other hosts only after a minute."""
+    deadline = time.monotonic() + _LATE_SECONDS
+    while True:
+        records = [plan.folder.finished_shard(task.shard) for task in plan.tasks]
+        finished = [record for record in records if record is not None]
+        if len(finished) == len(records):
+            return finished
+        if time.monotonic() > deadline:
+            missing = plan.folder.tar(records.index(None))
+            raise InputError(f"{missing}: it or its record was removed meanwhile; run the command again")
+        time.sleep(_LATE_SECONDS / 60)
 
 
 def _pack_missing(plan: SplitPlan, records: dict[int, ShardRecord | None], engine: Engine) -> int:

@@ -12,15 +12,14 @@ import functools
 import multiprocessing
 import os
 import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
-from prep.engine import Engine, Finished, Result, RunningItems, Task, Work, portable
+from prep.engine import Engine, Finished, Result, RunningItems, Task, Work, attempt, result_of
 from relic.errors import InputError
 
 _TICK_SECONDS = 0.1
@@ -97,10 +96,7 @@ class _Worker(Generic[Task, Result]):
         gone = not self._process.is_alive()
         try:
             if self.task is not None and self._pipe.poll():
-                outcome = self._pipe.recv()
-                if isinstance(outcome, _Failure):
-                    raise outcome.error or RuntimeError(f"a worker failed:\n{outcome.trace}")
-                finished = Finished(self.task, outcome)
+                finished = Finished(self.task, result_of(self._pipe.recv()))
                 self.task = None
                 return finished
         except (EOFError, ConnectionResetError):
@@ -127,12 +123,6 @@ class _Worker(Generic[Task, Result]):
         self._pipe.close()
 
 
-class _Failure(NamedTuple):
-    error: Exception | None
-    """An InputError or OSError, to be raised again in the parent; None for a bug."""
-    trace: str
-
-
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Delay Ctrl-C until the end of the block. A process started inside inherits the mask and never receives it."""
@@ -154,14 +144,7 @@ def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> No
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            task = pipe.recv()
-            try:
-                outcome = work(task, report)
-            except (InputError, OSError) as error:
-                outcome = _Failure(portable(error), traceback.format_exc())
-            except Exception:
-                outcome = _Failure(None, traceback.format_exc())
-            pipe.send(outcome)
+            pipe.send(attempt(work, pipe.recv(), report))
 
 
 def _die_with(parent: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from prep.config import PrepConfig
 from prep.make_shards import main
 from prep.part import Part, part_of
+from prep.split_folder import SplitFolder
 from relic.errors import InputError
 from tests.conftest import refusal
 
@@ -40,6 +41,17 @@ def test_what_is_no_part(text: str) -> None:
 def test_contradictions_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--part 3/3: expected" in refusal(lambda: PrepConfig(Path(), part="3/3"), capsys)
     assert "--part: not with --overwrite" in refusal(lambda: PrepConfig(Path(), part="0/3", overwrite=True), capsys)
+    assert "needs --engine ray" in refusal(lambda: PrepConfig(Path(), ray_address="head:6379"), capsys)
+
+
+def test_a_missing_ray_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(tmp_path, tmp_path / "out", "--engine", "ray") == 2
+    assert capsys.readouterr().err == (
+        "prep/make_shards.py: error: --engine ray: ray is not installed; pip install -r requirements-cluster.txt\n"
+    )
 
 
 def run(coco: Path, out: Path, *flags: str) -> int:
@@ -90,6 +102,37 @@ def test_files_that_were_lost_come_back(coco: Path, tmp_path: Path, digests: Dig
         assert run(coco, out, "--part", f"{number}/2") == 0
         assert (out / "train.json").exists() == (number == 0)
     assert digests(out) == whole
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("late", [True, False])
+def test_records_that_are_seen_late_are_waited_for(
+    coco: Path,
+    tmp_path: Path,
+    whole: dict[str, str],
+    digests: Digests,
+    late: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As NFS shows them: the name is in the listing of the folder, but the file cannot be opened yet."""
+    out = tmp_path / "out"
+    finished, asked = SplitFolder.finished_shard, []
+
+    def find(self: SplitFolder, shard: int) -> object:
+        asked.append(shard)
+        hidden = self.split == "train" and shard == 1 and not (late and asked.count(1) > 5)
+        return None if hidden else finished(self, shard)
+
+    assert run(coco, out, "--part", "1/2") == 0
+    monkeypatch.setattr("prep.packing._LATE_SECONDS", 0.5)
+    monkeypatch.setattr(SplitFolder, "finished_shard", find)
+    assert run(coco, out, "--part", "0/2") == (0 if late else 1)
+    if late:
+        assert digests(out) == whole
+    else:
+        assert "train-000001.tar: it or its record was removed meanwhile" in capsys.readouterr().err
+        assert not (out / "train.json").exists()
 
 
 @pytest.mark.commands
