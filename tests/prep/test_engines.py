@@ -33,8 +33,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     from prep.cluster import ray_engine
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with ray_engine("local", 2) as connected:
-        yield connected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else ray writes a token into the user's home
+        with ray_engine("local", 2) as connected:
+            yield connected
 
 
 def describe(task: object, item: int) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +186,24 @@ def test_too_many_bad_images_are_told_by_the_last_part(
     assert not (out / "train.json").exists()
     assert run(coco, out, "--part", "0/2") == 0
     assert run(coco, out, "--part", "1/2") == 0
+    assert digests(out) == whole
+
+
+@pytest.mark.commands
+def test_the_job_array_of_the_page_packs_the_set(
+    coco: Path, tmp_path: Path, whole: dict[str, str], digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script of docs/scale.md, as Slurm starts it, with other paths and the flags of these tests."""
+    page = (ROOT / "docs" / "scale.md").read_text()
+    found = re.search(r"^(    #!/bin/bash\n    #SBATCH --array=0-63\n(?:    .*\n)+)", page, re.MULTILINE)
+    assert found
+    out, flags = tmp_path / "out", " ".join(FLAGS)
+    script = textwrap.dedent(found[1]).replace("/data/coco", str(coco)).replace("/data/shards", f"{out} {flags}")
+    (tmp_path / "job.sh").write_text(script.replace("python ", f"{sys.executable} "))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    for number in ("1", "0"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", number)
+        subprocess.run(["bash", tmp_path / "job.sh"], cwd=ROOT, check=True)
     assert digests(out) == whole
 
 
