@@ -21,7 +21,7 @@ from pathlib import Path
 
 from prep.part import Part
 from relic.errors import InputError
-from relic.files import read_bounded, write_json
+from relic.files import read_bounded
 from relic.lock import lock
 
 _NAME = re.compile(r"(?P<split>[a-z]+)\.[0-9a-f]{16}\.owner")
@@ -58,27 +58,30 @@ class Owner:
         self.part = part
         self._process = _Process(socket.gethostname(), os.getpid(), _machine(), part)
         self._files: dict[str, tuple[Path, contextlib.ExitStack]] = {}
+        self._locks_work = False
         self._ended = threading.Event()
 
     def join(self, splits: Sequence[str], begin: Callable[[bool], None]) -> None:
         """Become an owner; call `begin(shared)`: whether others pack here. Raises InputError if one is in the way."""
         with _folder_lock(self.folder):
+            for split in splits:  # first, so that two that begin at once see each other where no folder can be locked
+                self._own(split)
+            threading.Thread(target=self._beat, daemon=True).start()
             found = self._others()
             in_the_way = [path for path, process in found.items() if not process.part.goes_with(self.part)]
             if alive := self._living(in_the_way):
                 way_out = "give each process an I of its own" if self.part.of > 1 else "wait until it has ended"
                 raise InputError(f"--out_dir {self.folder}: {alive} is packing into it; {way_out}")
             begin(len(found) > len(in_the_way))
-            for split in splits:
-                self._own(split)
-        threading.Thread(target=self._beat, daemon=True).start()
 
     def _own(self, split: str) -> None:
         path = self.folder / f"{split}.{secrets.token_hex(8)}.owner"
         held = contextlib.ExitStack()
         self._files[split] = path, held
-        write_json(path, dataclasses.asdict(self._process))
         held.enter_context(lock(path, wait_seconds=0, create=True))
+        path.write_text(json.dumps(dataclasses.asdict(self._process)))
+        with lock(path, wait_seconds=0, create=True) as again:
+            self._locks_work = not again
 
     @contextlib.contextmanager
     def leaving(self, split: str) -> Iterator[Callable[[], bool]]:
@@ -115,12 +118,7 @@ class Owner:
         return found
 
     def _living(self, paths: Iterable[Path]) -> _Process | None:
-        """One of the processes of these files that lives. If there is none, the files are removed.
-
-        The caller holds the lock of the folder: where it can be taken once more, locks do nothing.
-        """
-        with lock(self.folder, wait_seconds=0) as again:
-            locks_work = not again
+        """One of the processes of these files that lives. If there is none, the files are removed."""
         watched = {}
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
@@ -128,7 +126,7 @@ class Owner:
                 with lock(path, wait_seconds=0, create=True) as free:
                     if not free:
                         return process
-                if not (locks_work and process.machine == self._process.machine):
+                if not (self._locks_work and process.machine == self._process.machine):
                     watched[path] = process, _stamp(path)
                     continue
             path.unlink(missing_ok=True)
@@ -148,7 +146,7 @@ def owning(folder: Path, part: Part, splits: Sequence[str], begin: Callable[[boo
 
 @contextlib.contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    """Lock the folder itself: no lock file is left there. On file systems without locks the block runs all the same."""
+    """Lock the folder itself: no lock file is left there. Where that cannot be done (NFS), the block runs unlocked."""
     with lock(folder, wait_seconds=_LOCK_SECONDS) as held:
         if not held:
             raise InputError(f"--out_dir {folder}: another make_shards.py holds its lock for {_LOCK_SECONDS:.0f} s")

@@ -112,9 +112,11 @@ def pack_split(plan: SplitPlan, *, engine: Engine, owner: Owner, max_bad: float)
 
 
 def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
-    """Write what describes the whole split, the manifest last. All shards have records."""
+    """Write what describes the whole split, the manifest last."""
     folder = plan.folder
     finished = _all_records(plan)
+    if (manifest := folder.manifest()) is not None:
+        return manifest
     rejected = [entry for record in finished for entry in record.rejected]
     folder.write_rejected(rejected)
     _check_share(plan, rejected, max_bad)
@@ -126,12 +128,15 @@ def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
 
 
 def _all_records(plan: SplitPlan) -> list[ShardRecord]:
-    """The records of all shards. Some network file systems show files of other hosts only after a minute."""
+    """The records of all shards. Some network file systems show files of other hosts only after a minute.
+
+    They may be incomplete when another process has written the manifest and removed them: NFS cannot lock folders.
+    """
     deadline = time.monotonic() + _LATE_SECONDS
     while True:
         records = [plan.folder.finished_shard(task.shard) for task in plan.tasks]
         finished = [record for record in records if record is not None]
-        if len(finished) == len(records):
+        if len(finished) == len(records) or plan.folder.manifest() is not None:
             return finished
         if time.monotonic() > deadline:
             missing = plan.folder.tar(records.index(None))

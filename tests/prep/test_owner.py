@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def test_a_killed_process_of_this_machine_is_seen_at_once(tmp_path: Path, monkey
     with join(tmp_path):
         assert len(names(tmp_path)) == 1
     assert not names(tmp_path)
+
+
+def test_a_process_touches_its_files(tmp_path: Path) -> None:
+    with join(tmp_path, splits=("train", "val")):
+        first = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        while any(path.stat().st_mtime_ns == stamp for path, stamp in first.items()):
+            time.sleep(0.01)
+        assert sorted(path.name.split(".")[0] for path in first) == ["train", "val"]
 
 
 def test_a_process_of_another_host_is_watched(tmp_path: Path, touching: Callable[[Path], None]) -> None:
