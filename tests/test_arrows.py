@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic": (SHARED | {"relic.plain_yaml"}, {"yaml", "torch", "numpy", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.cli", "relic.columns", "prep"},
-        {"isal", "numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
+        {"isal", "numpy", "PIL", "ray", "simplejpeg", "xxhash", "tqdm"},
     ),
     "train": (
         {"relic", "train"},
