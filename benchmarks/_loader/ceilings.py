@@ -10,18 +10,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
 
-Rows = npt.NDArray[np.uint8]
 Members = Sequence[bytes | memoryview]
 """Payloads of samples, in memory."""
-Epoch = Callable[[int], Iterator[Rows]]
+Epoch = Callable[[int], Iterator[Pixels]]
 """Number of an epoch -> its batches."""
 _BATCHES_AHEAD = 9
 """As the loader has for batches of 64."""
@@ -36,14 +35,15 @@ def copy_ceiling(
 ) -> Epoch:
     """The threads copy the pixels of raw members, in shuffled order, into reused batch buffers.
 
-    `repeats`: how often an epoch has each member. The pixels lie in one array. Pages of mapped files are small, so copying from them is slower than reading the files.
+    `repeats`: how often an epoch has each member. The pixels lie in one array: a mapped file has small pages, so copying
+    from it is slower than reading the file.
     """
     pixels = shards.height * shards.width * 3
     source = np.empty((len(members), pixels), np.uint8)
     for crop, member in zip(source, members, strict=True):
         crop[:] = np.frombuffer(member, np.uint8)[-pixels:]
 
-    def fill(rows: Rows, chosen: list[int]) -> None:
+    def fill(rows: Pixels, chosen: list[int]) -> None:
         for row, sample in zip(rows.reshape(len(chosen), pixels), chosen, strict=True):
             row[:] = source[sample]
 
@@ -60,7 +60,7 @@ def read_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitSta
         records = read_records(index_path(tar)).tolist()
         places += [(descriptor, offset + size - pixels) for offset, size, *_ in records]
 
-    def fill(rows: Rows, chosen: list[int]) -> None:
+    def fill(rows: Pixels, chosen: list[int]) -> None:
         for row, sample in zip(rows.reshape(len(chosen), pixels), chosen, strict=True):
             descriptor, offset = places[sample]
             if os.preadv(descriptor, (row.data,), offset) != pixels:
@@ -76,11 +76,11 @@ def block_ceiling(shards: ShardSet, threads: int, stack: ExitStack) -> Epoch:
     blocks = [(np.ones((crops, *crop), np.uint8), np.zeros((crops, *crop), np.uint8)) for _ in range(threads)]
     pool = stack.enter_context(ThreadPoolExecutor(threads))
 
-    def copy(block: tuple[Rows, Rows]) -> Rows:
+    def copy(block: tuple[Pixels, Pixels]) -> Pixels:
         block[1][:] = block[0]
         return block[1]
 
-    def epoch(_: int) -> Iterator[Rows]:
+    def epoch(_: int) -> Iterator[Pixels]:
         for _ in range(-(-shards.num_samples // (crops * threads))):
             yield from pool.map(copy, blocks)
 
@@ -93,27 +93,27 @@ def decode_ceiling(
     """The threads decode JPEGs or PNGs, in shuffled order, into reused batch buffers."""
     decode = {"jpg": _jpg, "png": _png}[shards.encoding]
 
-    def fill(rows: Rows, chosen: list[int]) -> None:
+    def fill(rows: Pixels, chosen: list[int]) -> None:
         for row, sample in zip(rows, chosen, strict=True):
             decode(members[sample], row)
 
     return _epochs(fill, shards, len(members), batch_size, threads, stack, repeats)
 
 
-def _jpg(member: bytes | memoryview, row: Rows) -> None:
+def _jpg(member: bytes | memoryview, row: Pixels) -> None:
     try:
         simplejpeg.decode_jpeg(member, "RGB", buffer=row)
     except ValueError:  # a kind of JPEG that TurboJPEG has no name for
         decode_jpeg(member, "RGB", row)
 
 
-def _png(member: bytes | memoryview, row: Rows) -> None:
+def _png(member: bytes | memoryview, row: Pixels) -> None:
     with Image.open(io.BytesIO(member), formats=("PNG",)) as image:
         row[:] = np.asarray(image.convert("RGB"))
 
 
 def _epochs(
-    fill: Callable[[Rows, list[int]], None],
+    fill: Callable[[Pixels, list[int]], None],
     shards: ShardSet,
     samples: int,
     batch_size: int,
@@ -129,8 +129,8 @@ def _epochs(
     pool = stack.enter_context(ThreadPoolExecutor(threads))
     step_rows = _ROWS_PER_TASK[shards.encoding]
 
-    def epoch(number: int) -> Iterator[Rows]:
-        pending: deque[tuple[Rows, list[Future[None]]]] = deque()
+    def epoch(number: int) -> Iterator[Pixels]:
+        pending: deque[tuple[Pixels, list[Future[None]]]] = deque()
         for step, chosen in enumerate(_batches(samples, batch_size, number, repeats)):
             batch = ring[step % len(ring)][: len(chosen)]
             parts = [slice(start, start + step_rows) for start in range(0, len(chosen), step_rows)]
@@ -143,7 +143,7 @@ def _epochs(
     return epoch
 
 
-def _finished(batch: Rows, parts: list["Future[None]"]) -> Rows:
+def _finished(batch: Pixels, parts: list["Future[None]"]) -> Pixels:
     for part in parts:
         part.result()
     return batch

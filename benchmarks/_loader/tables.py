@@ -7,7 +7,7 @@ from benchmarks._loader.fio import IN_FLIGHT
 from benchmarks._loader.measure import Pass, Shares
 from benchmarks._loader.own_set import OwnSet
 from benchmarks._shared.ratios import ratio_table
-from relic.columns import in_columns, markdown_table
+from relic.columns import counted, in_columns, markdown_table
 from relic.shards.shard_set import ShardSet
 
 _NEAR = 0.8
@@ -152,7 +152,7 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     holds = "fits in" if later is not None else "is larger than"
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
-        f"{shards.encoding}, {len(shards.tars)} shards; {measured.set_bytes / _GB:.1f} GB, which {holds} the "
+        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.1f} GB, which {holds} the "
         f"free memory of {measured.free_bytes / _GB:.1f} GB",
         "",
         markdown_table(rows),
