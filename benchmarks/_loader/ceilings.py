@@ -35,8 +35,8 @@ def copy_ceiling(
 ) -> Epoch:
     """The threads copy the pixels of raw members, in shuffled order, into reused batch buffers.
 
-    `repeats`: how often an epoch has each member. The pixels lie in one array: a mapped file has small pages, so copying
-    from it is slower than reading the file.
+    `repeats`: how often an epoch has each member. The pixels lie in one array: a mapped file has small pages, so
+    copying from it is slower than reading the file.
     """
     pixels = shards.height * shards.width * 3
     source = np.empty((len(members), pixels), np.uint8)

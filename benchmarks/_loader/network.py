@@ -1,35 +1,25 @@
-"""The upper limit of the network: bytes of shards at URLs, thrown away."""
+"""The upper limit of the network: shards are fetched from their URLs again, as the cache fetches them."""
 
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from pathlib import Path
 
-from relic.errors import InputError
-from relic.storage.transfer import TransferError, chunks_of
-from relic.storage.urls import without_secrets
+from relic.files import temporary_folder
+from relic.storage.download import download
 
 STREAMS = 4
-"""Shards that are fetched at once, as relic fetches them."""
+"""Shards that are fetched at once, as many as the cache fetches."""
 
 
-def network_rate(urls: Sequence[str], seconds: float) -> float:
-    """Bytes per second of the first `STREAMS` URLs, each read to its end or for `seconds`."""
-    began = time.perf_counter()
+def network_rate(urls: Sequence[str]) -> float:
+    """Bytes per second of these URLs, `STREAMS` at a time, into a temporary folder."""
+    with temporary_folder() as folder, ThreadPoolExecutor(STREAMS) as pool:
+        began = time.perf_counter()
+        fetched = list(pool.map(lambda numbered: _fetch(numbered[1], folder / f"{numbered[0]}.tar"), enumerate(urls)))
+        return sum(fetched) / (time.perf_counter() - began)
 
-    def drain(url: str) -> int:
-        got = 0
-        try:
-            with closing(chunks_of(url, threading.Event())) as chunks:
-                for chunk in chunks:
-                    got += len(chunk)
-                    if time.perf_counter() - began > seconds:
-                        break
-        except TransferError as error:
-            raise InputError(f"{without_secrets(url)}: {error}") from error
-        return got
 
-    with ThreadPoolExecutor(STREAMS) as pool:
-        got = sum(pool.map(drain, urls[:STREAMS]))
-    return got / (time.perf_counter() - began)
+def _fetch(url: str, path: Path) -> int:
+    download(url, path, lambda temporary: None)
+    return path.stat().st_size

@@ -60,7 +60,8 @@ def measure_own_set(
 ) -> OwnSet:
     """Measure every part for `seconds`, divided into `rounds` in which all take turns. Figures are medians.
 
-    `urls`: of shards that are fetched again, to measure the network; empty for a set on disk.
+    `urls`: of shards that are fetched again, to measure the network; empty for a set on disk. A slow network is
+    measured in fewer rounds.
     """
     set_bytes = sum(tar.stat().st_size for tar in shards.tars)
     image_bytes = set_bytes / shards.num_samples
@@ -85,13 +86,16 @@ def measure_own_set(
         }
         if fits:
             parts["later"] = lambda number: _images(loader, _again(chosen, batch_size, number))
+        fetching = 0.0
         for number in range(rounds):
             for name, part in parts.items():
                 if name in _COLD:
                     drop_from_cache(shards.tars)
                 rates.setdefault(name, []).append(_rate(part(number), seconds / rounds))
-            if urls:
-                network.append(network_rate(urls, seconds / rounds) / image_bytes)
+            if urls and fetching < seconds:
+                began = time.perf_counter()
+                network.append(network_rate(urls) / image_bytes)
+                fetching += time.perf_counter() - began
     found = {name: statistics.median(each) for name, each in rates.items()}
     first, later = found.pop("first"), found.pop("later", None)
     return OwnSet(

@@ -152,8 +152,8 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     holds = "fits in" if later is not None else "is larger than"
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
-        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.1f} GB, which {holds} the "
-        f"free memory of {measured.free_bytes / _GB:.1f} GB",
+        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.1f} GB, which {holds} "
+        f"the free memory of {measured.free_bytes / _GB:.1f} GB",
         "",
         markdown_table(rows),
         "",
