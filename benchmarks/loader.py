@@ -89,7 +89,7 @@ def _compare(plan: Plan, folder: Path) -> Outcome:
 
 
 def _cold(plan: Plan, folder: Path) -> Outcome:
-    from benchmarks._loader.cold import LOADER_MODES, measure_cold
+    from benchmarks._loader.cold import measure_cold
     from benchmarks._loader.memory import memory_limit
     from benchmarks._loader.tables import cold_table
     from benchmarks._shared.crops import prepare_crops
@@ -103,7 +103,7 @@ def _cold(plan: Plan, folder: Path) -> Outcome:
         epochs=config.epochs,
         workers=plan.threads,
         consumer_ms=pace_ms,
-        modes=LOADER_MODES,
+        io_threads=config.io_threads,
     )
     limit = memory_limit()
     table = cold_table(crops.raw, config.batch_size, cold, limit)
@@ -119,7 +119,15 @@ def _own_set(plan: Plan, shards: ShardSet) -> Outcome:
     from benchmarks._loader.tables import own_set_table
 
     config = plan.config
-    measured = measure_own_set(shards, plan.urls, config.batch_size, config.epochs, config.seconds, plan.threads)
+    measured = measure_own_set(
+        shards,
+        plan.urls,
+        batch_size=config.batch_size,
+        rounds=config.epochs,
+        seconds=config.seconds,
+        threads=plan.threads,
+        io_threads=config.io_threads,
+    )
     table = own_set_table(shards, measured, config.gpu_images_per_second)
     print(table, flush=True)
     steady = measured.images_per_second or measured.first_images_per_second

@@ -10,8 +10,8 @@ from PIL import Image, features
 from relic.options import Encoding
 from relic.shards.npy import npy_header
 
-RULES_VERSION = "3"
-"""Increase it when a change to listing, decoding, cropping or encoding changes any pixel or key."""
+RULES_VERSION = "4"
+"""Increase it when a change to listing, decoding, cropping, encoding or the tars changes any byte of a shard."""
 _PNG_LEVEL = 2
 
 

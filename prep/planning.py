@@ -14,8 +14,10 @@ from relic.errors import InputError
 from relic.files import check_folder, nearest_existing
 from relic.pictures.listing import list_sources
 from relic.shards.manifest import Packing
+from relic.shards.npy import PAGE_BYTES
+from relic.shards.ustar import BLOCK_BYTES
 
-_HEADER_BYTES, _NPY_BYTES = 512, 128
+_NPY_BYTES = 128
 _BESIDE_BYTES = 320
 """Bytes per sample in .index, .jsonl and tar padding, with a margin."""
 _BITS_PER_PIXEL = {"jpg": 6.5, "png": 18.0}
@@ -68,10 +70,14 @@ class SplitPlan:
 def _sample_bytes(packing: Packing) -> int:
     pixels = packing.width * packing.height
     if packing.encoding == "raw":
-        payload = -(-(_NPY_BYTES + 3 * pixels) // 512) * 512
+        stored = _up_to(_up_to(3 * pixels, BLOCK_BYTES) + BLOCK_BYTES + _NPY_BYTES, PAGE_BYTES)
     else:
-        payload = int(pixels * _BITS_PER_PIXEL[packing.encoding] / 8) + 1024
-    return _HEADER_BYTES + payload + _BESIDE_BYTES
+        stored = BLOCK_BYTES + int(pixels * _BITS_PER_PIXEL[packing.encoding] / 8) + 1024
+    return stored + _BESIDE_BYTES
+
+
+def _up_to(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:

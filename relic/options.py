@@ -34,6 +34,8 @@ CropPlace = Literal["center", "random"]
 Decode = Literal["exact", "fast"]
 Verify = Literal["first", "always", "off"]
 """When a sample's hash is checked."""
+Direct = Literal["auto", "on", "off"]
+"""Whether shards are read past the page cache."""
 
 # The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]

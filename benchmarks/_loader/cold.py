@@ -21,8 +21,8 @@ from relic.loader.order import epoch_order, train_batches
 from relic.shards.shard_set import ShardSet
 
 SUFFIXES = ("raw", "jpg")
-LOADER_MODES: dict[str, dict[str, Any]] = {"": {}}
-"""Name of a mode -> arguments of `ShardLoader`. The mode without a name is the default."""
+MODES: dict[str, dict[str, Any]] = {"": {}, "direct": {"direct": "on"}}
+"""Name of a mode of relic's loader -> arguments of `ShardLoader`. The one without a name is what users get."""
 REFERENCES = ("fio", "direct")
 """The reads that loaders are compared to: those of fio, and without it those of threads of our own."""
 
@@ -74,9 +74,10 @@ def measure_cold(
     epochs: int,
     workers: int,
     consumer_ms: float,
-    modes: Mapping[str, Mapping[str, Any]],
+    io_threads: int,
 ) -> Cold:
-    """Measure relic's loader in each of its `modes` (name -> arguments of `ShardLoader`), others, and the storage."""
+    """Measure relic's loader in each of its `MODES`, others, and the storage."""
+    modes = {name: {**options, "io_threads": io_threads} for name, options in MODES.items()}
     sets = {"raw": crops.raw, "jpg": crops.jpg}
     dropped: list[float | None] = []
     with ExitStack() as stack:

@@ -47,6 +47,8 @@ class LoaderBenchmarkConfig:
     """Compare loaders on crops that are dropped from memory before each epoch, and with the reads of fio."""
     wait: bool = False
     """Measure the wait of a consumer of raw and of jpg crops instead of comparing loaders."""
+    io_threads: int = 0
+    """Reads in flight of relic's loader in --cold and --shards. 0 lets it choose, as train/main.py does."""
     consumer_ms: float | None = None
     """Milliseconds per batch that the consumer of --wait and --cold takes. Default: 20, for jpg crops 30."""
     wait_batches: int = 500
@@ -63,9 +65,13 @@ class LoaderBenchmarkConfig:
             raise InputError("--markdown writes no table of --wait; leave out one")
         if self.consumer_ms is not None and not (self.wait or self.cold):
             raise InputError("--consumer_ms needs --wait or --cold")
+        if self.io_threads and not (self.cold or self.shards is not None):
+            raise InputError("--io_threads needs --cold or --shards")
         if self.gpu_images_per_second and self.shards is None:
             raise InputError("--gpu_images_per_second needs --shards")
-        check_least(self, {"batch_size": 1, "epochs": 2, "wait_batches": 1, "gpu_images_per_second": 0})
+        check_least(
+            self, {"batch_size": 1, "epochs": 2, "wait_batches": 1, "gpu_images_per_second": 0, "io_threads": 0}
+        )
         if self.shards is None and self.packed_crops < self.batch_size:
             raise InputError(f"--crops {self.crops}: fewer than one batch (--batch_size {self.batch_size})")
         if self.seconds <= 0:

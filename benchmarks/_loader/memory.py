@@ -27,13 +27,6 @@ def memory_limit() -> int | None:
     return min((limit for limit in found if limit < _installed_bytes()), default=None)
 
 
-def free_bytes() -> int:
-    """Bytes that files may take in the page cache: the free memory of the machine, or less under a limit."""
-    lines = (_PROC / "meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min(free, memory_limit() or free)
-
-
 def _limits(root: Path, path: str, name: str) -> list[int]:
     """Of a group and those above it. In a container, its own group is at `root`."""
     parts = Path(path.strip("/")).parts

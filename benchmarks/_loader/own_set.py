@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from benchmarks._loader.ceilings import block_ceiling, copy_ceiling, decode_ceiling
-from benchmarks._loader.memory import free_bytes
 from benchmarks._loader.network import network_rate
 from benchmarks._loader.page_cache import drop_from_cache
 from benchmarks._loader.storage import StorageReader
 from relic.loader.loader import ShardLoader
 from relic.loader.order import Indices, epoch_order, train_batches
+from relic.machine import available_memory
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
 
@@ -40,6 +40,8 @@ class OwnSet(NamedTuple):
     """Fetching shards from their URLs. None: the set is on disk."""
     ceilings: dict[str, float]
     """`disk`, `cores`, `feed` -> images per second."""
+    reading: str
+    """How the loader reads the set."""
     direct: bool
     """Whether the disk was read past the page cache."""
     device: str
@@ -56,7 +58,14 @@ class OwnSet(NamedTuple):
 
 
 def measure_own_set(
-    shards: ShardSet, urls: Sequence[str], batch_size: int, rounds: int, seconds: float, threads: int
+    shards: ShardSet,
+    urls: Sequence[str],
+    *,
+    batch_size: int,
+    rounds: int,
+    seconds: float,
+    threads: int,
+    io_threads: int,
 ) -> OwnSet:
     """Measure every part for `seconds`, divided into `rounds` in which all take turns. Figures are medians.
 
@@ -65,14 +74,14 @@ def measure_own_set(
     """
     set_bytes = sum(tar.stat().st_size for tar in shards.tars)
     image_bytes = set_bytes / shards.num_samples
-    free = free_bytes()
+    free = available_memory()
     fits = set_bytes < free
     shards = _some_shards(shards)
     chosen = _some_samples(shards)
     rates: dict[str, list[float]] = {}
     network: list[float] = []
     with ExitStack() as stack:
-        loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size, pin_memory=_on_cuda()))
+        loader = stack.enter_context(_loader(shards, batch_size, io_threads))
         for _ in loader.batches(_batches(chosen, batch_size)):
             pass  # names a sample that is damaged, and brings all of them into memory
         reader = StorageReader(shards, stack)
@@ -82,7 +91,7 @@ def measure_own_set(
             "disk": reader.epoch,
             "cores": bare(shards, members, batch_size, threads, stack, _REPEATS),
             "feed": _feed_ceiling(shards, batch_size, threads, stack),
-            "first": lambda number: _first_epoch(shards, batch_size, number),
+            "first": lambda number: _first_epoch(_loader(shards, batch_size, io_threads), batch_size, number),
         }
         if fits:
             parts["later"] = lambda number: _images(loader, _again(chosen, batch_size, number))
@@ -101,6 +110,7 @@ def measure_own_set(
     return OwnSet(
         network=statistics.median(network) if network else None,
         ceilings=found,
+        reading=str(loader.reading),
         direct=reader.direct,
         device="cuda" if _on_cuda() else "cpu",
         first_images_per_second=first,
@@ -147,10 +157,13 @@ def _again(samples: Indices, batch_size: int, seed: int) -> Iterator[Indices]:
     return itertools.chain.from_iterable(_batches(rng.permutation(samples), batch_size) for _ in range(_REPEATS))
 
 
-def _first_epoch(shards: ShardSet, batch_size: int, number: int) -> Iterator[Sized]:
+def _loader(shards: ShardSet, batch_size: int, io_threads: int) -> ShardLoader:
+    return ShardLoader(shards, batch_size=batch_size, io_threads=io_threads, pin_memory=_on_cuda())
+
+
+def _first_epoch(loader: ShardLoader, batch_size: int, number: int) -> Iterator[Sized]:
     """A new loader's batches: it checks the hash of every sample."""
-    loader = ShardLoader(shards, batch_size=batch_size, pin_memory=_on_cuda())
-    plan = train_batches(epoch_order(shards.samples, 0, number), batch_size, 0, 1)
+    plan = train_batches(epoch_order(loader.shards.samples, 0, number), batch_size, 0, 1)
 
     def batches() -> Iterator[Sized]:
         with loader:

@@ -1,6 +1,5 @@
 """The upper limit of the storage: whole samples are read at random, and nothing is done with them."""
 
-import errno
 import mmap
 import os
 import statistics
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks._loader.fio import IN_FLIGHT
+from relic.loader.direct import direct_unit
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
 
@@ -46,7 +46,7 @@ class StorageReader:
             for number, tar in enumerate(shards.tars)
             for offset, size, *_ in read_records(index_path(tar)).tolist()
         ]
-        self.direct = _reads_direct(os.fspath(shards.tars[0]))
+        self.direct = direct_unit(shards.tars[0]) is not None
         flags = os.O_RDONLY | (os.O_DIRECT if self.direct else 0)
         self._descriptors = [os.open(tar, flags) for tar in shards.tars]
         for descriptor in self._descriptors:
@@ -97,17 +97,3 @@ class StorageReader:
         if pages is None:
             pages = self._memory.pages = memoryview(mmap.mmap(-1, self._longest))
         return pages
-
-
-def _reads_direct(path: str) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        try:
-            os.preadv(descriptor, [mmap.mmap(-1, BLOCK)], 0)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-        return False
-    return True

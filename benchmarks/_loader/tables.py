@@ -157,6 +157,7 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
         "",
         markdown_table(rows),
         "",
+        f"The loader: {measured.reading}.",
         _limit_sentence(measured, measured.first_bound_by, first),
     ]
     if measured.network is not None:

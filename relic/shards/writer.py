@@ -13,6 +13,7 @@ from relic.errors import InputError
 from relic.files import atomic_write, open_temporary, sync_folder
 from relic.shards.index import IndexRecord, index_path, write_index
 from relic.shards.manifest import ShardInfo
+from relic.shards.npy import aligned_header
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MAX_KEY_BYTES = 80
@@ -44,19 +45,25 @@ class ShardWriter:
         return self
 
     def add(self, key: str, suffix: str, payload: bytes, listing: dict[str, object]) -> None:
-        """Append the member `key + suffix`; `listing` follows `key` in its line of the .jsonl."""
+        """Append the member `key + suffix`; `listing` follows `key` in its line of the .jsonl.
+
+        The header of an `.npy` payload gets more padding, so that its pixels begin at a multiple of 4,096 bytes.
+        """
         if key in self._keys:
             raise InputError(f"{self.path}: two samples have the key {key}")
         if len(key.encode()) > _MAX_KEY_BYTES:
             raise InputError(f"{self.path}: the key {key} is longer than {_MAX_KEY_BYTES} bytes")
-        header = ustar_header(key + suffix, len(payload))
-        padding = bytes(-len(payload) % BLOCK_BYTES)
+        payload_offset = self._offset + BLOCK_BYTES
+        npy_header, replaced = aligned_header(payload, payload_offset) if suffix == ".npy" else (b"", 0)
+        rest = memoryview(payload)[replaced:]
+        digest = xxhash.xxh3_64(npy_header)
+        digest.update(rest)
+        size = len(npy_header) + len(rest)
+        header = ustar_header(key + suffix, size)
         self._keys.add(key)
-        self._records.append(
-            IndexRecord(self._offset + len(header), len(payload), xxhash.xxh3_64_intdigest(payload), key)
-        )
+        self._records.append(IndexRecord(payload_offset, size, digest.intdigest(), key))
         self._lines.append(json.dumps({"key": key, **listing}))
-        for part in (header, payload, padding):
+        for part in (header, npy_header, rest, bytes(-size % BLOCK_BYTES)):
             self._write(part)
 
     def __exit__(
@@ -85,7 +92,7 @@ class ShardWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _write(self, part: bytes) -> None:
+    def _write(self, part: bytes | memoryview) -> None:
         self._file.write(part)
         self._sha256.update(part)
         self._offset += len(part)

@@ -72,18 +72,24 @@ def test_a_tiny_cold_run(
     assert main(["--cold", *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]) == 0
     found = json.loads((tmp_path / "cold.json").read_text())
     references = {"direct_raw", "direct_jpg"} | ({"fio_raw", "fio_jpg"} if with_fio else set())
-    loaders = {"relic_raw", "relic_jpg", "webdataset_npy", "webdataset_jpg"}
+    loaders = {"relic_raw", "relic_jpg", "relic_raw_direct", "relic_jpg_direct", "webdataset_npy", "webdataset_jpg"}
     assert set(found["rates"]) >= references | loaders | {"torch_folder"}
     assert all(rate > 0 and found["by_epoch"][name][1] == rate for name, rate in found["rates"].items())
     assert all(found["cpu_us"][name] > 0 for name in loaders)
     reference = "fio" if with_fio else "direct"
     assert found["engine"] == ("io_uring" if with_fio else "")
-    for name, suffix in (("relic_raw", "raw"), ("webdataset_npy", "raw"), ("relic_jpg", "jpg")):
+    for name, suffix in (
+        ("relic_raw", "raw"),
+        ("relic_raw_direct", "raw"),
+        ("webdataset_npy", "raw"),
+        ("relic_jpg", "jpg"),
+    ):
         expected = found["rates"][name] / found["rates"][f"{reference}_{suffix}"]
         assert found["ratios"][f"{name}/{reference}_{suffix}"] == pytest.approx(expected)
     if with_fio:
         assert found["rates"]["fio_raw"] == 8000 and found["cpu_us"]["fio_raw"] == pytest.approx(25)
-    assert 37 * 4096 <= found["block_bytes"]["raw"] <= 39 * 4096
+    assert found["block_bytes"]["raw"] == 38 * 4096
+    assert set(found["consumers"]) == {"", "direct"}
     for consumer in found["consumers"].values():
         assert 0 <= consumer["wait"] < 1 and consumer["asked_images_per_second"] == 8000
         assert consumer["peak_mib"] >= consumer["before_mib"] > 0 and consumer["ring_mib"] > 80
@@ -119,7 +125,7 @@ def test_without_fio_none_is_found(tmp_path: Path, no_fio: None) -> None:
 def test_the_storage_reader_reads_whole_samples(direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path, counts=(5, 40), side=64, encoding="jpg")
     if not direct:
-        monkeypatch.setattr(storage, "_reads_direct", lambda path: False)
+        monkeypatch.setattr(storage, "direct_unit", lambda path: None)
     shards = open_shard_set(tmp_path, "train")
     expected = []
     for tar in shards.tars:

@@ -62,7 +62,8 @@ def test_a_set_smaller_than_a_batch_is_refused(
 def measured(**changed: object) -> OwnSet:
     """A set whose disk is the slowest part."""
     figures = OwnSet(
-        network=None, ceilings={"disk": 2400.0, "cores": 9000.0, "feed": 50_000.0}, direct=True, device="cpu",
+        network=None, ceilings={"disk": 2400.0, "cores": 9000.0, "feed": 50_000.0}, reading="train shards are read",
+        direct=True, device="cpu",
         first_images_per_second=2232.0, first_bound_by="disk", images_per_second=8550.0, bound_by="cores",
         set_bytes=2_000_000_000, free_bytes=8_000_000_000,
     )  # fmt: skip
@@ -83,6 +84,7 @@ def measured(**changed: object) -> OwnSet:
         ),
         (measured(network=1200.0), "While shards are fetched, the network is the limit: 1,200 images/s."),
         (measured(network=9999.0), "While shards are fetched, the network is not the limit: 9,999 images/s."),
+        (measured(), "The loader: train shards are read."),
         (measured(), "2.0 GB, which fits in the free memory of 8.0 GB"),
         (measured(images_per_second=None), "2.0 GB, which is larger than the free memory of 8.0 GB"),
         (measured(direct=False), "| disk: reads alone, after dropping the page cache; O_DIRECT is refused "),
