@@ -80,6 +80,10 @@ def measure_cold(
     modes = {name: {**options, "io_threads": io_threads} for name, options in MODES.items()}
     sets = {"raw": crops.raw, "jpg": crops.jpg}
     dropped: list[float | None] = []
+    # First, before other loaders leave memory that could be used again.
+    consumers = {
+        mode: _consumer(crops.raw, batch_size, consumer_ms / 1000, epochs, options) for mode, options in modes.items()
+    }
     with ExitStack() as stack:
         readers = {suffix: StorageReader(sets[suffix], stack) for suffix in SUFFIXES}
         blocks = {suffix: reader.block_bytes for suffix, reader in readers.items()}
@@ -98,9 +102,6 @@ def measure_cold(
         for peer in other_peers(crops, batch_size, workers):
             runs[peer.name] = _cold(peer, files[peer.name], dropped)
         passes = take_turns(runs, epochs)
-    consumers = {
-        mode: _consumer(crops.raw, batch_size, consumer_ms / 1000, epochs, options) for mode, options in modes.items()
-    }
     rates = {name: steady_rate(made) for name, made in passes.items()}
     known = [share for share in dropped if share is not None]
     return Cold(
