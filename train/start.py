@@ -110,7 +110,14 @@ def calibration_crops(plan: TrainPlan) -> Tensor:
     """The first `plan.calib_images` crops in the order of the first epoch, uint8 (B, H, W, 3)."""
     config, train_set = plan.config, plan.train_set
     order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]
-    with ShardLoader(train_set, batch_size=16, threads=config.decode_threads, verify=config.verify) as loader:
+    with ShardLoader(
+        train_set,
+        batch_size=16,
+        threads=config.decode_threads,
+        io_threads=config.io_threads,
+        direct=config.direct,
+        verify=config.verify,
+    ) as loader:
         batches = (order[first : first + 16] for first in range(0, len(order), 16))
         return torch.cat([batch.images.clone() for batch in loader.batches(batches)])
 
