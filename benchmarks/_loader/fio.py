@@ -14,7 +14,7 @@ from relic.errors import InputError
 IN_FLIGHT = 32
 _ENGINES = ("io_uring", "libaio", "psync")
 """The first that works here is used. A container may forbid the first two."""
-_SECONDS = 600
+_SECONDS = 600.0
 
 
 class Fio(NamedTuple):
@@ -36,7 +36,10 @@ class Fio(NamedTuple):
         }  # fmt: skip
         arguments = [self.command, "--readonly", "--thread", "--group_reporting"]
         arguments += [f"--{name}={value}" for name, value in flags.items()]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        try:
+            done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise InputError(f"fio took more than {_SECONDS:g} s for {reads:,} reads; try fewer --crops") from None
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no message"]
             raise InputError(f"fio ({self.engine}) failed: {said[-1]}")

@@ -87,7 +87,7 @@ def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None)
     set_bytes = sum(tar.stat().st_size for tar in shards.tars)
     stayed = "unknown" if cold.still_cached is None else f"{cold.still_cached:.1%}"
     lines = [
-        f"{shards.num_samples:,} crops of 224x224 ({set_bytes / _GB:.1f} GB raw), batches of {batch_size}, "
+        f"{shards.num_samples:,} crops of 224x224 ({set_bytes / _GB:.3g} GB raw), batches of {batch_size}, "
         "not in memory:",
         "",
         markdown_table(rows),
@@ -132,7 +132,7 @@ def _limit_told(limit: int | None, set_bytes: int) -> str:
             "The memory had no limit, so a loader may find pages that were read ahead for it. systemd-run, or a "
             "container with a limit of its memory, gives one."
         )
-    return f"The memory was limited to {limit / _GB:.1f} GB: the set is {set_bytes / limit:.1f} times as large."
+    return f"The memory was limited to {limit / _GB:.3g} GB: the set is {set_bytes / limit:.1f} times as large."
 
 
 def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: float) -> str:
@@ -152,8 +152,8 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     holds = "fits in" if later is not None else "is larger than"
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
-        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.1f} GB, which {holds} "
-        f"the free memory of {measured.free_bytes / _GB:.1f} GB",
+        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.3g} GB, which {holds} "
+        f"the free memory of {measured.free_bytes / _GB:.3g} GB",
         "",
         markdown_table(rows),
         "",
@@ -167,9 +167,10 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
         lines.append(f"Later epochs come from memory. {_limit_sentence(measured, measured.bound_by, later)}")
     if gpu_images_per_second:
         steady = first if later is None else later
+        gpus, first_gpus = steady / gpu_images_per_second, first / gpu_images_per_second
         lines.append(
-            f"At {gpu_images_per_second:,.0f} images/s per GPU this feeds {int(steady / gpu_images_per_second)} GPUs "
-            f"({steady / gpu_images_per_second:.2f}), in the first epoch {first / gpu_images_per_second:.2f}."
+            f"At {gpu_images_per_second:,.0f} images/s per GPU this feeds {counted(int(gpus), 'GPU')} ({gpus:.2f}), "
+            f"in the first epoch {first_gpus:.2f}."
         )
     return "\n".join(lines)
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks._loader import memory, storage
+from benchmarks._loader import fio, memory, storage
 from benchmarks._loader.config import LoaderBenchmarkConfig
 from benchmarks._loader.fio import Fio, find_fio
 from benchmarks._loader.page_cache import cached_share, drop_from_cache
 from benchmarks._loader.planning import make_plan
 from benchmarks._loader.storage import StorageReader
 from benchmarks.loader import main
+from relic.errors import InputError
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import write_shards
 
@@ -223,7 +224,15 @@ def test_a_reset_peak_is_the_present_memory() -> None:
     assert memory.peak_mib() <= before
 
 
+@pytest.mark.commands
+def test_a_fio_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "fio", "#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(fio, "_SECONDS", 0.5)
+    with pytest.raises(InputError, match="fio took more than 0.5 s for 64 reads; try fewer --crops"):
+        Fio(str(tmp_path / "fio"), "psync").read([tmp_path / "a"], 4096, 64)
+
+
 def test_fio_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_fio(tmp_path / "bin", monkeypatch, ["psync"])
-    with pytest.raises(ValueError, match=r"fio \(psync\) failed: fio: engine psync not available"):
+    with pytest.raises(InputError, match=r"fio \(psync\) failed: fio: engine psync not available"):
         Fio("fio", "psync").read([tmp_path / "a"], 4096, 64)

@@ -41,6 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "images", folder / "work"
 
 
+@pytest.mark.commands
 def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Path) -> None:
     images, folder = work
     flags = {"images": images, "work_dir": folder, "crops": 24, "batch_size": 8, "epochs": 2}
@@ -71,6 +72,7 @@ def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Pa
     assert rows[4][2] == f"{found['ratios']['relic_png/decode_ceiling_png']:.2f} of decoding"
 
 
+@pytest.mark.commands
 def test_a_consumer_s_wait_on_raw_and_jpg(
     work: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
