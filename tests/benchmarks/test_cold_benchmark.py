@@ -228,7 +228,7 @@ def test_a_reset_peak_is_the_present_memory() -> None:
 def test_a_fio_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "fio", "#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(fio, "_SECONDS", 0.5)
-    with pytest.raises(InputError, match="fio took more than 0.5 s for 64 reads; try fewer --crops"):
+    with pytest.raises(InputError, match=r"fio took more than 0\.5 s for 64 reads; try fewer --crops"):
         Fio(str(tmp_path / "fio"), "psync").read([tmp_path / "a"], 4096, 64)
 
 
