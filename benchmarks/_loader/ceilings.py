@@ -131,14 +131,19 @@ def _epochs(
 
     def epoch(number: int) -> Iterator[Pixels]:
         pending: deque[tuple[Pixels, list[Future[None]]]] = deque()
-        for step, chosen in enumerate(_batches(samples, batch_size, number, repeats)):
-            batch = ring[step % len(ring)][: len(chosen)]
-            parts = [slice(start, start + step_rows) for start in range(0, len(chosen), step_rows)]
-            pending.append((batch, [pool.submit(fill, batch[part], chosen[part]) for part in parts]))
-            if len(pending) == _BATCHES_AHEAD:
+        try:
+            for step, chosen in enumerate(_batches(samples, batch_size, number, repeats)):
+                batch = ring[step % len(ring)][: len(chosen)]
+                parts = [slice(start, start + step_rows) for start in range(0, len(chosen), step_rows)]
+                pending.append((batch, [pool.submit(fill, batch[part], chosen[part]) for part in parts]))
+                if len(pending) == _BATCHES_AHEAD:
+                    yield _finished(*pending.popleft())
+            while pending:
                 yield _finished(*pending.popleft())
-        while pending:
-            yield _finished(*pending.popleft())
+        finally:
+            for part in (part for _, parts in pending for part in parts):
+                if not part.cancel():  # nothing may run on into the next measurement
+                    part.exception()
 
     return epoch
 

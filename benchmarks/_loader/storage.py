@@ -71,8 +71,9 @@ class StorageReader:
             while pending:
                 yield pending.popleft().result()
         finally:
-            for task in pending:
-                task.cancel()
+            for task in pending:  # nothing may run on into the next measurement
+                if not task.cancel():
+                    task.exception()
 
     def payloads(self, samples: Iterable[int]) -> list[bytes]:
         """The payloads of those samples."""
