@@ -17,6 +17,7 @@ from prep.split_folder import SplitFolder
 from prep.tasks import CompareTask, KeyedSource, ShardTask
 from relic.pictures.reasons import Unreadable
 from relic.shards.index import index_path, key_bytes, read_records
+from relic.shards.npy import aligned_header
 
 _MARGIN_NS = 100_000_000
 """Clocks of file systems are coarser than that of the machine."""
@@ -79,7 +80,7 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
     packed = {}
     if index.exists():
         records = read_records(index)
-        packed = dict(zip(records["key"].tolist(), records["xxh3"].tolist(), strict=True))
+        packed = {key: (offset, digest) for offset, _, digest, key in records.tolist()}
     changed = []
     for number, keyed in enumerate(task.sources):
         report(number)
@@ -89,9 +90,18 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
         except Unreadable:
             same = was_rejected
         else:
-            same = not was_rejected and all(
-                packed.get(key_bytes(crop.key)) == xxhash.xxh3_64_intdigest(crop.payload) for crop in crops
-            )
+            same = not was_rejected and all(_is_stored(crop.payload, packed.get(key_bytes(crop.key))) for crop in crops)
         if not same:
             changed.append(keyed.source.path)
     return changed
+
+
+def _is_stored(payload: bytes, found: tuple[int, int] | None) -> bool:
+    """Whether a sample of the shard, given by its offset and xxh3, has this payload. Its header has another padding."""
+    if found is None:
+        return False
+    offset, expected = found
+    header, replaced = aligned_header(payload, offset)
+    digest = xxhash.xxh3_64(header)
+    digest.update(memoryview(payload)[replaced:])
+    return digest.intdigest() == expected

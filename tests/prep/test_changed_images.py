@@ -43,7 +43,7 @@ def run(tmp_path: Path, *flags: str) -> int:
 def level_of(tmp_path: Path, number: int) -> int:
     tar = tmp_path / "out" / f"train-{number // 3:06d}.tar"
     record = read_records(index_path(tar))[number % 3]
-    return tar.read_bytes()[int(record["offset"]) + 128]
+    return tar.read_bytes()[int(record["offset"] + record["size"]) - 1]
 
 
 def age(folder: Path) -> None:
