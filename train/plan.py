@@ -16,6 +16,7 @@ from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, 
 from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
+from relic.loader.order import check_divides
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
@@ -135,8 +136,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
         # know that the launch was restarted.
         found.check_may_begin(config.save_dir)
-    if config.batch_size % ranks.size:
-        raise InputError(f"--batch_size {config.batch_size}: not divisible by the {ranks.size} processes sharing it")
+    check_divides(config.batch_size, ranks.size)
     train_set, val_set = _open_shards(config)
     return TrainPlan(
         config=config,

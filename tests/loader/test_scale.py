@@ -74,7 +74,7 @@ class Reads:
             return system_preadv(descriptor, buffers, offset)
 
         system_preadv = os.preadv
-        monkeypatch.setattr(shard_set, "read_header", read_header)
+        monkeypatch.setattr(shard_set, "read_index_header", read_header)
         monkeypatch.setattr(shard_set, "read_records", read_records)
         monkeypatch.setattr(shard_files, "read_index", read_index)
         monkeypatch.setattr(os, "preadv", preadv)
@@ -161,9 +161,9 @@ def test_the_order_of_coco_and_its_batches_are_made_without_a_loop_over_samples(
     samples = [1000] * (COCO // 1000) + [COCO % 1000]
     with count_lines() as lines:
         order = epoch_order(samples, 0, 0)
-        resumed = train_batches(order, 64, 0, 1, COCO // 2)
+        first = next(train_batches(order, 64, 0, 1, COCO // 2))
     assert len(order) == COCO
-    assert len(resumed) == COCO // 64 - COCO // 2 // 64
+    assert first.tolist() == order[COCO // 2 // 64 * 64 :][:64].tolist()
     assert 0 < lines[0] < 1000
 
 
