@@ -6,7 +6,7 @@ import resource
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,14 +94,21 @@ class OpenShard:
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory. `check` is
+    called with the number of a shard before it is opened.
     """
 
     def __init__(
-        self, tars: Sequence[Path], indexes: Sequence[Path], max_open: int = 512, max_records: int = 2_000_000
+        self,
+        tars: Sequence[Path],
+        indexes: Sequence[Path],
+        check: Callable[[int], None],
+        max_open: int = 512,
+        max_records: int = 2_000_000,
     ) -> None:
         self._tars = tars
         self._indexes = indexes
+        self._check = check
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
@@ -116,6 +123,7 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
+            self._check(number)
             shard = OpenShard(self._tars[number], self._indexes[number])
             self._open[number] = shard
             self._records += len(shard.offsets)
