@@ -137,6 +137,8 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         # know that the launch was restarted.
         found.check_may_begin(config.save_dir)
     check_divides(config.batch_size, ranks.size)
+    if ranks.rank == 0 and ranks.machines > 1 and ranks.max_restarts:
+        _say_who_can_go_on(config.batch_size, ranks.machines, ranks.local_size)
     train_set, val_set = _open_shards(config)
     return TrainPlan(
         config=config,
@@ -146,6 +148,20 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         calib_images=_calib_images(config, train_set, begins=found.resume is None),
         launch=launch,
     )
+
+
+def _say_who_can_go_on(batch_size: int, machines: int, processes: int) -> None:
+    """Say it if a loss of machines may leave a number of processes that cannot share a batch."""
+    left = [count for count in range(1, machines) if batch_size % (count * processes) == 0]
+    if len(left) < machines - 1:
+        log.warning(
+            "--batch_size %d: if machines are lost, the run goes on only with %s of the %d (%d processes each), since "
+            "the processes share a batch evenly",
+            batch_size,
+            " or ".join(map(str, left)) or "all",
+            machines,
+            processes,
+        )
 
 
 def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:
