@@ -134,7 +134,7 @@ def _checked(work_and_task: tuple[Work[Task, Any], Task], report: Callable[[int]
     """Run the task, unless it is a shard that this node would pack otherwise."""
     work, task = work_and_task
     if isinstance(task, ShardTask):
-        here, wanted = imaging_libraries(), task.packing.libraries
+        here, wanted = imaging_libraries(task.packing.encoding), task.packing.libraries
         others = [f"{name} {here.get(name)}, not {wanted[name]}" for name in wanted if here.get(name) != wanted[name]]
         if others:
             raise InputError(f"node {socket.gethostname()}: has {', '.join(others)}; install the same everywhere")
