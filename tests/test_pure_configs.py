@@ -21,10 +21,10 @@ import export.plan
 import export.toolchains.plan
 import prep.planning
 import train.plan
+from benchmarks._loader.config import LoaderBenchmarkConfig
 from benchmarks.evaluate import EvaluateBenchmarkConfig
 from benchmarks.export import ExportBenchmarkConfig
 from benchmarks.gpu import GpuBenchmarkConfig
-from benchmarks.loader import LoaderBenchmarkConfig
 from benchmarks.prep import PrepBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
 from evaluate.config import EvaluateConfig

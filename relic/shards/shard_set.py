@@ -29,6 +29,8 @@ class ShardSet(NamedTuple):
     tars: tuple[Path, ...]
     indexes: tuple[Path, ...]
     """The index of each tar."""
+    tar_bytes: tuple[int, ...]
+    """Length of each tar."""
     samples: tuple[int, ...]
     """Samples in each shard."""
     height: int
@@ -130,6 +132,7 @@ def _shard_set(
         split=split,
         tars=tuple(tars),
         indexes=tuple(index.path for index in indexes),
+        tar_bytes=tuple(header.tar_bytes for header in headers),
         samples=tuple(header.samples for header in headers),
         height=geometry.height,
         width=geometry.width,
