@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from prep.pool import Finished, run_tasks
+from prep.engine import Engine, Finished
 from prep.shard_worker import make_crops
 from prep.split_folder import SplitFolder
 from prep.tasks import CompareTask, KeyedSource, ShardTask
@@ -45,7 +45,7 @@ def _changed_ns(path: str) -> int:
 
 
 def changed_images(
-    tasks: Sequence[tuple[ShardTask, int]], rejected: Collection[str], *, workers: int, describe: Callable[..., str]
+    tasks: Sequence[tuple[ShardTask, int]], rejected: Collection[str], *, engine: Engine, describe: Callable[..., str]
 ) -> dict[int, list[str]]:
     """By shard: the images whose crops are no longer those of the shard.
 
@@ -59,7 +59,7 @@ def changed_images(
             bad = frozenset(keyed.source.path for keyed in found) & frozenset(rejected)
             compared.append(CompareTask(**{**vars(task), "sources": found}, rejected=bad))
     changed: dict[int, list[str]] = {}
-    for event in run_tasks(compare_shard, compared, workers=workers, describe=describe) if compared else ():
+    for event in engine(compare_shard, compared, describe=describe) if compared else ():
         if isinstance(event, Finished):
             task = event.task
             if event.result:
