@@ -85,7 +85,7 @@ def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None)
         ratio = next((f"{ratio:.2f}" for pair, ratio in cold.ratios.items() if pair.startswith(f"{name}/")), "")
         rows.append((_cold_name(name, cold), f"{cold.rates[name]:,.0f}", ratio, f"{cold.cpu_us[name]:,.0f}"))
     reads = cold.rates["fio_raw" if cold.engine else "direct_raw"]
-    set_bytes = sum(tar.stat().st_size for tar in shards.tars)
+    set_bytes = sum(shards.tar_bytes)
     stayed = "unknown" if cold.still_cached is None else f"{cold.still_cached:.1%}"
     lines = [
         f"{shards.num_samples:,} crops of 224x224 ({set_bytes / _GB:.3g} GB raw), batches of {batch_size}, "
@@ -151,11 +151,11 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     rows.append(("loader, first epoch: from disk, checking hashes", f"{first:,.0f}"))
     if later is not None:
         rows.append(("loader, later epochs: from memory", f"{later:,.0f}"))
-    holds = "fits in" if later is not None else "is larger than"
+    holds = "fits in" if later is not None else "does not fit in"
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
         f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.3g} GB, which {holds} "
-        f"the free memory of {measured.free_bytes / _GB:.3g} GB",
+        f"the available memory of {measured.available_bytes / _GB:.3g} GB",
         "",
         markdown_table(rows),
         "",
