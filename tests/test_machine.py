@@ -1,6 +1,9 @@
 """The cores of a process: its own, its launcher's, and the quota of its container. Its memory, in the same way."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +148,26 @@ def test_a_file_in_shared_memory_is_in_memory(
     monkeypatch.setattr(machine, "_PROC", Path("/proc"))
     if Path("/dev/shm").is_dir():
         assert is_in_memory(Path("/dev/shm"))
+
+
+_FAULTS = """
+import resource, sys
+from relic.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def use_and_free():
+    pieces = [bytearray(24 << 20) for _ in range(4)]
+use_and_free()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    use_and_free()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    def faults(argument: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", _FAULTS, argument], capture_output=True, check=True).stdout)
+
+    assert 4 * faults("keep") < faults("return")

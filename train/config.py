@@ -159,8 +159,8 @@ class TrainConfig:
     qat: bool = False
     """Quantization-aware training: train with the roundings of the INT8 files of export/onnx_parts.py. Parts with GDN
     stay in float."""
-    qat_upsample: Upsample = "deconv5"
-    """The --upsample of the export, for --qat: subpixel has other steps for its weights."""
+    qat_upsample: Upsample = "subpixel"
+    """The --upsample of the export, for --qat: deconv5 and deconv6 have other steps for their weights."""
     qat_ranges: QatRanges = "learned"
     """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch, for
     example for DRP-AI."""
@@ -230,7 +230,7 @@ class TrainConfig:
 
     def _check_qat(self) -> None:
         if not self.qat:
-            for name, default in (("qat_upsample", "deconv5"), ("qat_ranges", "learned")):
+            for name, default in (("qat_upsample", "subpixel"), ("qat_ranges", "learned")):
                 if getattr(self, name) != default:
                     raise InputError(f"--{name}: goes with --qat")
             return

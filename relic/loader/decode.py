@@ -1,6 +1,7 @@
-"""Read samples into rows of a batch: raw ones without decoding, JPEG by simplejpeg, PNG by Pillow."""
+"""Read samples into rows of a batch: raw ones as they are, JPEG by simplejpeg, PNG by ISA-L or Pillow."""
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from relic.loader.order import Indices
 from relic.loader.reading import Reading
 from relic.loader.shard_files import OpenShard, Scratch, ShardFiles, Waits
 from relic.options import Verify
-from relic.pictures.png import read_png
+from relic.pictures.crop_png import decode_crop_png
+from relic.pictures.png import check_rows, read_png
 from relic.pictures.reasons import unreadable
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.image_header import Geometry, read_geometry
@@ -47,7 +49,9 @@ class SampleDecoder:
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding
         self._verify = verify
-        self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
+        # A bit per sample. The kernel gives memory only to the pages that are written to.
+        self._verified = np.zeros(-(-shards.num_samples // 8) if verify == "first" else 0, np.uint8)
+        self._verified_lock = threading.Lock()
         self._scratch = Scratch()
 
     def fill(self, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
@@ -61,7 +65,8 @@ class SampleDecoder:
         else:
             seconds = self._fill_decoded(rows, located, _jpg if self._encoding == "jpg" else _png)
         if self._verify == "first":
-            self._verified[samples] = True
+            with self._verified_lock:
+                np.bitwise_or.at(self._verified, samples >> 3, (1 << (samples & 7)).astype(np.uint8))
         return [shard.key(place) for shard, place, _ in located], seconds
 
     def _locate(self, samples: Indices) -> list[_Sample]:
@@ -69,7 +74,7 @@ class SampleDecoder:
         places = (samples - self._starts[numbers]).tolist()
         checks = [self._verify == "always"] * len(places)
         if self._verify == "first":
-            checks = (~self._verified[samples]).tolist()
+            checks = (self._verified[samples >> 3] >> (samples & 7) & 1 == 0).tolist()
         shards = self._files.open(set(numbers.tolist()))
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
@@ -137,9 +142,15 @@ def _jpg(data: memoryview, row: Pixels) -> tuple[int, ...]:
 
 
 def _png(data: memoryview, row: Pixels) -> tuple[int, ...]:
-    with PngImagePlugin.PngImageFile(io.BytesIO(read_png(bytes(data)).data)) as image:
+    """PNGs that other programs wrote go through Pillow, and so do damaged ones: their reasons are the same for all."""
+    if decode_crop_png(data, row):
+        return row.shape
+    plain = read_png(bytes(data)).data
+    with PngImagePlugin.PngImageFile(io.BytesIO(plain)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")
+        image.load()
+        check_rows(image, plain)
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape == row.shape:
         row[:] = pixels

@@ -124,6 +124,11 @@ class ShardLoader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def ring_bytes(self) -> int:
+        """Memory of the ring of batches."""
+        return sum(rows.nbytes for rows in self._rows)
+
     def close(self) -> None:
         """End the threads once their present tasks are done."""
         self._threads.close()

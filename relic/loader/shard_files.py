@@ -200,7 +200,8 @@ def _columns(records: npt.NDArray[np.void]) -> list[memoryview]:
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory. `check` is
+    called with the number of a shard before it is opened.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
+            self._shards.check(number)
             shard = OpenShard(
                 self._shards.tars[number],
                 self._shards.indexes[number],

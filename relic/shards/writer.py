@@ -1,4 +1,4 @@
-"""Write one shard: USTAR members with a fixed owner and time, its index and its listing. Renames publish them."""
+"""Write one shard: USTAR members with a fixed owner and time, its index and its listing, published at the end."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from types import TracebackType
 import xxhash
 
 from relic.errors import InputError
-from relic.files import atomic_write, open_temporary, sync_folder
+from relic.files import atomic_write, open_temporary, publish_once, sync_folder
 from relic.shards.index import IndexRecord, index_path, write_index
 from relic.shards.manifest import ShardInfo
 from relic.shards.npy import aligned_header
@@ -26,12 +26,17 @@ class ShardWriter:
     """Write `path` (a .tar) with `.index` and `.jsonl` beside it.
 
     Used as a context manager. Leaving the block without an error publishes the three files, the tar last: a tar that
-    exists is complete. Leaving it with an error removes the temporary files. The bytes depend on the samples alone.
+    exists is complete. Without a sample nothing is published. Leaving the block with an error removes the temporary
+    files. The bytes depend on the samples alone.
+
+    Several processes may write one shard at once, since each has temporary files of its own and none replaces a file
+    that is there. If their bytes differ, all but the first fail: files of two of them are never mixed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: ShardInfo | None = None
+        """The published shard; None without a sample."""
         self._records: list[IndexRecord] = []
         self._keys: set[str] = set()
         self._lines: list[str] = []
@@ -69,7 +74,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        if kind is not None or not self._records:
             self._discard()
             return
         try:
@@ -77,10 +82,10 @@ class ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            write_index(index_path(self.path), self._records, self._offset)
-            with atomic_write(self.path.with_suffix(".jsonl"), "w") as listing:
+            write_index(index_path(self.path), self._records, self._offset, once=True)
+            with atomic_write(self.path.with_suffix(".jsonl"), "w", once=True) as listing:
                 listing.writelines(line + "\n" for line in self._lines)
-            os.replace(self._temporary, self.path)
+            publish_once(self._temporary, self.path)
         except BaseException:
             self._discard()
             raise
