@@ -194,8 +194,10 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
     # Older runs have no such flags.
-    new = {"precondition": False, "qat": False, "qat_upsample": "deconv5", "qat_ranges": "learned"}
+    new = {"precondition": False, "qat": False, "qat_ranges": "learned"}
     theirs = {**new, **theirs}
+    if not theirs["qat"]:  # the form is not used, and its default was another one
+        theirs["qat_upsample"] = mine["qat_upsample"]
     if theirs.get("distill"):
         raise InputError(
             f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "

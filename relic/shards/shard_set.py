@@ -33,6 +33,8 @@ class ShardSet(NamedTuple):
     tars: tuple[Path, ...]
     indexes: tuple[Path, ...]
     """The index of each tar."""
+    tar_bytes: tuple[int, ...]
+    """Length of each tar."""
     samples: tuple[int, ...]
     """Samples in each shard."""
     height: int
@@ -108,6 +110,7 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
         split=split,
         tars=tuple(tars),
         indexes=tuple(map(index_path, tars)),
+        tar_bytes=tuple(shard.bytes for shard in manifest.shards),
         samples=tuple(shard.samples for shard in manifest.shards),
         height=geometry.height,
         width=geometry.width,
@@ -159,6 +162,7 @@ def _shard_set(
         split=split,
         tars=tuple(tars),
         indexes=tuple(index.path for index in indexes),
+        tar_bytes=tuple(header.tar_bytes for header in headers),
         samples=tuple(header.samples for header in headers),
         height=geometry.height,
         width=geometry.width,

@@ -39,6 +39,12 @@ def read_all(folder: Path, threads: int = 2, batch_size: int = 3, epoch: int | N
         ]
 
 
+def late_byte_of(tar: Path, place: int) -> int:
+    """Where one of the last bytes of a sample is in its shard."""
+    record = read_records(index_path(tar))[place]
+    return int(record["offset"]) + int(record["size"]) - 5
+
+
 @pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
 def test_pixels_and_keys_are_what_tar_holds(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
     packed = make_shards(tmp_path, counts=(4, 0, 7), side=48, encoding=encoding)
@@ -121,7 +127,7 @@ def test_an_error_comes_at_its_batch_and_leaves_the_loader_usable(tmp_path: Path
     make_shards(tmp_path, counts=(20,), side=32)
     tar = tmp_path / "train-000000.tar"
     data = bytearray(tar.read_bytes())
-    data[int(read_records(index_path(tar))[7]["offset"]) + 200] ^= 1
+    data[late_byte_of(tar, 7)] ^= 1
     tar.write_bytes(data)
     keys: list[str] = []
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
@@ -136,9 +142,8 @@ def test_an_error_comes_at_its_batch_and_leaves_the_loader_usable(tmp_path: Path
 def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
     make_shards(tmp_path, counts=(3, 6), side=48, encoding=encoding)
     tar = tmp_path / "train-000001.tar"
-    record = read_records(index_path(tar))[4]
     data = bytearray(tar.read_bytes())
-    data[int(record["offset"]) + int(record["size"]) - 5] ^= 1
+    data[late_byte_of(tar, 4)] ^= 1
     tar.write_bytes(data)
     with pytest.raises(InputError, match=r"train-000001\.tar: sample train00007: its bytes changed"):
         read_all(tmp_path)
@@ -162,7 +167,7 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
     make_shards(tmp_path, counts=(4,), side=48)
     tar = tmp_path / "train-000000.tar"
     shards = open_shard_set(tmp_path, "train")
-    offset = int(read_records(index_path(tar))[2]["offset"]) + 200
+    offset = late_byte_of(tar, 2)
     with (
         ShardLoader(shards, batch_size=4, verify="first") as first,
         ShardLoader(shards, batch_size=4, verify="off") as off,

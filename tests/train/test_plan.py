@@ -15,7 +15,7 @@ from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
 from train.main import main
-from train.plan import make_plan
+from train.plan import check_resumed, make_plan
 
 
 def test_a_run_opens_each_shard_set_and_each_checkpoint_once(run: Run, crops: Path, opened: list[Path]) -> None:
@@ -133,6 +133,14 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(
     config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", "4"), prog="train")
     with pytest.raises(InputError, match="--batch_size 4: not divisible by the 3 processes"):
         make_plan(config)
+
+
+def test_a_form_of_the_decoder_that_is_not_used_does_not_stop_a_resumed_run() -> None:
+    """Without --qat no run uses --qat_upsample, whatever default an older run recorded."""
+    plain, quantized = (TrainConfig(shards="shards", qat=qat) for qat in (False, True))
+    check_resumed(plain, {**plain.plain_values(), "qat_upsample": "deconv5"})
+    with pytest.raises(InputError, match="--qat_upsample subpixel: the run to resume has deconv5"):
+        check_resumed(quantized, {**quantized.plain_values(), "qat_upsample": "deconv5"})
 
 
 @pytest.mark.parametrize(
