@@ -1,6 +1,8 @@
 """The plan looks at the disk once, and what it refuses ends with exit code 2."""
 
+import functools
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,17 @@ def test_which_machines_can_go_on_is_said_at_the_start(
     make_plan(config)
     lost = [record.getMessage() for record in caplog.records if "machines are lost" in record.getMessage()]
     assert (len(lost) == 1 and said in lost[0]) if said else not lost
+
+
+def test_an_order_that_does_not_fit_into_the_memory_is_refused(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 samples, 15 bytes each, in two processes."""
+    set_ranks(monkeypatch, size=2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for available, window, refused in ((360, 0, False), (359, 0, True), (359, 1, False)):
+        monkeypatch.setattr("train.plan.memory_bytes", functools.partial(int, available))
+        config = parse(TrainConfig, tiny(crops, tmp_path, "--shuffle_window", str(window)), prog="train")
+        said = pytest.raises(InputError, match="--shuffle_window 0: to shuffle 12 samples")
+        with said if refused else nullcontext():
+            make_plan(config)
