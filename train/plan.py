@@ -279,8 +279,8 @@ def _check_order_fits(config: TrainConfig, train_set: ShardSet, processes: int) 
     order_bytes = ORDER_BYTES * train_set.num_samples
     if not config.shuffle_window and order_bytes * processes > memory_bytes():
         raise InputError(
-            f"--shuffle_window 0: to shuffle {train_set.num_samples:,} samples takes {order_bytes / 1e9:.1f} GB of memory "
-            f"in each of the {processes} processes here, more than there is; give --shuffle_window 64"
+            f"--shuffle_window 0: to shuffle {train_set.num_samples:,} samples takes {order_bytes / 1e9:.1f} GB of "
+            f"memory in each of the {processes} processes here, more than there is; give --shuffle_window 64"
         )
 
 
