@@ -127,11 +127,6 @@ def _page_cache(group: Path, prefix: str) -> int:
     return sum(int(fields.get(f"{prefix}{name}_file", 0)) for name in ("active", "inactive"))
 
 
-def memory_bytes() -> int:
-    """The memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def hide_gpus() -> None:
     """Let torch find no GPU, for a run on the CPU. Does nothing if torch is imported already.
 

@@ -17,7 +17,7 @@ from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
 from relic.loader.order import ORDER_BYTES, check_divides
-from relic.machine import memory_bytes
+from relic.machine import available_memory
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
@@ -277,10 +277,10 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
 
 def _check_order_fits(config: TrainConfig, train_set: ShardSet, processes: int) -> None:
     order_bytes = ORDER_BYTES * train_set.num_samples
-    if not config.shuffle_window and order_bytes * processes > memory_bytes():
+    if not config.shuffle_window and order_bytes * processes > available_memory():
         raise InputError(
             f"--shuffle_window 0: to shuffle {train_set.num_samples:,} samples takes {order_bytes / 1e9:.1f} GB of "
-            f"memory in each of the {processes} processes here, more than there is; give --shuffle_window 64"
+            f"memory in each of the {processes} processes here, more than is free; give --shuffle_window 64"
         )
 
 

@@ -185,7 +185,7 @@ def test_an_order_that_does_not_fit_into_the_memory_is_refused(
     set_ranks(monkeypatch, size=2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for available, window, refused in ((360, 0, False), (359, 0, True), (359, 1, False)):
-        monkeypatch.setattr("train.plan.memory_bytes", functools.partial(int, available))
+        monkeypatch.setattr("train.plan.available_memory", functools.partial(int, available))
         config = parse(TrainConfig, tiny(crops, tmp_path, "--shuffle_window", str(window)), prog="train")
         said = pytest.raises(InputError, match="--shuffle_window 0: to shuffle 12 samples")
         with said if refused else nullcontext():
