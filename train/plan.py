@@ -16,6 +16,7 @@ from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, 
 from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
+from relic.loader.order import check_divides
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.spec import resolve_shards
@@ -135,8 +136,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
         # know that the launch was restarted.
         found.check_may_begin(config.save_dir)
-    if config.batch_size % ranks.size:
-        raise InputError(f"--batch_size {config.batch_size}: not divisible by the {ranks.size} processes sharing it")
+    check_divides(config.batch_size, ranks.size)
+    if ranks.rank == 0 and ranks.machines > 1 and ranks.max_restarts:
+        _say_who_can_go_on(config.batch_size, ranks.machines, ranks.local_size)
     train_set, val_set = _open_shards(config)
     return TrainPlan(
         config=config,
@@ -146,6 +148,20 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         calib_images=_calib_images(config, train_set, begins=found.resume is None),
         launch=launch,
     )
+
+
+def _say_who_can_go_on(batch_size: int, machines: int, processes: int) -> None:
+    """Say it if a loss of machines may leave a number of processes that cannot share a batch."""
+    left = [count for count in range(1, machines) if batch_size % (count * processes) == 0]
+    if len(left) < machines - 1:
+        log.warning(
+            "--batch_size %d: if machines are lost, the run goes on only with %s of the %d (%d processes each), since "
+            "the processes share a batch evenly",
+            batch_size,
+            " or ".join(map(str, left)) or "all",
+            machines,
+            processes,
+        )
 
 
 def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:

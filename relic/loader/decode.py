@@ -1,6 +1,7 @@
 """Read samples into rows of a batch: raw ones as they are, JPEG by simplejpeg, PNG by ISA-L or Pillow."""
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -48,7 +49,9 @@ class SampleDecoder:
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding
         self._verify = verify
-        self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
+        # A bit per sample. The kernel gives memory only to the pages that are written to.
+        self._verified = np.zeros(-(-shards.num_samples // 8) if verify == "first" else 0, np.uint8)
+        self._verified_lock = threading.Lock()
         self._scratch = Scratch()
 
     def fill(self, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
@@ -62,7 +65,8 @@ class SampleDecoder:
         else:
             seconds = self._fill_decoded(rows, located, _jpg if self._encoding == "jpg" else _png)
         if self._verify == "first":
-            self._verified[samples] = True
+            with self._verified_lock:
+                np.bitwise_or.at(self._verified, samples >> 3, (1 << (samples & 7)).astype(np.uint8))
         return [shard.key(place) for shard, place, _ in located], seconds
 
     def _locate(self, samples: Indices) -> list[_Sample]:
@@ -70,7 +74,7 @@ class SampleDecoder:
         places = (samples - self._starts[numbers]).tolist()
         checks = [self._verify == "always"] * len(places)
         if self._verify == "first":
-            checks = (~self._verified[samples]).tolist()
+            checks = (self._verified[samples >> 3] >> (samples & 7) & 1 == 0).tolist()
         shards = self._files.open(set(numbers.tolist()))
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
@@ -79,12 +83,13 @@ class SampleDecoder:
         began = time.perf_counter()
         height, width, _ = self._shape
         row_bytes, pixels, address, start = rows[0].nbytes, rows.data.cast("B"), rows.ctypes.data, 0
+        memory = self._scratch.view(row_bytes + 3 * PAGE_BYTES)
         for number, sample in enumerate(located):
             shard, place, check = sample
             header_bytes = shard.sizes[place] - row_bytes
             if 0 < header_bytes <= PAGE_BYTES:
                 row = pixels[start : start + row_bytes]
-                header = shard.read_into(row, address + start, place, self._scratch)
+                header = shard.read_into(row, address + start, place, memory)
                 if check:
                     digest = xxhash.xxh3_64(header)
                     digest.update(row)

@@ -84,7 +84,6 @@ class OpenShard:
         """Bytes of which memory, offset and length of a read are multiples; 1 for reads through the page cache."""
         self._drops = direct and unit is None
         self._waits = waits
-        self._tries_cache = waits is not None and unit is None
         descriptor = self._opened()
         length = os.fstat(descriptor).st_size
         self._budget = _descriptors()
@@ -92,6 +91,7 @@ class OpenShard:
             self._descriptor = descriptor
         else:
             os.close(descriptor)
+        self._tries_cache = waits is not None and unit is None and self._descriptor >= 0
         if length != header.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
@@ -110,34 +110,45 @@ class OpenShard:
 
     def read(self, place: int, scratch: Scratch) -> memoryview:
         """The payload of sample `place`, in `scratch`. Raises InputError when the file ends too early."""
-        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
-        skipped = offset % unit
-        data = scratch.view(-(-(skipped + size) // unit) * unit)
-        self._fill((data,), offset - skipped, skipped + size, place)
-        return data[skipped : skipped + size]
+        return self._read(place, scratch.view(self.sizes[place] + 2 * self._unit))
 
-    def read_into(self, row: memoryview, address: int, place: int, scratch: Scratch) -> memoryview:
+    def read_into(self, row: memoryview, address: int, place: int, memory: memoryview) -> memoryview:
         """Read the payload of sample `place`. Its end fills `row`, which lies at `address`; returns what is before it.
 
         A direct read goes into the row if the pixels and the row begin at multiples of the unit. Otherwise it goes to
-        `scratch` and is copied, which costs as much processor time again as the read.
+        `memory`, which begins at a page and has two pages more than the payload, and is copied.
         """
         offset, size, unit = self.offsets[place], self.sizes[place], self._unit
         before = size - len(row)
+        if unit == 1:
+            head = memory[:before]
+            self._fill((head, row), offset, size, place)
+            return head
         if (offset + before) % unit or address % unit or len(row) % unit:
-            payload = self.read(place, scratch)
+            payload = self._read(place, memory)
             np.copyto(np.frombuffer(row, np.uint8), np.frombuffer(payload[before:], np.uint8))  # releases the GIL
             return payload[:before]
         skipped = offset % unit
-        head = scratch.view(skipped + before)
+        head = memory[: skipped + before]
         self._fill((head, row), offset - skipped, skipped + size, place)
         return head[skipped:]
 
+    def _read(self, place: int, memory: memoryview) -> memoryview:
+        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
+        skipped = offset % unit
+        self._fill((memory[: -(-(skipped + size) // unit) * unit],), offset - skipped, skipped + size, place)
+        return memory[skipped : skipped + size]
+
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
+        """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
+        if self._tries_cache:
+            try:
+                if os.preadv(self._descriptor, buffers, offset, os.RWF_NOWAIT) >= least:
+                    return
+            except OSError as error:  # others than EAGAIN: this kernel or file system cannot tell, or the disk fails
+                self._tries_cache = error.errno == errno.EAGAIN
         descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
         try:
-            if self._from_cache(descriptor, buffers, offset) >= least:
-                return
             got = self._from_storage(descriptor, buffers, offset)
         except OSError as error:  # a failing disk: the system's error names no file
             raise self.fault(place, f"cannot be read ({error.strerror})") from error
@@ -145,23 +156,8 @@ class OpenShard:
             if descriptor != self._descriptor:
                 os.close(descriptor)
         if got < least:
-            skipped = self.offsets[place] - offset
-            found = max(got - skipped, 0)
+            found = max(got - (self.offsets[place] - offset), 0)
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
-
-    def _from_cache(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read what is in the page cache, without waiting. Returns the number of bytes."""
-        if not self._tries_cache:
-            return -1
-        try:
-            return os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return -1
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            self._tries_cache = False  # this file system or kernel cannot tell
-            return -1
 
     def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
         if self._waits is None:
@@ -204,7 +200,8 @@ def _columns(records: npt.NDArray[np.void]) -> list[memoryview]:
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory. `check` is
+    called with the number of a shard before it is opened.
     """
 
     def __init__(
@@ -232,6 +229,7 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
+            self._shards.check(number)
             shard = OpenShard(
                 self._shards.tars[number],
                 self._shards.indexes[number],

@@ -15,11 +15,12 @@ import torch
 
 from relic.arrays import Pixels
 from relic.errors import InputError
-from relic.loader import shard_files
+from relic.loader import decode, shard_files
 from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
+from relic.shards import shard_set
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import ShardFactory
@@ -148,6 +149,20 @@ def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: Shar
         read_all(tmp_path)
 
 
+def test_a_shard_of_a_large_set_is_checked_when_its_first_sample_is_read(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_set, "_CHECKED_AT_START", 1)
+    make_shards(tmp_path, counts=(3, 3), side=32)
+    (tmp_path / "train-000001.tar").unlink()
+    shards = open_shard_set(tmp_path, "train")
+    with ShardLoader(shards, batch_size=3) as loader:
+        batches = loader.batches(eval_batches(shards.num_samples, 3, 0, 1))
+        assert next(batches).keys == ["train00000", "train00001", "train00002"]
+        with pytest.raises(InputError, match=r"train-000001\.tar: the shard is missing; run the same make_shards\.py"):
+            next(batches)
+
+
 def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(4,), side=48)
     tar = tmp_path / "train-000000.tar"
@@ -172,12 +187,28 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
             list(always.batches(plan))
 
 
+def test_each_sample_is_verified_once(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, by several threads, and also when its shard was closed meanwhile."""
+    make_shards(tmp_path, counts=(9, 12), side=32, encoding="jpg")
+    shards = open_shard_set(tmp_path, "train")
+    compared: list[str] = []
+    monkeypatch.setattr(decode, "_compare", lambda digest, shard, place: compared.append(shard.key(place)))
+    with ShardLoader(shards, batch_size=7, threads=3, verify="first") as loader:
+        for epoch in range(3):
+            for batch in loader.batches(train_batches(epoch_order(shards.samples, 0, epoch), 7, 0, 1)):
+                assert set(batch.keys) <= set(compared)
+            loader._decoder._files._open.clear()
+    assert sorted(compared) == [f"train{number:05d}" for number in range(21)]
+
+
 @pytest.mark.timeout(5)
 def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(64,), side=48)
     tar = tmp_path / "train-000000.tar"
-    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
-        batches = loader.batches(itertools.cycle(eval_batches(64, 2, 0, 1)))  # more than is read ahead of the cut
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=32, threads=1) as loader:
+        batches = loader.batches(itertools.cycle(eval_batches(64, 32, 0, 1)))  # more than is read ahead of the cut
         next(batches)
         with tar.open("r+b") as file:
             file.truncate(2000)

@@ -64,6 +64,7 @@ def test_a_default_is_recorded_as_a_default_beside_what_it_came_to(
     folder = tmp_path / "checkpoints"
     assert run("--swap_init", "calibrated", "--epochs", "0") == 0
     assert "calibrated on 12 crops" in caplog.text
+    assert "train shards (0.00124 GB) are" in caplog.text and "val shards (" in caplog.text
     assert load_checkpoint(folder / "last.pt").config["calib_images"] is None
     assert lines(tmp_path, "start")[0]["calib_images"] == 12
     write_shards(tmp_path / "smaller", "train", (6,))
@@ -141,3 +142,35 @@ def test_a_form_of_the_decoder_that_is_not_used_does_not_stop_a_resumed_run() ->
     check_resumed(plain, {**plain.plain_values(), "qat_upsample": "deconv5"})
     with pytest.raises(InputError, match="--qat_upsample subpixel: the run to resume has deconv5"):
         check_resumed(quantized, {**quantized.plain_values(), "qat_upsample": "deconv5"})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "machines", "restarts", "said"),
+    [
+        (12, 3, 3, ""),  # 2 and 4 processes divide it too
+        (8, 4, 3, "goes on only with 1 or 2 of the 4 (2 processes each)"),
+        (6, 3, 3, "goes on only with 1 of the 3 (2 processes each)"),
+        (8, 4, 0, ""),
+    ],
+)
+def test_which_machines_can_go_on_is_said_at_the_start(
+    crops: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    batch_size: int,
+    machines: int,
+    restarts: int,
+    said: str,
+) -> None:
+    set_ranks(monkeypatch, size=machines * 2)
+    for name, value in (
+        ("LOCAL_WORLD_SIZE", 2),
+        ("GROUP_WORLD_SIZE", machines),
+        ("TORCHELASTIC_MAX_RESTARTS", restarts),
+    ):
+        monkeypatch.setenv(name, str(value))
+    config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", str(batch_size)), prog="train")
+    make_plan(config)
+    lost = [record.getMessage() for record in caplog.records if "machines are lost" in record.getMessage()]
+    assert (len(lost) == 1 and said in lost[0]) if said else not lost

@@ -86,7 +86,7 @@ def test_its_crops_are_the_first_of_the_first_epoch(run: Run, crops: Path, monke
     assert run("--swap_init", "calibrated", "--calib_images", "5", "--epochs", "0", "--seed", "2") == 0
     shards = open_shard_set(crops, "train")
     with ShardLoader(shards, batch_size=12) as loader:
-        (batch,) = loader.batches([epoch_order(shards.samples, 2, 0)])
+        (batch,) = loader.batches([epoch_order(shards.samples, 2, 0)[:]])
         assert torch.equal(seen[0], batch.images[:5])
 
 
