@@ -64,13 +64,15 @@ class _Filling(NamedTuple):
 class ShardLoader:
     """Reads batches of a shard set with threads. Raw samples go from the file into the batch without a copy.
 
+    `reading` tells what is read through the page cache and what past it.
+
         order              sample numbers, one array per batch: the plan
           |
           v
-        reading threads    each takes a part of a batch and reads its samples at their offsets
+        reading threads    each takes a part of a batch and reads its samples at their offsets; many may wait
           |
           v
-        decode             in the same thread, into the rows of the batch; raw samples need none
+        decode             in the same thread, one thread per core, into the rows of the batch; raw samples need none
           |
           v
         ring of batches    used in turn: | 4 or more being filled or full | the consumer's, the one before it |
@@ -191,7 +193,7 @@ class ShardLoader:
 def _buffers(shape: tuple[int, ...], encoding: Encoding, pin_memory: bool) -> Tensor:
     """uint8 memory. Its first row begins at a page for raw crops, as direct reads need, and 16 bytes later for others.
 
-    libjpeg-turbo writes to rows at multiples of 32 bytes past the processor's cache: 1.2 times the time of a crop. numpy
+    libjpeg-turbo writes rows at multiples of 32 bytes past the processor's cache, which takes 1.2 times as long. numpy
     asks the kernel for huge pages and torch does not: 1.3 times the raw crops per second. It is allocated in one piece,
     because torch rounds each pinned piece up to a power of two.
     """

@@ -89,6 +89,41 @@ def test_memory_is_a_ring_of_reused_buffers(
     assert len(addresses) == 5
 
 
+@pytest.mark.parametrize(("encoding", "start"), [("raw", 0), ("jpg", 16), ("png", 16)])
+def test_where_rows_begin(tmp_path: Path, make_shards: ShardFactory, encoding: str, start: int) -> None:
+    """Raw crops at a page, for direct reads; others not at 32 bytes, where libjpeg-turbo writes past the cache."""
+    make_shards(tmp_path, counts=(6,), side=32, encoding=encoding)
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=4) as loader:
+        first = next(loader.batches([np.arange(4)]))
+    assert first.images.data_ptr() % 4096 == start
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_batches_are_cut_into_tasks_for_all_threads_while_reads_wait(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    """1,024 rows are ahead: 32 tasks for 16 reads in flight. Batches whose samples are in memory are cut into few."""
+    monkeypatch.setattr("relic.loader.loader._PREFETCH_BYTES", 0)
+    sizes: list[int] = []
+    fill = SampleDecoder.fill
+
+    def spy(self: SampleDecoder, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
+        sizes.append(len(samples))
+        if wait:
+            loader._threads.lend_core()
+            loader._threads.take_core()
+        return fill(self, rows, samples)
+
+    monkeypatch.setattr(SampleDecoder, "fill", spy)
+    make_shards(tmp_path, counts=(256,), side=16)
+    for tar in tmp_path.glob("*.tar"):
+        tar.read_bytes()
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=256, threads=2, io_threads=16) as loader:
+        assert sum(len(batch.keys) for batch in loader.batches([np.arange(256)] * 12)) == 12 * 256
+    assert sizes.count(32) >= 32  # of the first four batches it is not known
+    assert set(sizes) == ({32} if wait else {32, 64})
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 64, 512])
 def test_as_many_pixels_are_ahead_whatever_the_batch(
     tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch, batch_size: int
