@@ -160,14 +160,14 @@ class ShardLoader:
         step, waits = self._rows_per_task, self._threads.waits
         if self._waited:  # have tasks for all threads
             step = min(step, self._rows_per_waiting_task)
-        parts = [
-            self._threads.submit(
+        parts = self._threads.submit(
+            *(
                 functools.partial(
                     self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
                 )
+                for first in range(0, len(samples), step)
             )
-            for first in range(0, len(samples), step)
-        ]
+        )
         return _Filling(slot, len(samples), waits, parts)
 
     def _finish(self, batch: _Filling) -> Batch:

@@ -40,16 +40,18 @@ class LoaderThreads:
         self._for_task, self._num_for_task = threading.Condition(lock), 0
         self._for_core, self._num_for_core = threading.Condition(lock), 0
 
-    def submit(self, task: Callable[[], T]) -> "Future[T]":
-        """Run `task` in a thread."""
-        future: Future[T] = Future()
+    def submit(self, *tasks: Callable[[], T]) -> list["Future[T]"]:
+        """Run each of `tasks` in a thread."""
+        futures: list[Future[T]] = [Future() for _ in tasks]
         with self._lock:
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            self._tasks.append((future, task))
-            if self._take_free_core():
+            self._tasks.extend(zip(futures, tasks, strict=True))
+            for _ in tasks:
+                if not self._take_free_core():
+                    break
                 self._give_core()
-        return future
+        return futures
 
     def close(self) -> None:
         """Cancel the tasks that have not started, wait for the others, and end the threads."""

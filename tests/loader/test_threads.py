@@ -2,13 +2,20 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from typing import TypeVar
 
 import pytest
 
 from relic.loader.threads import LoaderThreads
 
 WAIT = 10
+T = TypeVar("T")
+
+
+def submit(threads: LoaderThreads, task: Callable[[], T]) -> "Future[T]":
+    (future,) = threads.submit(task)
+    return future
 
 
 @pytest.mark.timeout(20)
@@ -36,7 +43,7 @@ def test_many_wait_and_few_compute() -> None:
             compute()
         return threading.get_ident()
 
-    found = {future.result(WAIT) for future in [threads.submit(task) for _ in range(12)]}
+    found = {future.result(WAIT) for future in [submit(threads, task) for _ in range(12)]}
     assert len(found) == 6
     assert 1 <= most <= 2
     assert threads.waits == 12
@@ -57,7 +64,7 @@ def test_what_is_not_decoded_goes_on_without_a_core() -> None:
         return threading.get_ident()
 
     for _ in range(3):
-        assert len({future.result(WAIT) for future in [threads.submit(task) for _ in range(5)]}) == 5
+        assert len({future.result(WAIT) for future in [submit(threads, task) for _ in range(5)]}) == 5
     assert threads.waits == 15
     threads.close()
 
@@ -76,7 +83,7 @@ def test_without_waits_only_as_many_threads_as_cores_are_started() -> None:
 
         return run
 
-    found = [threads.submit(task(number)) for number in range(200)]
+    found = [submit(threads, task(number)) for number in range(200)]
     assert len({future.result(WAIT) for future in found}) <= 2
     assert all(abs(place - number) <= 1 for place, number in enumerate(began))
     threads.close()
@@ -104,7 +111,7 @@ def test_a_thread_back_from_a_read_goes_before_new_tasks() -> None:
         while not threads._num_for_core:
             pass
 
-    futures = [threads.submit(first), threads.submit(second), threads.submit(lambda: order.append("third"))]
+    futures = [submit(threads, first), submit(threads, second), submit(threads, lambda: order.append("third"))]
     for future in futures:
         future.result(WAIT)
     assert order == ["second", "first", "third"]
@@ -114,9 +121,9 @@ def test_a_thread_back_from_a_read_goes_before_new_tasks() -> None:
 @pytest.mark.timeout(20)
 def test_errors_come_with_the_future_and_the_threads_go_on() -> None:
     threads = LoaderThreads(1, 1)
-    failing = threads.submit(lambda: 1 // 0)
+    failing = submit(threads, lambda: 1 // 0)
     assert isinstance(failing.exception(WAIT), ZeroDivisionError)
-    assert threads.submit(lambda: 7).result(WAIT) == 7
+    assert submit(threads, lambda: 7).result(WAIT) == 7
     threads.close()
 
 
@@ -132,11 +139,11 @@ def test_close_waits_for_tasks_that_run_and_cancels_the_others() -> None:
         threads.take_core()
         return "done"
 
-    running = [threads.submit(task) for _ in range(3)]
+    running = [submit(threads, task) for _ in range(3)]
     assert in_read.wait(WAIT)
     while threads.waits < 3:
         pass
-    waiting = threads.submit(lambda: "never")
+    waiting = submit(threads, lambda: "never")
     threading.Timer(0.05, go_on.set).start()
     threads.close()
     assert [future.result(0) for future in running] == ["done"] * 3
@@ -144,4 +151,4 @@ def test_close_waits_for_tasks_that_run_and_cancels_the_others() -> None:
         waiting.result(0)
     assert not any(thread.name == "relic-loader" for thread in threading.enumerate())
     with pytest.raises(RuntimeError, match="closed"):
-        threads.submit(lambda: None)
+        submit(threads, lambda: None)
