@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/storage": (
         {"relic.cache", "relic.errors", "relic.files", "relic.lock", "relic.shards", "relic.storage"},
-        {"braceexpand", "webdataset"},
+        {"braceexpand", "obstore"},
     ),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (

@@ -126,7 +126,7 @@ class Plan:
 def make_plan(config: TrainConfig) -> Plan:
     """Check the files, folders and shards that `config` names. Writes only to the shard cache.
 
-    Raises InputError naming the flag, and DownloadError if shards could not be fetched.
+    Raises InputError naming the flag, and NetworkError if shards could not be fetched.
     """
     _check_files(config)
     ranks, launch = read_ranks(), launch_name()

@@ -24,9 +24,9 @@ from relic.shards.index import index_path, most_index_bytes, read_header, read_r
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.tar_indexes import mtime_stamp
-from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, download
-from relic.storage.transfer import PermanentError
-from relic.storage.urls import beside, file_name, is_http, without_secrets
+from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, download
+from relic.storage.faults import NetworkError, PermanentError
+from relic.storage.urls import beside, file_name, is_pipe, without_secrets
 
 _PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
 _PARALLEL = 4
@@ -55,7 +55,7 @@ def _place(url: str) -> _RemoteShard:
 def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
     """The tars of the cache for `urls`, in order; those that are missing are fetched.
 
-    Several processes share the work: none fetches a shard that another is fetching. Raises DownloadError when a host
+    Several processes share the work: none fetches a shard that another is fetching. Raises NetworkError when a host
     cannot be reached, and InputError for a shard that does not exist or is damaged.
     """
     shards = [_place(url) for url in urls]
@@ -125,15 +125,15 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
 def _fetch_optional(url: str, path: Path, most_bytes: int, stop: threading.Event | None = None) -> bool:
     """Fetch a file that may not exist; False where it does not.
 
-    Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
+    A `pipe:` command does not tell a missing file from a failed transfer; for other URLs that raises NetworkError.
     """
     try:
-        attempts = ATTEMPTS if is_http(url) else 1
+        attempts = 1 if is_pipe(url) else ATTEMPTS
         download(url, path, lambda temporary: None, attempts=attempts, most_bytes=most_bytes, stop=stop)
     except PermanentError:
         return False
-    except DownloadError:
-        if is_http(url):
+    except NetworkError:
+        if not is_pipe(url):
             raise
         return False
     return True

@@ -1,6 +1,6 @@
 """What the text of `--shards` names, and its shards opened: a folder, local tars, or URLs.
 
-Imports neither torch nor webdataset unless a shard must be fetched.
+Imports no torch.
 """
 
 import re
@@ -112,7 +112,7 @@ def tars_of_split(spec: ShardSpec, split: str) -> list[str]:
 def resolve_shards(text: str, split: str, *, flag: str = "--shards") -> ShardSet:
     """Open a split of what the text of a flag names. URLs that are not in the cache are fetched first.
 
-    Raises InputError naming `flag`, path or URL, and DownloadError when a host cannot be reached.
+    Raises InputError naming `flag`, path or URL, and NetworkError when a host cannot be reached.
     """
     spec = parse_spec(text, flag=flag)
     if spec.folder is not None:
