@@ -21,8 +21,8 @@ from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError, naming
 from relic.onnx.layout import MANIFEST, TABLES
-from relic.onnx.manifest import read_manifest
-from relic.onnx.sessions import check_size, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.manifest import read_export_manifest
+from relic.onnx.sessions import check_input_size, load_tables, open_decoder, open_encoder, run_part
 
 Runtime = Literal["torch", "onnxruntime"]
 
@@ -142,7 +142,7 @@ class OnnxCodec:
 
     def __init__(self, folder: Path, label: str, threads: int, *, contexts: bool) -> None:
         self.checkpoint, self.label = str(folder), label
-        manifest = read_manifest(folder)
+        manifest = read_export_manifest(folder)
         self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
         self.swap_init = manifest.swap_init
         self.qat = manifest.checkpoint.get("quantization") is not None
@@ -165,7 +165,7 @@ class OnnxCodec:
         _, rows, columns = latent_shape(width, height, self.tables)
         stride = self.tables.stride
         for part in (self._encoder, self._decoder):
-            check_size(part, (rows * stride, columns * stride), (height, width), stride)
+            check_input_size(part, (rows * stride, columns * stride), (height, width), stride)
 
     def analyse(self, x_BCHW: Tensor) -> Tensor:
         padded = pad_to_stride(x_BCHW)

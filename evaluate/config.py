@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from relic.errors import InputError
-from relic.machine import share_of_cores
 from relic.options import Device, Split, Switch
 
 ORIGINALS = "origin"
@@ -94,8 +93,3 @@ class EvaluateConfig:
     def codecs(self) -> list[str]:
         """All codecs as named on the command line: checkpoints, then export sets."""
         return [*(self.checkpoint or []), *map(str, self.onnx or [])]
-
-    @property
-    def workers_here(self) -> int:
-        """Images at a time in this process: `workers`, or this process's share of the cores."""
-        return self.workers or share_of_cores()

@@ -1,21 +1,11 @@
 """Curves of quality over rate, and the BD-rate of one curve against another. Imports no torch."""
 
-import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import matplotlib
-import numpy as np
-
 from evaluate.results import Evaluation, in_decibels
 from evaluate.summary import Summary
-
-matplotlib.use("Agg")  # bjontegaard imports pyplot, which otherwise looks for a screen
-from bjontegaard import bd_rate
-
-MIN_RATES = 4
-"""Bjontegaard's method needs four points or more per curve."""
+from relic.codec.bd_rate import BdRate, bd_rate
 
 Metric = Literal["psnr_db", "ms_ssim_db"]
 METRICS: tuple[Metric, ...] = ("psnr_db", "ms_ssim_db")
@@ -44,15 +34,6 @@ class Curve(NamedTuple):
     points: tuple[Point, ...]
 
 
-class BdRate(NamedTuple):
-    """How much rate a curve needs at equal quality, compared with the anchor."""
-
-    percent: float
-    """Positive: more rate than the anchor. Averaged over the qualities that both curves reach."""
-    overlap: float
-    """These qualities as a share (0 to 1) of those that either curve reaches. If small, do not trust `percent`."""
-
-
 def gather_curves(
     evaluations: Sequence[Evaluation], summaries: Sequence[Summary], names: Sequence[str] | None
 ) -> list[Curve]:
@@ -73,33 +54,8 @@ def by_rate(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def bd_rate_against(anchor: Curve, curve: Curve, metric: Metric) -> BdRate | None:
-    """Bjontegaard delta rate (Akima interpolation of log rate over quality; ITU-T VCEG-M33 is the method's origin).
-
-    None where a curve has fewer than four rates, does not rise or holds a value that is not finite, or where the curves
-    have no quality in common.
-    """
-    rates, qualities = [], []
-    for each in (anchor, curve):
-        found = [(point.bpp, getattr(point, metric)) for point in each.points]
-        values = np.array([quality for rate, quality in found if _is_finite(rate) and _is_finite(quality)])
-        if len(values) < max(MIN_RATES, len(found)) or (np.diff(values) <= 0).any():
-            return None
-        rates.append([rate for rate, _ in found])
-        qualities.append(values)
-    lows, highs = zip(*((values[0], values[-1]) for values in qualities), strict=True)
-    overlap = (min(highs) - max(lows)) / (max(highs) - min(lows))
-    if overlap <= 0:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of small overlaps; we print the overlap
-        percent = bd_rate(
-            rates[0], qualities[0], rates[1], qualities[1], method="akima", require_matching_points=False, min_overlap=0
-        )
-    return BdRate(float(percent), float(overlap))
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    """`bd_rate` of two curves, by one of METRICS."""
+    return bd_rate(*([(point.bpp, getattr(point, metric)) for point in each.points] for each in (anchor, curve)))
 
 
 def _family(evaluation: Evaluation) -> str:

@@ -13,7 +13,7 @@ from evaluate.codecs import Codec, open_labelled, open_onnx
 from evaluate.curves import gather_curves
 from evaluate.evaluator import evaluate
 from evaluate.page_images import shown_images
-from evaluate.plan import Plan
+from evaluate.plan import EvaluatePlan
 from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.report import Report, make_report
@@ -21,11 +21,11 @@ from evaluate.sources import ImageSource, source_of
 from evaluate.summary import summarise
 from relic.distributed import World
 from relic.errors import before_work, naming
-from relic.machine import keep_freed_memory
+from relic.machine import keep_freed_memory, share_of_cores
 from relic.options import Switch
 
 
-def evaluate_all(plan: Plan, world: World) -> Report:
+def evaluate_all(plan: EvaluatePlan, world: World) -> Report:
     """Open every codec, then evaluate each.
 
     Raises RefusedError for a file that is no codec, and for images that a codec of a fixed size does not take. Raises
@@ -33,7 +33,7 @@ def evaluate_all(plan: Plan, world: World) -> Report:
     """
     keep_freed_memory()
     config = plan.config
-    workers = config.workers_here
+    workers = config.workers or share_of_cores()
     # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
     source = source_of(plan.images)
     workers = min(workers, math.ceil(source.num_images / world.size))  # each takes a process and its memory
@@ -65,7 +65,7 @@ def _check_sizes(codecs: Sequence[Codec], source: ImageSource) -> None:
                 codec.check_size(size.height, size.width)
 
 
-def _open_codecs(plan: Plan, world: World, workers: int) -> list[Codec]:
+def _open_codecs(plan: EvaluatePlan, world: World, workers: int) -> list[Codec]:
     config = plan.config
     labels = iter(plan.labels)
     codecs: list[Codec] = [

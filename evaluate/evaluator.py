@@ -20,8 +20,9 @@ from tqdm import tqdm
 from evaluate.codecs import Codec, Quantised
 from evaluate.parallel import map_images
 from evaluate.results import Evaluation, ImageResult, in_decibels
-from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, Symbols, coders
+from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, coders
 from evaluate.sources import ImageSource, SourceImage, numbers_of_rank
+from relic.arrays import Symbols
 from relic.bitstream.tables import dequantize, quantize
 from relic.codec.constants import STRIDE
 from relic.codec.metrics import score_coded

@@ -31,7 +31,7 @@ class ImageFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluatePlan:
     """The flags, and the files that they name."""
 
     config: EvaluateConfig
@@ -40,7 +40,7 @@ class Plan:
     images: ShardSet | ImageFolder
 
 
-def make_plan(config: EvaluateConfig) -> Plan:
+def make_plan(config: EvaluateConfig) -> EvaluatePlan:
     """Check the paths and open the images. Shards at URLs are fetched here.
 
     Raises InputError, naming the flag, for paths that are missing or do not fit. Raises OSError for URLs that cannot be
@@ -61,7 +61,7 @@ def make_plan(config: EvaluateConfig) -> Plan:
     check_folder("--out", config.out)
     labels = unique_labels([Path(codec) if codec == EMBEDDED else Path(codec).resolve() for codec in config.codecs])
     images = _open_shards(config, config.shards) if config.shards is not None else _list_folder(config)
-    return Plan(config=config, labels=tuple(labels), images=images)
+    return EvaluatePlan(config=config, labels=tuple(labels), images=images)
 
 
 def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:

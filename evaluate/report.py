@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from evaluate.curves import BdRate, Curve, bd_rate_against
+from evaluate.curves import Curve, bd_rate_against
 from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import RateGap, Summary, rate_gap
+from relic.codec.bd_rate import BdRate
 from relic.codec.constants import MIN_MS_SSIM_SIDE
 
 

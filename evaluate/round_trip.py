@@ -15,16 +15,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from relic.arrays import Symbols
 from relic.bitstream.coder import load_coder
 from relic.bitstream.container import OVERHEAD_BYTES, pack, unpack
 from relic.bitstream.runs import code_length_bits
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
-
-Symbols = npt.NDArray[np.int32]
 
 
 class InexactError(RuntimeError):

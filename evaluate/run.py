@@ -9,7 +9,7 @@ if not __package__:  # run as a file: same import root as `python -m evaluate.ru
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluate.config import GONE, EvaluateConfig
-from evaluate.plan import Plan, make_plan
+from evaluate.plan import EvaluatePlan, make_plan
 from relic.cli import parse
 from relic.errors import InputError, before_work, command
 from relic.launch import is_launched
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if report.gaps and config.strict else 0
 
 
-def _plan(config: EvaluateConfig) -> Plan:
+def _plan(config: EvaluateConfig) -> EvaluatePlan:
     with before_work():
         return make_plan(config)
 

@@ -6,17 +6,16 @@ Shapes: x_BCHW float32 in [0, 1]; y_hat_BMhw float32.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
 from export.crops import evenly_spread, fit_to_size, read_crops
 from export.onnx_files import InputSize
+from relic.arrays import Floats
 from relic.bitstream.tables import Tables, dequantize
 from relic.codec.constants import STRIDE
 from relic.shards.shard_set import ShardSet
 
-Floats = npt.NDArray[np.float32]
 _SEED = 0
 
 

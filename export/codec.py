@@ -13,16 +13,16 @@ if not __package__:  # run as a file: same import root as `python -m export.code
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from relic import __version__
+from relic.arrays import Pixels
 from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.errors import InputError, before_work, command, naming, print_error
 from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES
-from relic.onnx.sessions import OnnxPart, check_size, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.sessions import OnnxPart, check_input_size, load_tables, open_decoder, open_encoder, run_part
 from relic.pictures.decoding import read_pixels
 from relic.pictures.reasons import Unreadable
 
@@ -35,11 +35,8 @@ _LATENTS_PER_RUN = 128 * 128
 _MARGIN = 4
 """Rows of latents around a strip. A pixel depends on 2 rows above and below its own: four 5x5 layers of stride 2."""
 
-Pixels = npt.NDArray[np.uint8]
-"""(H, W, 3), RGB."""
 
-
-class _Parser(argparse.ArgumentParser):
+class _CodecParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print_error(PROG, message)
         sys.exit(2)
@@ -51,19 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     with before_work():
         _check(arguments)
-    if arguments.action == "encode":
+    if arguments.action == "encode_file":
         _encode_file(arguments.source, arguments.target, arguments.export, contexts=arguments.contexts == "true")
     else:
         _decode_file(arguments.source, arguments.target, arguments.export)
     return 0
 
 
-def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
+def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
     """An image to the bytes of a `.relic` file. Its edges are repeated until both sides are multiples of the stride."""
     height, width = pixels_HWC.shape[:2]
     _, rows, columns = latent_shape(width, height, tables)
     padded = rows * tables.stride, columns * tables.stride
-    check_size(encoder, padded, (height, width), tables.stride)
+    check_input_size(encoder, padded, (height, width), tables.stride)
     edges = [(0, padded[0] - height), (0, padded[1] - width), (0, 0)]
     x_CHW = np.pad(pixels_HWC, edges, mode="edge").transpose(2, 0, 1) / np.float32(255)
     y_1Mhw = run_part(encoder, np.ascontiguousarray(x_CHW[None]))
@@ -71,14 +68,14 @@ def encode(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
         return pack(quantize(y_1Mhw[0], tables), width, height, tables)
 
 
-def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
+def decode_file(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
     """The image of a `.relic` file, cut to its true size and rounded to 8 bits (half to even).
 
     A decoder for any size runs on strips of rows, so that the memory of a large image is bounded.
     """
     rows, columns = stream.symbols.shape[1:]
     padded = rows * tables.stride, columns * tables.stride
-    check_size(decoder, padded, (stream.height, stream.width), tables.stride)
+    check_input_size(decoder, padded, (stream.height, stream.width), tables.stride)
     strip = rows if decoder.fixed_size else max(1, _LATENTS_PER_RUN // columns)
     pixels_HWC = np.empty((*padded, 3), np.uint8)
     for first in range(0, rows, strip):
@@ -91,7 +88,7 @@ def decode(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
     return pixels_HWC[: stream.height, : stream.width]
 
 
-def read_image(path: Path) -> Pixels:
+def read_rgb(path: Path) -> Pixels:
     """The pixels of an image file, upright and in sRGB. Raises InputError naming the file when it cannot be read."""
     try:
         return read_pixels(path)
@@ -108,11 +105,11 @@ def write_image(path: Path, pixels: Pixels) -> None:
 def _encode_file(source: Path, target: Path, folder: Path, *, contexts: bool) -> None:
     tables = load_tables(folder)
     tables = tables if contexts else tables.plain()
-    pixels = read_image(source)
+    pixels = read_rgb(source)
     height, width = pixels.shape[:2]
     encoder = open_encoder(folder, tables)
     with naming(source):
-        data = encode(pixels, encoder, tables)
+        data = encode_file(pixels, encoder, tables)
     write_stream(target, data)
     print(f"{target}: {width}x{height} pixels in {len(data):,} bytes, {8 * len(data) / (width * height):.3f} bpp")
 
@@ -122,24 +119,24 @@ def _decode_file(source: Path, target: Path, folder: Path) -> None:
     stream = read_stream(source, tables)
     decoder = open_decoder(folder, tables)
     with naming(source):
-        pixels = decode(stream, decoder, tables)
+        pixels = decode_file(stream, decoder, tables)
     write_image(target, pixels)
     print(f"{target}: {stream.width}x{stream.height} pixels")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = _CodecParser(
         prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
     actions = parser.add_subparsers(dest="action", required=True, metavar="encode|decode")
-    for action, source, target in (("encode", "IN.png", "OUT.relic"), ("decode", "IN.relic", "OUT.png")):
+    for action, source, target in (("encode_file", "IN.png", "OUT.relic"), ("decode_file", "IN.relic", "OUT.png")):
         needs = f"{source} to {target}, by {_part(action)} and {TABLES}"
         sub = actions.add_parser(action, help=needs, description=needs, allow_abbrev=False)
         sub.add_argument("source", type=Path, metavar=source, help="file to read")
         sub.add_argument("target", type=Path, metavar=target, help="file to write")
         sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
-        if action == "encode":
+        if action == "encode_file":
             what = "false: write version 1, without the context tables of D"
             sub.add_argument("--contexts", choices=("true", "false"), default="true", help=what)
     return parser.parse_args(argv)
@@ -147,7 +144,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse paths that cannot work, before anything is read."""
-    suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
+    suffixes = [".relic"] if arguments.action == "encode_file" else list(FORMATS)
     if arguments.target.suffix.lower() not in suffixes or arguments.target.is_dir():
         raise InputError(f"{arguments.target}: name a file for the output, *{', *'.join(suffixes)}")
     if not arguments.source.is_file():
@@ -161,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _part(action: str) -> str:
     """The part that an action runs."""
-    return ENCODER if action == "encode" else DECODER
+    return ENCODER if action == "encode_file" else DECODER
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = make_plan(config)
 
     from export.toolchains.compilation import compile_all
-    from export.toolchains.report import equality_line, parts_table, quality_table
+    from export.toolchains.report import compiled_table, equality_line, quality_table
 
     report = compile_all(plan)
-    print(parts_table(report))
+    print(compiled_table(report))
     print(f"\n{quality_table(report)}\n\n{equality_line(report)}")
     print(f"wrote {config.folder}")
     return 0

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from relic.arrays import Floats, Pixels
 from relic.loader.loader import ShardLoader
 from relic.loader.order import Indices, epoch_order
 from relic.shards.shard_set import ShardSet
 
-Floats = npt.NDArray[np.float32]
-Crop = npt.NDArray[np.uint8]
 _BATCH = 16
 
 
@@ -24,7 +22,7 @@ def random_samples(shards: ShardSet, count: int) -> Indices:
     return np.sort(epoch_order(shards.samples, seed=0, epoch=0)[:count])
 
 
-def read_crops(shards: ShardSet, samples: Indices) -> Iterator[Crop]:
+def read_crops(shards: ShardSet, samples: Indices) -> Iterator[Pixels]:
     """The crops of these samples, in order. Each is a copy."""
     with ShardLoader(shards, batch_size=_BATCH) as loader:
         for batch in loader.batches(samples[first : first + _BATCH] for first in range(0, len(samples), _BATCH)):
@@ -32,7 +30,7 @@ def read_crops(shards: ShardSet, samples: Indices) -> Iterator[Crop]:
                 yield crop_HWC.copy()
 
 
-def fit_to_size(crop_HWC: Crop, height: int, width: int) -> Floats:
+def fit_to_size(crop_HWC: Pixels, height: int, width: int) -> Floats:
     """The centre of a crop as x (3, height, width). A crop that is too small is extended by mirroring."""
     missing = [max(0, wanted - have) for wanted, have in zip((height, width), crop_HWC.shape, strict=False)]
     padded = np.pad(crop_HWC, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")

@@ -14,12 +14,12 @@ from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
 from export.int8.conversion import Int8, check_learnable, convert_to_int8
-from export.onnx_files import InputSize, describe, export_part, operators, shape_of
+from export.onnx_files import InputSize, describe_part, export_part, operators, shape_of
 from export.output_folder import staged_output
 from export.parity import TOLERANCE, Parity, check_parity
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
-from export.plan import Plan
-from export.source import Source
+from export.plan import ExportPlan
+from export.source import ExportSource
 from relic import __version__
 from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
@@ -51,7 +51,7 @@ class Export(NamedTuple):
     int8: Int8 | None
 
 
-def export_all(plan: Plan, source: Source) -> Export:
+def export_all(plan: ExportPlan, source: ExportSource) -> Export:
     """Make, check and write the parts that the flags ask for.
 
     Raises InputError if a part differs from torch, if a device does not run it, or if the folder cannot be written to.
@@ -79,7 +79,7 @@ def export_all(plan: Plan, source: Source) -> Export:
     return export
 
 
-def _export_float(plan: Plan, source: Source, size: InputSize, wanted: list[Part]) -> list[Exported]:
+def _export_float(plan: ExportPlan, source: ExportSource, size: InputSize, wanted: list[Part]) -> list[Exported]:
     config = plan.config
     inputs = make_check_inputs(size, source.tables, plan.shards)
     exported = []
@@ -87,16 +87,16 @@ def _export_float(plan: Plan, source: Source, size: InputSize, wanted: list[Part
         model = export_part(part, source, size, config.opset, config.upsample)
         parity = check_parity(part, model, source, inputs)
         facts = {"precision": "float32", **_facts(part, model, parity, inputs)}
-        describe(model, part, source, facts)
+        describe_part(model, part, source, facts)
         name = onnx_name(part) if config.part == "all" else config.out.name
         exported.append(Exported(part, name, model, parity, facts))
     return exported
 
 
-def _in_int8(one: Exported, int8: Int8, source: Source) -> Exported:
+def _in_int8(one: Exported, int8: Int8, source: ExportSource) -> Exported:
     """The INT8 model instead of the float one. Its parity entry stays that of the float model."""
     exported = one._replace(model=int8.models[one.part], facts={**one.facts, "precision": "int8"})
-    describe(exported.model, one.part, source, exported.facts)
+    describe_part(exported.model, one.part, source, exported.facts)
     return exported
 
 
@@ -111,7 +111,7 @@ def _keep_for_vendors(config: ExportConfig, staging: Path, exported: list[Export
             file.write(one.model.SerializeToString())
 
 
-def _write(config: ExportConfig, source: Source, export: Export, staging: Path) -> None:
+def _write(config: ExportConfig, source: ExportSource, export: Export, staging: Path) -> None:
     for one in export.exported:
         with atomic_write(staging / one.file) as file:
             file.write(one.model.SerializeToString())
@@ -142,7 +142,7 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInpu
     }
 
 
-def _manifest(staging: Path, config: ExportConfig, source: Source, export: Export) -> ExportManifest:
+def _manifest(staging: Path, config: ExportConfig, source: ExportSource, export: Export) -> ExportManifest:
     return ExportManifest(
         relic_version=__version__,
         opset=config.opset,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part, build_part
-from export.source import Source
+from export.source import ExportSource
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
 from relic.onnx.layout import TABLES_KEY, onnx_name
@@ -34,7 +34,7 @@ class InputSize(NamedTuple):
 
 
 def export_part(
-    part: Part, source: Source, size: InputSize, opset: int, upsample: Upsample = "deconv5"
+    part: Part, source: ExportSource, size: InputSize, opset: int, upsample: Upsample = "deconv5"
 ) -> onnx.ModelProto:
     """Trace and check one part, and infer its shapes.
 
@@ -109,7 +109,7 @@ def shape_of(model: onnx.ModelProto, side: str) -> list[int | str]:
     return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
-def describe(model: onnx.ModelProto, part: Part, source: Source, values: dict[str, Any]) -> None:
+def describe_part(model: onnx.ModelProto, part: Part, source: ExportSource, values: dict[str, Any]) -> None:
     """Describe the model in its metadata, so that a file without export.json can be identified. `values` are plain."""
     metadata = {
         "relic.part": part,

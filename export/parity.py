@@ -13,9 +13,10 @@ import onnxruntime
 import torch
 from compressai.models import FactorizedPrior
 
-from export.check_inputs import CheckInputs, Floats
+from export.check_inputs import CheckInputs
 from export.parts import INPUT_NAMES, Part
-from export.source import Source
+from export.source import ExportSource
+from relic.arrays import Floats
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
 from relic.errors import InputError
@@ -47,7 +48,7 @@ class _Comparison(NamedTuple):
     changed_symbols: int = 0
 
 
-def check_parity(part: Part, model: onnx.ModelProto, source: Source, inputs: CheckInputs) -> Parity:
+def check_parity(part: Part, model: onnx.ModelProto, source: ExportSource, inputs: CheckInputs) -> Parity:
     """Run the part on every input in onnxruntime and compare with the original model, before any rewriting of layers.
 
     The decoder gets the rounded latents of the images, and the drawn latents. Raises InputError above TOLERANCE.
@@ -90,7 +91,7 @@ def _compare(
 
 @np.errstate(invalid="ignore")  # values that are not finite fail the check below
 @torch.inference_mode()
-def _compare_full(model: onnx.ModelProto, source: Source, inputs: list[Floats]) -> list[_Comparison]:
+def _compare_full(model: onnx.ModelProto, source: ExportSource, inputs: list[Floats]) -> list[_Comparison]:
     """Compare the two halves of `full`: x_hat with torch's synthesis of the file's symbols, and these with torch's y.
 
     A latent halfway between two integers may be rounded either way, and both are right. The pixels around it then

@@ -26,7 +26,7 @@ class Int8Crops:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExportPlan:
     """The flags, and the shards that they name."""
 
     config: ExportConfig
@@ -36,7 +36,7 @@ class Plan:
     """None without --int8."""
 
 
-def make_plan(config: ExportConfig) -> Plan:
+def make_plan(config: ExportConfig) -> ExportPlan:
     """Check the paths and open the shards. Raises InputError, naming the flag, for paths that are missing or wrong."""
     if config.ckpt != EMBEDDED and not Path(config.ckpt).is_file():
         raise InputError(f"--ckpt {config.ckpt}: no such file; or use {EMBEDDED}")
@@ -46,7 +46,7 @@ def make_plan(config: ExportConfig) -> Plan:
         raise InputError(f"--out {config.out}: --part {config.part} writes one file; name it *.onnx")
     check_folder("--out", config.folder)
     shards = None if config.shards is None else open_shard_set(config.shards, "val")
-    return Plan(config=config, shards=shards, int8=_open_int8(config, shards))
+    return ExportPlan(config=config, shards=shards, int8=_open_int8(config, shards))
 
 
 def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | None:

@@ -17,7 +17,7 @@ from relic.errors import InputError
 _FLAG = "--ckpt"
 
 
-class Source(NamedTuple):
+class ExportSource(NamedTuple):
     """A model in eval mode on the CPU. Its tables are made from its density."""
 
     model: FactorizedPrior
@@ -29,7 +29,7 @@ class Source(NamedTuple):
     """Of a checkpoint of --qat, see `Checkpoint.quantization`."""
 
 
-def load_source(ckpt: str, replace_parts: str | None, *, contexts: bool = True) -> Source:
+def load_source(ckpt: str, replace_parts: str | None, *, contexts: bool = True) -> ExportSource:
     """Read a checkpoint of relic or a state dict of CompressAI, with its contexts or without.
 
     Raises InputError naming the file.
@@ -48,7 +48,7 @@ def load_source(ckpt: str, replace_parts: str | None, *, contexts: bool = True) 
         **_described(checkpoint),
     }
     tables = tables_of(model, checkpoint.contexts if contexts else None)
-    return Source(model, checkpoint.architecture, tables, origin, checkpoint.quantization)
+    return ExportSource(model, checkpoint.architecture, tables, origin, checkpoint.quantization)
 
 
 def decoder_digest(model: FactorizedPrior) -> str:
@@ -76,7 +76,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def describe_source(source: Source) -> str:
+def describe_source(source: ExportSource) -> str:
     """One line: the model, its file, and the version of torch."""
     channels = "N={} M={}".format(*source.architecture.channels)
     relu = {

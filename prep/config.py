@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from relic.errors import InputError
-from relic.options import Crop, Decode, Encoding
+from relic.options import CropPlace, Decode, Encoding
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _DEFAULT_SIDE = 224
@@ -38,7 +38,7 @@ class PrepConfig:
     """Width of a crop in pixels, for crops that are not square. Needs --height and replaces --size."""
     height: int | None = None
     """Height of a crop in pixels. Needs --width."""
-    crop: Crop = "center"
+    crop: CropPlace = "center"
     """Which window of an image is resized to the crop. center: the largest centred window of the crop's aspect ratio;
     random: seeded windows whose sides are 0.5 to 1 times those of the largest window."""
     crops_per_image: int = 1

@@ -11,7 +11,7 @@ from PIL import Image
 
 from relic.pictures.decoding import Size
 
-Pixels = npt.NDArray[np.uint8]
+PaddedPixels = npt.NDArray[np.uint8]
 """RGBX, (height + 1, width, 4): one unused extra row, so that a window's last row can be read with the full stride."""
 _SMALLEST_SCALE = 0.5
 
@@ -84,7 +84,7 @@ def least_decode_size(image: Size, windows: Sequence[Window], shape: Size) -> Si
     return Size(min(width, image.width), min(height, image.height))
 
 
-def cut(image: Image.Image, full: Size, window: Window, shape: Size, pixels: Pixels | None = None) -> Image.Image:
+def cut(image: Image.Image, full: Size, window: Window, shape: Size, pixels: PaddedPixels | None = None) -> Image.Image:
     """Cut `window` out of `image` and resize it to `shape` (bicubic).
 
     `window` is measured in an image of size `full`; `image` may be a reduced decode of it. `pixels`, if given, is the
@@ -98,7 +98,7 @@ def cut(image: Image.Image, full: Size, window: Window, shape: Size, pixels: Pix
     return image.resize(shape, Image.Resampling.BICUBIC, box=box)
 
 
-def _view_of(pixels: Pixels, window: Window) -> Image.Image:
+def _view_of(pixels: PaddedPixels, window: Window) -> Image.Image:
     """The window of `pixels` as an image in mode RGBX, without a copy."""
     width, height = window.size
     row_bytes = pixels.strides[0]

@@ -15,7 +15,7 @@ RULES_VERSION = "3"
 _PNG_LEVEL = 2
 
 
-def encode(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
+def encode_crop(crop: Image.Image, encoding: Encoding, jpeg_quality: int) -> bytes:
     """Encode a crop in mode RGB or RGBX. JPEG keeps colour at full resolution (4:4:4)."""
     if encoding == "png":
         buffer = io.BytesIO()

@@ -10,6 +10,7 @@ if not __package__:  # run as a file: same import root as `python -m prep.make_s
 
 from prep.config import PrepConfig
 from relic.cli import parse
+from relic.columns import counted
 from relic.errors import before_work, command
 from relic.signals import handling
 
@@ -42,7 +43,7 @@ def _run(config: PrepConfig) -> int:
     print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
     needed = sum(plan.bytes_needed() for plan in plans)
     for plan in plans:
-        print(f"{plan.packing.split}: {plan.images:,} images, {len(plan.tasks):,} shards", flush=True)
+        print(f"{plan.packing.split}: {counted(plan.images, 'image')}, {counted(len(plan.tasks), 'shard')}", flush=True)
     print(f"{needed / 1e6:,.1f} MB needed, {bytes_free(config.out_dir) / 1e6:,.1f} MB free", flush=True)
     with before_work():
         check_disk(config.out_dir, needed, config.encoding)

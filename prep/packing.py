@@ -12,10 +12,11 @@ from tqdm import tqdm
 from prep.comparing import changed_images
 from prep.contact_sheet import write_contact_sheet
 from prep.planning import SplitPlan
-from prep.pool import Finished, Progress, run_tasks
+from prep.pool import Finished, RunningItems, run_tasks
 from prep.shard_worker import pack_shard
 from prep.split_folder import Rejection, ShardRecord
 from prep.tasks import ShardTask
+from relic.columns import counted
 from relic.errors import InputError
 from relic.shards.manifest import Manifest, write_manifest
 
@@ -44,16 +45,18 @@ class SplitSummary(NamedTuple):
     def __str__(self) -> str:
         if self.already:
             return (
-                f"{self.split}: already packed, {self.crops:,} crops of {self.images:,} images, {self.shards:,} shards"
+                f"{self.split}: already packed, {counted(self.crops, 'crop')} of {counted(self.images, 'image')}, "
+                f"{counted(self.shards, 'shard')}"
             )
         bad = sum(self.rejected.values())
         rate = self.packed_images / max(self.seconds, 1e-9)
         lines = [
-            f"{self.split}: {self.crops:,} crops of {self.images - bad:,} images in {self.shards:,} shards, "
-            f"{self.bytes / 1e6:,.1f} MB; {self.packed_images:,} images read at {rate:,.0f} images/s"
+            f"{self.split}: {counted(self.crops, 'crop')} of {counted(self.images - bad, 'image')} in "
+            f"{counted(self.shards, 'shard')}, {self.bytes / 1e6:,.1f} MB; "
+            f"{counted(self.packed_images, 'image')} read at {rate:,.0f} images/s"
         ]
         if bad:
-            lines.append(f"  rejected {bad:,} of {self.images:,} images:")
+            lines.append(f"  rejected {bad:,} of {counted(self.images, 'image')}:")
             lines += [f"  {count:8,}  {reason}" for reason, count in self.rejected.most_common(20)]
         return "\n".join(lines)
 
@@ -186,7 +189,7 @@ def _results(
     events = run_tasks(pack_shard, todo, workers=workers, describe=lambda task, item: _describe(plan, task, item))
     with contextlib.closing(events):
         for event in events:
-            if isinstance(event, Progress):
+            if isinstance(event, RunningItems):
                 bar.update(done + event.running_items - bar.n)
                 continue
             assert isinstance(event, Finished)

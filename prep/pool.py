@@ -25,15 +25,15 @@ from relic.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Report = Callable[[int], None]
+ReportItem = Callable[[int], None]
 """`work` calls it with the number of the item that it starts next."""
-Work = Callable[[Task, Report], Result]
+Work = Callable[[Task, ReportItem], Result]
 _TICK_SECONDS = 0.1
 _ATTEMPTS = 2
 _PR_SET_PDEATHSIG = 1
 
 
-class Progress(NamedTuple):
+class RunningItems(NamedTuple):
     """Number of items begun in the tasks that are running."""
 
     running_items: int
@@ -48,7 +48,7 @@ class Finished(NamedTuple, Generic[Task, Result]):
 
 def run_tasks(
     work: Work[Task, Result], tasks: Sequence[Task], *, workers: int, describe: Callable[[Task, int], str]
-) -> Generator[Finished[Task, Result] | Progress, None, None]:
+) -> Generator[Finished[Task, Result] | RunningItems, None, None]:
     """Run `work(task, report)` for every task in `workers` processes; yield each result when it is done, and progress.
 
     `work`, tasks and results must be picklable. `describe(task, item)` names the item for the message about a worker
@@ -74,7 +74,7 @@ def run_tasks(
                     yield outcome
                 if not worker.alive and worker.task is not None:
                     waiting.appendleft(worker.retry(describe))
-            yield Progress(sum(worker.items for worker in pool))
+            yield RunningItems(sum(worker.items for worker in pool))
     finally:
         for worker in pool:
             worker.kill()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prep.cropping import Window, centre_window, cut, least_decode_size, random_window
-from prep.decoding import read_source
-from prep.encoding import encode
+from prep.encoding import encode_crop
 from prep.listing import crop_key
+from prep.reading import read_source
 from prep.split_folder import Rejection, ShardRecord, SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
@@ -22,7 +22,7 @@ _MOST_SECONDS = 600
 """An image that takes longer ends its worker (SIGALRM): no decoder has a time limit of its own."""
 
 
-class Crop(NamedTuple):
+class PackedCrop(NamedTuple):
     """One sample: its key, its payload, and its line of the .jsonl."""
 
     key: str
@@ -51,7 +51,7 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
     return record
 
 
-def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
+def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
     """Make the crops of one image. Raises Unreadable, and InputError if the memory is not enough.
 
     An image that takes longer than 10 minutes ends the process.
@@ -66,7 +66,7 @@ def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> lis
         signal.alarm(0)
 
 
-def _make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[Crop]:
+def _make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
     shape = Size(packing.width, packing.height)
     header = read_header(read_source(source_folder / keyed.source.path, keyed.source.size))
     windows = _windows(header.full, keyed.key, shape, packing)
@@ -77,7 +77,7 @@ def _make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> li
         crop = cut(image, header.full, window, shape, pixels)
         listing: dict[str, object] = {"source": keyed.source.path, "source_size": header.full, "crop_box": window}
         key = crop_key(keyed.key, number, packing.crops_per_image)
-        crops.append(Crop(key, encode(crop, packing.encoding, packing.jpeg_quality), listing))
+        crops.append(PackedCrop(key, encode_crop(crop, packing.encoding, packing.jpeg_quality), listing))
     return crops
 
 

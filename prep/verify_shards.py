@@ -10,6 +10,7 @@ if not __package__:  # run as a file: same import root as `python -m prep.verify
 
 from prep.config import VerifyConfig
 from relic.cli import parse
+from relic.columns import counted
 from relic.errors import RefusedError, command
 
 PROG = "prep/verify_shards.py"
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in report.faults:
             print(fault)
         faults += len(report.faults)
-        print(f"{split}: {report.samples:,} samples in {report.shards:,} shards, {len(report.faults):,} faults")
+        found = f"{counted(report.samples, 'sample')} in {counted(report.shards, 'shard')}"
+        print(f"{split}: {found}, {counted(len(report.faults), 'fault')}")
     return 1 if faults else 0
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from prep.split_folder import read_lines
 from relic.errors import InputError
 from relic.files import open_regular
-from relic.shards.index import index_path, read_header, read_records, shown_key
+from relic.shards.index import index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, ShardInfo
 from relic.shards.npy import npy_header
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
@@ -95,7 +95,7 @@ def _tar_faults(tar: Path, info: ShardInfo, packing: Packing, keys: list[str]) -
 
     The index decides every byte outside the payloads, so all of them are compared too.
     """
-    header = read_header(index_path(tar))
+    header = read_index_header(index_path(tar))
     if (header.samples, header.tar_bytes) != (info.samples, info.bytes):
         yield (
             f"the index is for {header.samples} samples and {header.tar_bytes} bytes, "

@@ -148,7 +148,7 @@ def flags_of(config_class: type) -> dict[str, Flag]:
     return flags
 
 
-class _Parser(argparse.ArgumentParser):
+class _FlagsParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if speaks_for_all():
             print_error(self.prog, message)
@@ -189,9 +189,9 @@ def parse(
         parser.error((origins.get(named[1], "") if named else "") + str(error))
 
 
-def _build_parser(config_class: type, flags: Mapping[str, Flag], prog: str) -> _Parser:
+def _build_parser(config_class: type, flags: Mapping[str, Flag], prog: str) -> _FlagsParser:
     needs = "".join(f" --{flag.name} {flag.metavar}" for flag in flags.values() if flag.required)
-    parser = _Parser(
+    parser = _FlagsParser(
         prog=prog,
         usage=f"%(prog)s{needs} [--flag value ...]",
         description=inspect.getdoc(config_class),

@@ -119,6 +119,7 @@ def command(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end the work
                     stream.reconfigure(errors="backslashreplace")
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports that it lists fonts
             warnings.filterwarnings("ignore", category=FutureWarning)
             try:
                 return main(argv)

@@ -30,7 +30,7 @@ Sched = Literal["cosine", "none", "onecycle", "plateau"]
 # Shards.
 Encoding = Literal["raw", "jpg", "png"]
 """How a crop is stored."""
-Crop = Literal["center", "random"]
+CropPlace = Literal["center", "random"]
 Decode = Literal["exact", "fast"]
 Verify = Literal["first", "always", "off"]
 """When a sample's hash is checked."""

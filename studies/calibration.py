@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 if not __package__:  # run as a file: same import root as `python -m studies.calibration`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -18,7 +18,7 @@ from jinja2 import StrictUndefined, Template
 from relic.cli import parse
 from relic.errors import InputError, before_work, command
 from relic.files import atomic_write
-from studies.runs import ROOT, Run, Study, check_places
+from studies.runs import ROOT, PlannedRun, Run, Study, check_places
 
 PROG = "studies/calibration.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
@@ -49,14 +49,6 @@ class CalibrationConfig:
             raise InputError(f"--epochs {self.epochs}: must be 1 or more")
 
 
-class Planned(NamedTuple):
-    """A run, and the run that trains the GDN codec it starts from."""
-
-    run: Run
-    teacher: Run | None = None
-    """None: the embedded codec."""
-
-
 @command(PROG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Finish every run that is not finished. After each run, make the figures and the tables of the page again."""
@@ -68,14 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from studies.calibration_page import fill
 
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    plan = read_plan(config.epochs, crops.num_samples)
+    plan = read_calibration_plan(config.epochs, crops.num_samples)
     page = config.out.with_name(f"{config.out.name}.md")
-    for number, (run, teacher) in enumerate(plan, 1):
-        print(f"[{number}/{len(plan)}] {run.name}", flush=True)
-        if teacher is not None and study.result(run) is None:
-            study.train(teacher)
-        study.finish(run)
-        results = {each.name: result for each, _ in plan if (result := study.result(each))}
+    for results in study.finish_all(plan):
         draw(results, config.out)
         text = fill((page if page.exists() else _PAGE).read_text(), results)
         with atomic_write(page, "w") as file:
@@ -84,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_plan(epochs: int, num_samples: int) -> list[Planned]:
+def read_calibration_plan(epochs: int, num_samples: int) -> list[PlannedRun]:
     """The runs of calibration.yaml, for `epochs` passes over a train split of `num_samples` crops."""
     data = yaml.safe_load(_PLAN.read_text())
     images = epochs * (num_samples // data["batch_size"]) * data["batch_size"]
@@ -107,7 +94,7 @@ def read_plan(epochs: int, num_samples: int) -> list[Planned]:
         evaluate = {title: _filled(arguments, words) for title, arguments in data["evaluate"].items()}
         validations = bool(template) and "part" in values
         runs[name] = Run(name, evaluate, _filled(template, words), settings, validations=validations)
-        plan.append(Planned(runs[name], runs[source] if source else None))
+        plan.append(PlannedRun(runs[name], [runs[source]] if source else []))
     return plan
 
 

@@ -14,7 +14,7 @@ from studies.calibration_results import (
     PARTS,
     TUNED,
     Results,
-    bd_rate,
+    bd_rate_of_kind,
     comparisons,
     curve,
     reached,
@@ -45,7 +45,7 @@ def fill(page: str, results: Results) -> str:
 
 def _values(results: Results) -> dict[str, Any]:
     """The variables of the template."""
-    rates = {kind: [bd_rate(results, kind, title) for title in EVALUATIONS] for kind in ("untrained", *TUNED)}
+    rates = {kind: [bd_rate_of_kind(results, kind, title) for title in EVALUATIONS] for kind in ("untrained", *TUNED)}
     start = curve(results, "all", "calibrated")
     others = [results[name] for name in OTHER_NAIVE if start and name in results]
     tuned = [results[name] for part in PARTS if (name := f"{part}-calibrated") in results]

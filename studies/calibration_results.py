@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import bjontegaard
+from relic.codec.bd_rate import bd_rate
 
 Results = Mapping[str, Mapping[str, Any]]
 """Run name -> content of its JSON."""
-Point = Mapping[str, Any]
+Validation = Mapping[str, Any]
 """One validation: what the trainer measured on the val crops after `images_seen` images."""
 KINDS = {
     "gdn": "GDN",
@@ -34,7 +34,7 @@ class Reached(NamedTuple):
     start_db: float
 
 
-class Comparison(NamedTuple):
+class CurveComparison(NamedTuple):
     """The curve of a calibrated swap, compared to its start and to the naive swap's curve."""
 
     part: str
@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
     psnr_change_db: float
     bpp_change: float
     """As a fraction of the start's rate."""
-    dip: Point | None
+    dip: Validation | None
     """The point with the lowest PSNR, if it is more than 0.1 dB below the start."""
     points: int = 0
     """Number of points at which both curves have a validation."""
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
     naive: Reached | None = None
 
 
-def kind_of(result: Mapping[str, Any]) -> str:
+def kind_of_run(result: Mapping[str, Any]) -> str:
     """The key of KINDS that a run belongs to, or `start` for a naive swap that was not trained."""
     settings = result["settings"]
     if settings["init"] == "gdn":
@@ -65,12 +65,12 @@ def kind_of(result: Mapping[str, Any]) -> str:
     return str(settings["init"])
 
 
-def curve(results: Results, part: str, kind: str) -> Sequence[Point]:
+def curve(results: Results, part: str, kind: str) -> Sequence[Validation]:
     """The validations of the run of this part and kind at the embedded codec's rate; empty if it is not finished."""
     return results[f"{part}-{kind}"].get("validations", []) if f"{part}-{kind}" in results else []
 
 
-def comparisons(results: Results) -> list[Comparison]:
+def comparisons(results: Results) -> list[CurveComparison]:
     """One comparison per part and kind of a trained calibrated swap."""
     found = []
     for part in PARTS:
@@ -81,10 +81,10 @@ def comparisons(results: Results) -> list[Comparison]:
     return found
 
 
-def _compared(part: str, kind: str, naive: Sequence[Point], tuned: Sequence[Point]) -> Comparison:
+def _compared(part: str, kind: str, naive: Sequence[Validation], tuned: Sequence[Validation]) -> CurveComparison:
     start, end = tuned[0], tuned[-1]
     lowest = min(tuned, key=lambda point: point["psnr_db"])
-    alone = Comparison(
+    alone = CurveComparison(
         part=part,
         kind=kind,
         lowers_loss=end["loss"] < start["loss"],
@@ -104,7 +104,7 @@ def _compared(part: str, kind: str, naive: Sequence[Point], tuned: Sequence[Poin
     )
 
 
-def reached(naive: Sequence[Point], start: Point) -> Reached:
+def reached(naive: Sequence[Validation], start: Validation) -> Reached:
     """Find when the loss of a naive swap reached that of a calibrated start."""
     images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
     return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])
@@ -116,24 +116,20 @@ def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[floa
     for name, result in results.items():
         settings = result["settings"]
         both = settings.get("part", "all") == "all" and name not in OTHER_NAIVE
-        if both and kind_of(result) == kind:
+        if both and kind_of_run(result) == kind:
             figures = result["evaluations"][title]["figures"][0]
             found[settings["rate"]] = figures["bpp_real"], figures["psnr_db"]
     return found
 
 
-def bd_rate(results: Results, kind: str, title: str) -> float | None:
-    """Bjontegaard's difference in rate to the GDN codecs, in per cent; None with fewer than four rates.
+def bd_rate_of_kind(results: Results, kind: str, title: str) -> float | None:
+    """The BD-rate against the GDN codecs in per cent; None where there is none, see `bd_rate`.
 
-    NaN if the two curves have no PSNR in common.
+    NaN if every codec of the kind has a lower PSNR than every GDN codec.
     """
     anchor, test = (rate_points(results, each, title) for each in ("gdn", kind))
-    common = sorted(anchor.keys() & test.keys())
-    if len(common) < 4:
-        return None
-    ordered = [sorted(points[rate] for rate in common) for points in (anchor, test)]
-    columns = [column for points in ordered for column in zip(*points, strict=True)]
-    (_, highest), (_, lowest) = ordered[1][-1], ordered[0][0]
-    if highest < lowest:
+    common = anchor.keys() & test.keys()
+    if common and max(test[rate][1] for rate in common) < min(anchor[rate][1] for rate in common):
         return math.nan
-    return float(bjontegaard.bd_rate(*columns, method="akima", min_overlap=0))
+    found = bd_rate(*([points[rate] for rate in common] for points in (anchor, test)))
+    return found and found.percent

@@ -16,16 +16,16 @@ if not __package__:  # run as a file: same import root as `python -m studies.int
 import yaml
 
 from relic.cli import parse
+from relic.codec.bd_rate import bd_rate
+from relic.columns import markdown_table
 from relic.errors import InputError, before_work, command
 from relic.files import atomic_write
-from studies.runs import ROOT, Run, Study, check_places
+from studies.runs import ROOT, PlannedRun, Run, Study, check_places
 
 PROG = "studies/int8.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
 _PAGE = ROOT / "docs" / "int8.md"
 _MARKED = re.compile(r"(<!-- table: study -->\n).*?(<!-- end of table -->)", re.DOTALL)
-_FEWEST_RATES = 4
-"""Of a BD-rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +51,7 @@ class Int8Config:
             raise InputError(f"--epochs {self.epochs}: must be 1 or more")
 
 
-class Planned(NamedTuple):
-    """A run, and the trainings that it needs, in order."""
-
-    run: Run
-    before: list[Run]
-
-
-class Loss(NamedTuple):
+class Int8Cost(NamedTuple):
     """INT8 against the same codec in float."""
 
     psnr_db: float
@@ -72,14 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with before_work():
         check_places(config.shards, config.images, work=config.work, out=config.out)
     study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    plan = read_plan(config.epochs)
-    for number, (run, before) in enumerate(plan, 1):
-        print(f"[{number}/{len(plan)}] {run.name}", flush=True)
-        if study.result(run) is None:
-            for training in before:
-                study.train(training)
-        study.finish(run)
-        _fill({each.name: result for each, _ in plan if (result := study.result(each))})
+    for results in study.finish_all(read_int8_plan(config.epochs)):
+        _fill(results)
     print(f"written: {_PAGE}")
     return 0
 
@@ -90,7 +77,7 @@ def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
         file.write(text)
 
 
-def read_plan(epochs: int) -> list[Planned]:
+def read_int8_plan(epochs: int) -> list[PlannedRun]:
     """The runs of int8.yaml: all kinds at the first rate, then at the others."""
     data = yaml.safe_load(_PLAN.read_text())
     length = f"--epochs {epochs} --batch_size {data['batch_size']}"
@@ -111,7 +98,7 @@ def read_plan(epochs: int) -> list[Planned]:
             export = f"{data['export'].format(**words)} {values.get('flags', '')}".strip()
             settings = {"kind": kind, "rate": rate}
             run = Run(name, evaluate, own if values.get("trained") else "", settings, export=export)
-            plan.append(Planned(run, [*teacher, swap]))
+            plan.append(PlannedRun(run, [*teacher, swap]))
     return plan
 
 
@@ -126,7 +113,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     titles = list(next(iter(results.values()))["evaluations"])
     head = ["quantized by", *(f"{title}, λ {rate}" for title in titles for rate in rates)]
     head += [f"BD-rate, {title}" for title in titles]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = [head]
     for kind in kinds:
         cells = [kind]
         for title in titles:
@@ -136,31 +123,28 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for title in titles:
             percent = bd_rate_of([results[name] for rate in rates if (name := f"{kind}-{rate}") in results], title)
             cells.append("" if percent is None else f"{percent:+.1f} %")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown_table(rows) + "\n"
 
 
-def loss_of(result: Mapping[str, Any], title: str) -> Loss:
+def loss_of(result: Mapping[str, Any], title: str) -> Int8Cost:
     """PSNR lost, and the relative change of the real rate."""
     before, after = result["evaluations"][title]["figures"]
-    return Loss(before["psnr_db"] - after["psnr_db"], after["bpp_real"] / before["bpp_real"] - 1)
+    return Int8Cost(before["psnr_db"] - after["psnr_db"], after["bpp_real"] / before["bpp_real"] - 1)
 
 
 def bd_rate_of(results: Sequence[Mapping[str, Any]], title: str) -> float | None:
     """BD-rate in percent (PSNR, Akima) of the INT8 codecs against the same codecs in float; None for too few rates."""
-    import bjontegaard
-
-    if len(results) < _FEWEST_RATES:
-        return None
-    ends = []
-    for place in (0, 1):
-        figures = [result["evaluations"][title]["figures"][place] for result in results]
-        points = sorted((each["bpp_real"], each["psnr_db"]) for each in figures)
-        ends += [[bpp for bpp, _ in points], [psnr for _, psnr in points]]
-    return float(bjontegaard.bd_rate(*ends, method="akima", min_overlap=0))
+    found = bd_rate(*([_point(result, title, place) for result in results] for place in (0, 1)))
+    return found and found.percent
 
 
-def _cell(loss: Loss) -> str:
+def _point(result: Mapping[str, Any], title: str, place: int) -> tuple[float, float]:
+    figures = result["evaluations"][title]["figures"][place]
+    return figures["bpp_real"], figures["psnr_db"]
+
+
+def _cell(loss: Int8Cost) -> str:
     return f"{-loss.psnr_db:+.2f} dB, {100 * loss.bpp_change:+.1f} %"
 
 

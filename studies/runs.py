@@ -9,7 +9,7 @@ import logging
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,13 @@ class Run(NamedTuple):
     """Whether to store the trainer's validations, a list in the order of `images_seen`."""
 
 
+class PlannedRun(NamedTuple):
+    """A run, and the trainings that it needs, in order."""
+
+    run: Run
+    before: Sequence[Run] = ()
+
+
 class Study(NamedTuple):
     """The folders that runs read and write."""
 
@@ -60,6 +67,16 @@ class Study(NamedTuple):
             return None
         found = json.loads(path.read_text())
         return found if _commands_of(found) == _commands_of(_blank(run)) else None
+
+    def finish_all(self, plan: Sequence[PlannedRun]) -> Iterator[dict[str, dict[str, Any]]]:
+        """Finish every run that is not finished. After each run, yield the results of all finished ones, by name."""
+        for number, (run, before) in enumerate(plan, 1):
+            print(f"[{number}/{len(plan)}] {run.name}", flush=True)
+            if self.result(run) is None:
+                for training in before:
+                    self.train(training)
+            self.finish(run)
+            yield {each.name: result for each, _ in plan if (result := self.result(each))}
 
     def finish(self, run: Run) -> dict[str, Any]:
         """Train, evaluate and write the JSON file, unless the run is finished. Returns the content of the file.

@@ -14,6 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.errors import InputError
 from relic.options import Encoding
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manifest
@@ -40,6 +41,20 @@ def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_note_opened)  # Python calls it for every file that it opens; a hook cannot be taken away again
+
+
+def photograph(width: int, height: int, seed: int) -> Pixels:
+    """Smooth colours with some texture, suitable for JPEG, and different for each seed."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    pixels: Pixels = np.clip(smooth + rng.integers(-8, 9, (height, width, 1)), 0, 255).astype(np.uint8)
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def make_photograph() -> Callable[[int, int, int], Pixels]:
+    return photograph
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Tables keep the text of their cells: no number is read and printed anew."""
 
-from relic.columns import in_columns, markdown_table
+import pytest
+
+from relic.columns import counted, in_columns, markdown_table
 
 ROWS = [("", "PSNR dB", "n"), ("calibrated", "29.40", "007"), ("1e3", "-", "None")]
 
@@ -19,3 +21,8 @@ def test_markdown_has_the_same_cells() -> None:
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [tuple(row) for row in (cells[0], *cells[2:])] == ROWS
     assert cells[1][0].startswith(":-") and cells[1][1].endswith("-:")
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 shards"), (1, "1 shard"), (2000, "2,000 shards")])
+def test_a_count_agrees_with_its_noun(number: int, text: str) -> None:
+    assert counted(number, "shard") == text

@@ -57,11 +57,11 @@ class Compiled(NamedTuple):
     note: str = ""
 
 
-Work = Callable[[Job, Floats], tuple[Compiled, Floats]]
+VendorWork = Callable[[Job, Floats], tuple[Compiled, Floats]]
 """Compile and run. Raises any exception with the vendor's words."""
 
 
-def main(work: Work) -> None:
+def main(work: VendorWork) -> None:
     """Do the job that the command line names. What the vendor's packages print goes to standard error."""
     values: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     paths = {name: Path(values[name]) for name in ("model", "out", "inputs", "outputs", "result")}

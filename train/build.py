@@ -31,7 +31,7 @@ from train.arithmetic import mixed_dtype, set_backends
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, Plan, find_run, is_restarted, started_with
+from train.plan import CHECKPOINTS, LAUNCH, TrainPlan, find_run, is_restarted, started_with
 from train.preconditioning import Preconditioning
 from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
@@ -50,7 +50,7 @@ _WAIT_SECONDS = 10.0
 """How long a run under torchrun waits for the end of the run in its folder: torchrun may have just restarted it."""
 
 
-def build_trainer(plan: Plan, world: World, stack: ExitStack) -> Trainer:
+def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
     """Build the trainer. If the plan names a checkpoint, the run continues from it.
 
     `stack` closes the loaders and the records. Raises InputError if the checkpoint does not fit the flags or shards.
@@ -122,13 +122,13 @@ def _only_run_in(save_dir: Path, wait_seconds: float) -> Iterator[None]:
                 save_dir.rmdir()
 
 
-def _find_launches(plan: Plan, world: World) -> dict[str, bool]:
+def _find_launches(plan: TrainPlan, world: World) -> dict[str, bool]:
     """Name of the launch on each machine -> whether it began the run in save_dir. Waits until rank 0 has the lock."""
     own = plan.launch, is_restarted(plan.config.save_dir, plan.launch)
     return dict(gather_to_all(own, world))
 
 
-def _found_again(plan: Plan, launches: Mapping[str, bool]) -> Plan:
+def _found_again(plan: TrainPlan, launches: Mapping[str, bool]) -> TrainPlan:
     """The plan with what is in save_dir now. Another run may have begun, saved or ended there since it was made.
 
     torchrun restarts all machines together, and may have replaced one: then the others know that it was a restart.
@@ -157,7 +157,7 @@ def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: Worl
         )
 
 
-def build_learner(plan: Plan, world: World, start: Start) -> Learner:
+def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
     """Prepare the model of `start` for training, with a new optimizer and schedule."""
     config, model = plan.config, start.model
     set_trainable_parts(model, config.replace_parts, config.train_scope)
@@ -201,7 +201,7 @@ def build_learner(plan: Plan, world: World, start: Start) -> Learner:
     )
 
 
-def _preconditioning(plan: Plan, world: World, start: Start) -> Preconditioning:
+def _preconditioning(plan: TrainPlan, world: World, start: Start) -> Preconditioning:
     """Measured at the start of a run. A resumed run loads its coordinates from the checkpoint."""
     config, preconditioning = plan.config, Preconditioning(start.model)
     if plan.resume is None:
@@ -213,7 +213,7 @@ def _preconditioning(plan: Plan, world: World, start: Start) -> Preconditioning:
     return preconditioning
 
 
-def _quantizing(plan: Plan, world: World, model: FactorizedPrior) -> Quantizing:
+def _quantizing(plan: TrainPlan, world: World, model: FactorizedPrior) -> Quantizing:
     """A resumed run loads the steps of activations from its checkpoint."""
     crops = calibration_crops(plan) if plan.resume is None else None
     num_steps = plan.config.epochs * plan.steps_per_epoch
@@ -271,7 +271,7 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
         log.info("in fp32 under mixed precision: %s", ", ".join(kept_in_fp32))
 
 
-def _open_records(plan: Plan, training: dict[str, Any] | None, launches: Iterable[str]) -> Tracker:
+def _open_records(plan: TrainPlan, training: dict[str, Any] | None, launches: Iterable[str]) -> Tracker:
     """Prepare save_dir: remove another run's checkpoints, write the flags and the names of the launch."""
     folder = plan.config.save_dir
     if not plan.continues:

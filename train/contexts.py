@@ -36,7 +36,7 @@ def add_contexts(paths: list[Path], shards: ShardSet, num_crops: int, device: to
         checkpoint = dataclasses.replace(checkpoint, contexts=contexts)
         save_checkpoint(path, checkpoint)
         known.append(checkpoint)
-        log.info("%s: %s", path, describe(contexts))
+        log.info("%s: %s", path, describe_contexts(contexts))
 
 
 def add_contexts_to(name: str, out: Path, shards: ShardSet, num_crops: int, device: torch.device) -> Contexts | None:
@@ -60,7 +60,7 @@ def counted(
     return count_contexts(symbols, tables)
 
 
-def describe(contexts: Contexts | None) -> str:
+def describe_contexts(contexts: Contexts | None) -> str:
     """One line for the log."""
     if contexts is None:
         return "contexts would save nothing"

@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         shards = resolve_shards(config.shards, "train")
 
     from relic.distributed import join_world
-    from train.contexts import add_contexts_to, describe
+    from train.contexts import add_contexts_to, describe_contexts
 
     with join_world(config.device, PROG) as world:
         contexts = add_contexts_to(config.checkpoint, config.out, shards, config.crops, world.device)
-    print(f"{config.out}: {describe(contexts)}")
+    print(f"{config.out}: {describe_contexts(contexts)}")
     return 0
 
 

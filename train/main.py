@@ -14,7 +14,7 @@ from relic.errors import InputError, before_work, command
 from relic.launch import is_launched
 from relic.machine import hide_gpus
 from train.config import GONE, TrainConfig
-from train.plan import CHECKPOINTS, Plan, make_plan
+from train.plan import CHECKPOINTS, TrainPlan, make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(config: TrainConfig) -> Plan:
+def _plan(config: TrainConfig) -> TrainPlan:
     with before_work():
         return make_plan(config)
 

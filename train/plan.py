@@ -88,7 +88,7 @@ class FoundRun(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainPlan:
     """Everything a run needs to know before it begins. Every process of a run makes its own plan."""
 
     config: TrainConfig
@@ -123,7 +123,7 @@ class Plan:
         return self.train_set.num_samples // self.config.batch_size
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig) -> TrainPlan:
     """Check the files, folders and shards that `config` names. Writes only to the shard cache.
 
     Raises InputError naming the flag, and NetworkError if shards could not be fetched.
@@ -138,7 +138,7 @@ def make_plan(config: TrainConfig) -> Plan:
     if config.batch_size % ranks.size:
         raise InputError(f"--batch_size {config.batch_size}: not divisible by the {ranks.size} processes sharing it")
     train_set, val_set = _open_shards(config)
-    return Plan(
+    return TrainPlan(
         config=config,
         train_set=train_set,
         val_set=val_set,

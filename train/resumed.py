@@ -15,7 +15,7 @@ from relic.codec.checkpoint import shown
 from relic.codec.tensor_file import fault_of, is_real
 from relic.errors import InputError
 from train.learner import Learner
-from train.plan import Plan
+from train.plan import TrainPlan
 
 _MOST = 1 << 53
 _STEPS = ("epoch", "images", "images_seen", "step")
@@ -37,7 +37,7 @@ def check_progress(training: Mapping[str, Any], source: str) -> None:
             raise _damaged(source, f"progress: {name} is {shown(progress[name])}")
 
 
-def check_training(training: Mapping[str, Any], plan: Plan, learner: Learner, source: str) -> None:
+def check_training(training: Mapping[str, Any], plan: TrainPlan, learner: Learner, source: str) -> None:
     """Check the whole state against the run's own. Raises InputError naming `source`."""
     try:
         _check_steps(training["progress"], plan)
@@ -65,7 +65,7 @@ def check_training(training: Mapping[str, Any], plan: Plan, learner: Learner, so
         raise _damaged(source, f"{type(error).__name__}: {error}") from error
 
 
-def _check_steps(progress: Mapping[str, int], plan: Plan) -> None:
+def _check_steps(progress: Mapping[str, int], plan: TrainPlan) -> None:
     """The numbers of a run follow from each other."""
     batch_size = plan.config.batch_size
     steps_here, odd = divmod(progress["images"], batch_size)
@@ -136,7 +136,7 @@ def _check_scaler(found: Any, own: Mapping[str, Any]) -> None:
     _require(found["scale"] > 0, "scaler: scale", found["scale"])
 
 
-def _check_schedule(found: Any, own: Mapping[str, Any], plan: Plan) -> None:
+def _check_schedule(found: Any, own: Mapping[str, Any], plan: TrainPlan) -> None:
     best = _dict(found, "schedule")["best"]
     _require(type(best) is float and not math.isnan(best), "schedule: best", best)
     for name in ("stale", "halvings"):

@@ -21,7 +21,7 @@ from relic.loader.order import epoch_order
 from relic.machine import keep_freed_memory
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
-from train.plan import Plan, changed_since, check_resumed
+from train.plan import TrainPlan, changed_since, check_resumed
 from train.resumed import check_progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Start(NamedTuple):
     """How the swapped layers started: `calibrated`, `naive`, `none` (none swapped) or `unknown` (a CompressAI file)."""
 
 
-def load_resumed(plan: Plan, world: World) -> Checkpoint | None:
+def load_resumed(plan: TrainPlan, world: World) -> Checkpoint | None:
     """The checkpoint to continue from. Raises InputError if it holds no run, or a run with other flags."""
     config, path = plan.config, plan.resume
     if path is None:
@@ -62,7 +62,7 @@ def load_resumed(plan: Plan, world: World) -> Checkpoint | None:
     return checkpoint
 
 
-def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
+def load_start(plan: TrainPlan, world: World, resumed: Checkpoint | None) -> Start:
     """Load, swap and calibrate the model. A resumed run takes the result from its checkpoint."""
     if resumed is not None:
         with before_work():
@@ -81,7 +81,7 @@ def load_start(plan: Plan, world: World, resumed: Checkpoint | None) -> Start:
     return Start(model, architecture, swap_init)
 
 
-def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
+def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
     """Calibrate on rank 0 alone. The caller copies its weights to the other ranks."""
     if not world.is_main:
         return
@@ -106,7 +106,7 @@ def _calibrate(model: FactorizedPrior, plan: Plan, world: World) -> None:
         log.info("calibrated on %d crops in %.1f s", plan.calib_images, time.perf_counter() - began)
 
 
-def calibration_crops(plan: Plan) -> Tensor:
+def calibration_crops(plan: TrainPlan) -> Tensor:
     """The first `plan.calib_images` crops in the order of the first epoch, uint8 (B, H, W, 3)."""
     config, train_set = plan.config, plan.train_set
     order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]

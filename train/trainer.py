@@ -15,7 +15,7 @@ from relic.loader.order import epoch_order, train_batches
 from relic.signals import handling
 from train.guard import WAYS_OUT, DivergedError, StopRequested
 from train.learner import Learner
-from train.plan import Plan
+from train.plan import TrainPlan
 from train.records import Progress, StatusLine, Tracker
 from train.start import Start
 from train.validation import Validation, validate, write_reconstructions
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Trainer:
     """Runs the plan's epochs, from the start or from the state that `load_state_dict` set."""
 
-    plan: Plan
+    plan: TrainPlan
     world: World
     start: Start
     """The architecture, and how the swapped layers were initialised."""

@@ -13,7 +13,7 @@ from export.int8.inputs import Calibration
 from export.int8.quantization import quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
-from export.source import Source
+from export.source import ExportSource
 from relic.codec.coding import tables_of
 from relic.codec.constants import STRIDE
 from relic.codec.entropy import refresh_tables
@@ -50,7 +50,7 @@ def timed_parts(channels: tuple[int, int], upsample: Upsample) -> Iterator[Timed
         architecture = Architecture(channels, replaced)
         model = build_model(architecture).eval()
         refresh_tables(model, solve=False)
-        source = Source(model, architecture, tables_of(model), {})
+        source = ExportSource(model, architecture, tables_of(model), {})
         with temporary_folder() as folder:
             calibration = _noise(folder, channels[1])
             for part in PARTS:

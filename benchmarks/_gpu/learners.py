@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks._gpu.timing import Step
+from benchmarks._gpu.timing import TimedStep
 from relic.codec.pixels import to_float
 from relic.distributed import World
 from relic.loader.device_feed import DeviceBatch
@@ -26,7 +26,7 @@ from train.start import load_start
 SIDE = 224
 
 
-class Variant(NamedTuple):
+class LearnerVariant(NamedTuple):
     """A codec, and how it is trained."""
 
     channels: str
@@ -66,7 +66,7 @@ def _set_switches(precision: str, device: torch.device, *, mixed: bool, determin
 
 
 @contextmanager
-def learner_of(variant: Variant, shards: Path, batch_size: int, world: World) -> Iterator[Learner]:
+def learner_of(variant: LearnerVariant, shards: Path, batch_size: int, world: World) -> Iterator[Learner]:
     """A learner with new weights, in training mode. Its memory is free after the block."""
     torch.compiler.reset()
     config = TrainConfig(
@@ -96,7 +96,7 @@ def resident_images(batch_size: int, device: torch.device) -> Tensor:
     return to_float(pixels.to(device))
 
 
-def trainer_step(learner: Learner, batch_size: int, device: torch.device) -> Step:
+def trainer_step(learner: Learner, batch_size: int, device: torch.device) -> TimedStep:
     """The trainer's step on a batch that stays on the device."""
     batch = DeviceBatch(resident_images(batch_size, device), [str(number) for number in range(batch_size)])
     return lambda: learner.step(batch, 0, 0)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks._gpu.learners import Variant, learner_of, resident_images, trainer_step
+from benchmarks._gpu.learners import LearnerVariant, learner_of, resident_images, trainer_step
 from benchmarks._gpu.measure import KINDS, Bench
 from benchmarks._gpu.sections import Items, attempt
-from benchmarks._gpu.timing import Step, time_steps
+from benchmarks._gpu.timing import TimedStep, time_steps
 from relic.codec.loss import compute_loss
 from train.learner import Learner
 
@@ -20,7 +20,7 @@ def levers(bench: Bench) -> Items:
     sizes = bench.sizes
     codecs = list(sizes.channels)
     cases = ((codecs[-1], "encoder recon"), (codecs[0], "both rd"))
-    changes: dict[str, tuple[bool, Callable[[Bench, Learner, int], Step]]] = {
+    changes: dict[str, tuple[bool, Callable[[Bench, Learner, int], TimedStep]]] = {
         "as it is": (False, _as_it_is),
         "bare": (False, _bare),
         "foreach Adam": (False, functools.partial(_with_adam, fused=False)),
@@ -34,24 +34,26 @@ def levers(bench: Bench) -> Items:
         if compiled and not sizes.compile:
             continue
         for (codec, kind), batch_size in itertools.product(cases[: len(codecs)], sizes.few_batches):
-            variant = Variant(sizes.channels[codec], *KINDS[kind], compile=compiled)
+            variant = LearnerVariant(sizes.channels[codec], *KINDS[kind], compile=compiled)
             name = f"{change}: {codec} {kind}, batch {batch_size}"
             yield name, attempt(functools.partial(_timed_change, bench, variant, batch_size, make))
 
 
 def _timed_change(
-    bench: Bench, variant: Variant, batch_size: int, make: Callable[[Bench, Learner, int], Step]
+    bench: Bench, variant: LearnerVariant, batch_size: int, make: Callable[[Bench, Learner, int], TimedStep]
 ) -> dict[str, float]:
     with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
         step = make(bench, learner, batch_size)
         return time_steps(step, bench.world.device, warm_up=bench.sizes.warm_up, rounds=bench.sizes.rounds)
 
 
-def _as_it_is(bench: Bench, learner: Learner, batch_size: int) -> Step:
+def _as_it_is(bench: Bench, learner: Learner, batch_size: int) -> TimedStep:
     return trainer_step(learner, batch_size, bench.world.device)
 
 
-def _bare(bench: Bench, learner: Learner, batch_size: int, layout: torch.memory_format = torch.channels_last) -> Step:
+def _bare(
+    bench: Bench, learner: Learner, batch_size: int, layout: torch.memory_format = torch.channels_last
+) -> TimedStep:
     """Forward, loss, backward, clip, optimizer: no guard, no schedule."""
     images = resident_images(batch_size, bench.world.device).contiguous(memory_format=layout)
     parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
@@ -68,23 +70,23 @@ def _bare(bench: Bench, learner: Learner, batch_size: int, layout: torch.memory_
     return step
 
 
-def _with_adam(bench: Bench, learner: Learner, batch_size: int, *, fused: bool) -> Step:
+def _with_adam(bench: Bench, learner: Learner, batch_size: int, *, fused: bool) -> TimedStep:
     for group in learner.optimizer.param_groups:
         group["fused"], group["foreach"] = fused, not fused
     return _as_it_is(bench, learner, batch_size)
 
 
-def _without_benchmark(bench: Bench, learner: Learner, batch_size: int) -> Step:
+def _without_benchmark(bench: Bench, learner: Learner, batch_size: int) -> TimedStep:
     torch.backends.cudnn.benchmark = False
     return _as_it_is(bench, learner, batch_size)
 
 
-def _contiguous(bench: Bench, learner: Learner, batch_size: int) -> Step:
+def _contiguous(bench: Bench, learner: Learner, batch_size: int) -> TimedStep:
     learner.model.to(memory_format=torch.contiguous_format)
     return _bare(bench, learner, batch_size, torch.contiguous_format)
 
 
-def _graphed(bench: Bench, learner: Learner, batch_size: int) -> Step:
+def _graphed(bench: Bench, learner: Learner, batch_size: int) -> TimedStep:
     """The bare step, recorded once as a CUDA graph and replayed."""
     if bench.world.device.type != "cuda":
         raise RuntimeError("needs CUDA")

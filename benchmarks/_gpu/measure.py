@@ -14,7 +14,7 @@ import torch
 import evaluate.run
 import train.main
 from benchmarks._gpu.learners import (
-    Variant,
+    LearnerVariant,
     learner_of,
     precision_flags,
     resident_images,
@@ -104,12 +104,12 @@ def step_sweep(bench: Bench) -> Items:
         *itertools.product(["bf16"], [True] if sizes.compile else [], few[-1:], KINDS, sizes.channels),
     ]
     for precision, compiled, batch_size, kind, codec in every:
-        variant = Variant(sizes.channels[codec], *KINDS[kind], precision, compiled)
+        variant = LearnerVariant(sizes.channels[codec], *KINDS[kind], precision, compiled)
         name = f"{codec} {kind}, {precision}{' compiled' if compiled else ''}, batch {batch_size}"
         yield name, attempt(functools.partial(_timed_variant, bench, variant, batch_size))
 
 
-def _timed_variant(bench: Bench, variant: Variant, batch_size: int) -> dict[str, float]:
+def _timed_variant(bench: Bench, variant: LearnerVariant, batch_size: int) -> dict[str, float]:
     device = bench.world.device
     with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
         step = trainer_step(learner, batch_size, device)
@@ -138,7 +138,7 @@ def loop(bench: Bench) -> Items:
     sizes, device = bench.sizes, bench.world.device
     codec = next(iter(sizes.channels))
     for batch_size in reversed(sizes.few_batches):
-        variant = Variant(sizes.channels[codec], *KINDS["both rd"])
+        variant = LearnerVariant(sizes.channels[codec], *KINDS["both rd"])
         with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
             step = trainer_step(learner, batch_size, device)
             timed = time_steps(step, device, warm_up=sizes.warm_up, rounds=sizes.rounds)
@@ -223,7 +223,7 @@ def traces(bench: Bench, folder: Path) -> Items:
     sizes, device = bench.sizes, bench.world.device
     codec = list(sizes.channels)[-1]
     for batch_size in sizes.few_batches:
-        variant = Variant(sizes.channels[codec], *KINDS["encoder recon"])
+        variant = LearnerVariant(sizes.channels[codec], *KINDS["encoder recon"])
         with learner_of(variant, bench.raw, batch_size, bench.world) as learner:
             step = trainer_step(learner, batch_size, device)
             time_steps(step, device, warm_up=sizes.warm_up, rounds=1)

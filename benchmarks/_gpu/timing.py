@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-Step = Callable[[], object]
+TimedStep = Callable[[], object]
 
 
 class Clock:
@@ -43,7 +43,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_steps(step: Step, device: torch.device, *, warm_up: int, rounds: int) -> dict[str, float]:
+def time_steps(step: TimedStep, device: torch.device, *, warm_up: int, rounds: int) -> dict[str, float]:
     """Medians of `rounds` steps: `step_ms` from one to the next on the device, `host_ms` until the call returns.
 
     If the device is slower than the host, `host_ms` contains the wait for the step before.
@@ -66,7 +66,7 @@ def time_steps(step: Step, device: torch.device, *, warm_up: int, rounds: int) -
     return found
 
 
-def profile_step(step: Step, device: torch.device, trace: Path | None = None) -> dict[str, float]:
+def profile_step(step: TimedStep, device: torch.device, trace: Path | None = None) -> dict[str, float]:
     """Kernels of one step, and the share of the step in which the device computes. `trace`: write a Chrome trace."""
     on_cuda = device.type == "cuda"
     if not on_cuda and trace is None:

@@ -8,25 +8,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from relic.arrays import Pixels
 from relic.shards.index import index_path, read_records
 from relic.shards.npy import HEADER_BYTES
 from relic.shards.shard_set import ShardSet
 
-Rows = npt.NDArray[np.uint8]
 _BATCHES_AHEAD = 4
 _ROWS_PER_TASK = 16
 
 
-def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[Rows]]:
+def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[Pixels]]:
     """One thread copies the pixels of memory-mapped raw shards, in shuffled order, into reused batch buffers."""
     members = _members(shards)
     ring = _ring(shards, batch_size)
     crop_bytes = shards.height * shards.width * 3
 
-    def epoch(number: int) -> Iterator[Rows]:
+    def epoch(number: int) -> Iterator[Pixels]:
         for step, chosen in enumerate(_batches(len(members), batch_size, number)):
             batch = ring[step % len(ring)][: len(chosen)]
             for row, sample in zip(batch.reshape(len(chosen), crop_bytes), chosen, strict=True):
@@ -36,18 +35,20 @@ def copy_ceiling(shards: ShardSet, batch_size: int) -> Callable[[int], Iterator[
     return epoch
 
 
-def decode_ceiling(shards: ShardSet, batch_size: int, cores: int, stack: ExitStack) -> Callable[[int], Iterator[Rows]]:
+def decode_ceiling(
+    shards: ShardSet, batch_size: int, cores: int, stack: ExitStack
+) -> Callable[[int], Iterator[Pixels]]:
     """One thread per core decodes memory-mapped JPEGs, in shuffled order, into reused batch buffers."""
     members = _members(shards)
     ring = _ring(shards, batch_size)
     pool = stack.enter_context(ThreadPoolExecutor(cores))
 
-    def decode(rows: Rows, chosen: list[int]) -> None:
+    def decode(rows: Pixels, chosen: list[int]) -> None:
         for row, sample in zip(rows, chosen, strict=True):
             simplejpeg.decode_jpeg(members[sample], "RGB", buffer=row)
 
-    def epoch(number: int) -> Iterator[Rows]:
-        pending: deque[tuple[Rows, list[Future[None]]]] = deque()
+    def epoch(number: int) -> Iterator[Pixels]:
+        pending: deque[tuple[Pixels, list[Future[None]]]] = deque()
         for step, chosen in enumerate(_batches(len(members), batch_size, number)):
             batch = ring[step % len(ring)][: len(chosen)]
             starts = range(0, len(chosen), _ROWS_PER_TASK)
@@ -61,7 +62,7 @@ def decode_ceiling(shards: ShardSet, batch_size: int, cores: int, stack: ExitSta
     return epoch
 
 
-def _finished(batch: Rows, parts: list["Future[None]"]) -> Rows:
+def _finished(batch: Pixels, parts: list["Future[None]"]) -> Pixels:
     for part in parts:
         part.result()
     return batch
@@ -80,7 +81,7 @@ def _members(shards: ShardSet) -> list[memoryview]:
     return members
 
 
-def _ring(shards: ShardSet, batch_size: int) -> list[Rows]:
+def _ring(shards: ShardSet, batch_size: int) -> list[Pixels]:
     """Reused batches. New memory for each batch would cause page faults, so the result would not be an upper limit."""
     return [np.zeros((batch_size, shards.height, shards.width, 3), np.uint8) for _ in range(_BATCHES_AHEAD + 1)]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks._loader.measure import Pass, Shares
 from benchmarks._loader.own_set import OwnSet
 from benchmarks._shared.ratios import ratio_table
-from relic.columns import in_columns
+from relic.columns import counted, in_columns
 from relic.shards.shard_set import ShardSet
 
 
@@ -33,7 +33,7 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     first, later = measured.first_images_per_second, measured.images_per_second
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
-        f"{shards.encoding}, {len(shards.tars)} shards",
+        f"{shards.encoding}, {counted(len(shards.tars), 'shard')}",
         f"first epoch, from storage and checking hashes: {first:,.0f} images/s, bound by {measured.first_bound_by}",
         f"later epochs: {later:,.0f} images/s, bound by {measured.bound_by} "
         f"(read {read:.0%} and decode {decode:.0%} of the threads' time, the consumer waits {wait:.0%} of the run)",

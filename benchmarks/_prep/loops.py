@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.errors import InputError
 
 SIDE = 224
 JPEG_QUALITY = 95
 _PNG_LEVEL = 2
 _WARM_UP_IMAGES = 20
-Step = Callable[[Path], object]
-Pixels = npt.NDArray[np.uint8]
+PrepareImage = Callable[[Path], object]
 
 
 def _square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -95,7 +94,7 @@ class _Span(NamedTuple):
     ended: float
 
 
-def images_per_second(step: Step, paths: Sequence[Path], processes: int) -> float:
+def images_per_second(step: PrepareImage, paths: Sequence[Path], processes: int) -> float:
     """Images per second of `processes` processes that start together and run `step` on their share of the files."""
     context = multiprocessing.get_context("spawn")
     barrier: Barrier = context.Barrier(processes)
@@ -116,7 +115,7 @@ def images_per_second(step: Step, paths: Sequence[Path], processes: int) -> floa
     return len(paths) / (max(span.ended for span in measured) - min(span.began for span in measured))
 
 
-def _work(step: Step, paths: Sequence[Path], barrier: Barrier, spans: "SimpleQueue[_Span]") -> None:
+def _work(step: PrepareImage, paths: Sequence[Path], barrier: Barrier, spans: "SimpleQueue[_Span]") -> None:
     for path in paths[:_WARM_UP_IMAGES]:
         step(path)
     barrier.wait(timeout=60)

@@ -32,7 +32,7 @@ _START_SECONDS = 120.0
 _PSNR_IMAGES = 200
 
 
-class Variant(NamedTuple):
+class PackVariant(NamedTuple):
     """What is measured: the encoding of crops, the decoding of JPEGs, and the number of workers."""
 
     encoding: Encoding
@@ -40,7 +40,7 @@ class Variant(NamedTuple):
     workers: int
 
 
-class Run(NamedTuple):
+class PackRun(NamedTuple):
     """One run of the command: images, wall-clock seconds, and the resident memory of its largest process in MB."""
 
     images: int
@@ -67,7 +67,7 @@ def link_images(images: Sequence[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def measure_rate(images: Sequence[Path], work: Path, variant: Variant, images_per_worker: int) -> Rate:
+def measure_rate(images: Sequence[Path], work: Path, variant: PackVariant, images_per_worker: int) -> Rate:
     """Images per second without the start of a run: the difference between a run and one with a quarter of the shards.
 
     The difference includes everything that is done per image or per shard (listing, hashing, storing, publishing), but
@@ -82,7 +82,7 @@ def measure_rate(images: Sequence[Path], work: Path, variant: Variant, images_pe
     return Rate(rate, max(0.0, long.seconds - long.images / rate), max(short.peak_mb, long.peak_mb))
 
 
-def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, shards: int) -> Run:
+def _run(images: Sequence[Path], work: Path, variant: PackVariant, per_shard: int, shards: int) -> PackRun:
     coco, out = work / "coco", work / "out"
     removed = sum(path.stat().st_size for path in out.glob("*"))
     for folder in (coco, out):
@@ -100,7 +100,7 @@ def _run(images: Sequence[Path], work: Path, variant: Variant, per_shard: int, s
         seconds = time.monotonic() - began
     if process.returncode:
         raise InputError(f"prep/make_shards.py failed: {' '.join(error.split())}")
-    return Run(count, seconds, max(peaks_mb, default=0.0))
+    return PackRun(count, seconds, max(peaks_mb, default=0.0))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks._prep.loops import (
-    Step,
+    PrepareImage,
     bare_jpg,
     bare_png,
     bare_raw,
@@ -13,7 +13,7 @@ from benchmarks._prep.loops import (
     decode_half,
     pillow_jpg,
 )
-from benchmarks._prep.runs import Variant
+from benchmarks._prep.runs import PackVariant
 from benchmarks._shared.ratios import ratio_table
 from relic.columns import in_columns
 from relic.machine import available_cores
@@ -39,7 +39,7 @@ class NamedVariant(NamedTuple):
     """A run of the command, and its share of the images."""
 
     name: str
-    variant: Variant
+    variant: PackVariant
     share: float
 
 
@@ -47,7 +47,7 @@ class Loop(NamedTuple):
     """A loop, its number of processes, and the share of the images per process."""
 
     name: str
-    step: Step
+    step: PrepareImage
     processes: int
     share: float
 
@@ -58,7 +58,7 @@ def all_variants() -> Iterator[NamedVariant]:
         for decode in ("exact", "fast"):
             for workers, suffix in ((available_cores(), ""), (1, "_1_worker")):
                 name = f"{encoding}_{decode}{suffix}"
-                yield NamedVariant(name, Variant(encoding, decode, workers), _SHARE[encoding])
+                yield NamedVariant(name, PackVariant(encoding, decode, workers), _SHARE[encoding])
 
 
 def all_loops() -> list[Loop]:

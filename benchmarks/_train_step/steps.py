@@ -22,10 +22,10 @@ from train.learner import Learner, StepValues
 from train.plan import make_plan
 from train.records import Progress, StatusLine
 
-Step = Callable[[DeviceBatch], None]
+TrainStep = Callable[[DeviceBatch], None]
 
 
-def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
+def our_step(learner: Learner, config: TrainConfig, world: World) -> TrainStep:
     """The trainer's step, and what the loop does with its values: a status line every `log_every` steps."""
     learner.model.train()
     progress = Progress()
@@ -42,7 +42,7 @@ def our_step(learner: Learner, config: TrainConfig, world: World) -> Step:
     return step
 
 
-def bare_step(learner: Learner, config: TrainConfig) -> Step:
+def bare_step(learner: Learner, config: TrainConfig) -> TrainStep:
     """Forward, backward, one loss, clip and step. Reads no value from the device."""
     model, optimizer = learner.model.train(), learner.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -61,7 +61,7 @@ def bare_step(learner: Learner, config: TrainConfig) -> Step:
     return step
 
 
-def synchronous_step(learner: Learner, config: TrainConfig) -> Step:
+def synchronous_step(learner: Learner, config: TrainConfig) -> TrainStep:
     """Computes the loss twice, once to check it and once to train. Reads each value as soon as it is computed."""
     model, optimizer = learner.model.train(), learner.optimizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -10,7 +10,7 @@ import onnx
 import torch
 
 from export.config import ExportConfig
-from export.crops import Floats, evenly_spread, fit_to_size, random_samples, read_crops
+from export.crops import evenly_spread, fit_to_size, random_samples, read_crops
 from export.int8.inputs import Calibration, write_calibration
 from export.int8.learned import Learned, learn
 from export.int8.overrides import KnownSteps, prefix_of
@@ -19,7 +19,8 @@ from export.int8.quantization import grid_of, join_parts, quantize_part
 from export.onnx_files import InputSize, export_part
 from export.parts import Part
 from export.plan import Int8Crops
-from export.source import Source
+from export.source import ExportSource
+from relic.arrays import Floats
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
 from relic.codec.constants import STRIDE
@@ -70,7 +71,7 @@ class Int8(NamedTuple):
 def convert_to_int8(
     config: ExportConfig,
     crops: Int8Crops,
-    source: Source,
+    source: ExportSource,
     size: InputSize,
     floats: Mapping[Part, onnx.ModelProto],
     folder: Path,
@@ -103,7 +104,7 @@ def convert_to_int8(
     return Int8(models, cost, _facts(config, source, crops, cost))
 
 
-def _method(config: ExportConfig, source: Source, part: Part) -> Method | KnownSteps:
+def _method(config: ExportConfig, source: ExportSource, part: Part) -> Method | KnownSteps:
     if config.calib_method is not None or source.quantization is None:
         return config.calib_method or "percentile"
     trained_for = source.quantization["upsample"]
@@ -117,7 +118,7 @@ def _method(config: ExportConfig, source: Source, part: Part) -> Method | KnownS
     return known if any(name.startswith(prefix_of(part)) for name in known.activations) else "percentile"
 
 
-def check_learnable(config: ExportConfig, source: Source) -> None:
+def check_learnable(config: ExportConfig, source: ExportSource) -> None:
     """Raise InputError if --calib_method learned cannot work with this checkpoint."""
     if config.calib_method == "learned" and config.int8:
         if source.architecture.replaced != "all":
@@ -125,7 +126,7 @@ def check_learnable(config: ExportConfig, source: Source) -> None:
         _lambda_bpp(config, source)
 
 
-def _lambda_bpp(config: ExportConfig, source: Source) -> float:
+def _lambda_bpp(config: ExportConfig, source: ExportSource) -> float:
     if config.calib_lambda is not None:
         return config.calib_lambda
     trained = source.origin["config"]
@@ -138,7 +139,7 @@ def _lambda_bpp(config: ExportConfig, source: Source) -> float:
     )
 
 
-def _learn(config: ExportConfig, crops: Int8Crops, source: Source, calibration: Calibration) -> Learned:
+def _learn(config: ExportConfig, crops: Int8Crops, source: ExportSource, calibration: Calibration) -> Learned:
     samples = random_samples(crops.train, min(crops.calib_images, _LEARNING_CROPS))
     log.info("learning ranges and rounding on %d crops", len(samples))
     images = torch.from_numpy(np.stack(list(read_crops(crops.train, samples))))
@@ -153,7 +154,7 @@ def _learn(config: ExportConfig, crops: Int8Crops, source: Source, calibration: 
 
 
 def _measure(
-    source: Source,
+    source: ExportSource,
     size: InputSize,
     val: ShardSet,
     halves: dict[Part, onnx.ModelProto],
@@ -187,7 +188,7 @@ def _images(shards: ShardSet, count: int, size: InputSize) -> Iterator[Floats]:
         yield fit_to_size(crop_HWC, size.height, size.width)[None]
 
 
-def _facts(config: ExportConfig, source: Source, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
+def _facts(config: ExportConfig, source: ExportSource, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
     return {
         "calibration": {
             "method": config.calib_method or ("percentile" if source.quantization is None else "qat"),

@@ -13,7 +13,7 @@ import torch
 
 from export.crops import fit_to_size, random_samples, read_crops
 from export.onnx_files import InputSize
-from export.source import Source
+from export.source import ExportSource
 from relic.bitstream.tables import dequantize
 from relic.codec.coding import analyse
 from relic.shards.shard_set import ShardSet
@@ -33,7 +33,9 @@ class Calibration(NamedTuple):
     decoder: list[Path]
 
 
-def write_calibration(folder: Path, source: Source, size: InputSize, shards: ShardSet, num_crops: int) -> Calibration:
+def write_calibration(
+    folder: Path, source: ExportSource, size: InputSize, shards: ShardSet, num_crops: int
+) -> Calibration:
     """Draw crops from the split by a fixed seed, and write them to `folder`, which must not exist yet."""
     written = Calibration([], [])
     for part in Calibration._fields:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from export.crops import Floats
 from export.parts import INPUT_NAMES, Part
+from relic.arrays import Floats
 from relic.bitstream.container import OVERHEAD_BYTES, pack
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.metrics import score_coded

@@ -127,7 +127,7 @@ def join_parts(encoder: onnx.ModelProto, decoder: onnx.ModelProto, medians: NDAr
     return full
 
 
-class _Reader(CalibrationDataReader):
+class _CalibrationReader(CalibrationDataReader):
     def __init__(self, name: str, files: Sequence[Path]) -> None:
         self._inputs: Iterator[dict[str, NDArray[Any]]] = ({name: load(file)} for file in files)
 
@@ -147,7 +147,7 @@ def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], metho
             extra_options=options,
         )
         for first in range(0, len(inputs), _CHUNK):
-            calibrator.collect_data(_Reader(INPUT_NAMES[part], inputs[first : first + _CHUNK]))
+            calibrator.collect_data(_CalibrationReader(INPUT_NAMES[part], inputs[first : first + _CHUNK]))
         return calibrator.compute_data()
 
 

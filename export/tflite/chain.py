@@ -55,10 +55,10 @@ class Chain(NamedTuple):
 
 def read_chain(model: onnx.ModelProto) -> Chain:
     """The chain of a part. Raises InputError for a node that is not in integers, and says how to export without it."""
-    return _Reader(model).read()
+    return _ChainReader(model).read()
 
 
-class _Reader:
+class _ChainReader:
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self._graph = graph

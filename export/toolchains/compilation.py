@@ -20,21 +20,20 @@ from export.output_folder import staged_output
 from export.tflite.conversion import to_tflite
 from export.toolchains.plan import CompilePlan
 from export.toolchains.registry import TOOLCHAINS
-from export.toolchains.report import REPORT, Comparison, Report, write_report
-from export.toolchains.running import Compiled, run_script
+from export.toolchains.report import REPORT, CompileReport, DeviceComparison, write_compile_report
+from export.toolchains.running import CompiledPart, run_script
 from relic import __version__
+from relic.arrays import Floats, Symbols
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.scores import MeanScore, mean_score
 from relic.errors import InputError, naming
 from relic.onnx.layout import onnx_name
 from relic.onnx.sessions import OnnxPart, PartName, load_tables, open_decoder, open_encoder, run_part
 
-Floats = npt.NDArray[np.float32]
-Symbols = npt.NDArray[np.int32]
 log = logging.getLogger(__name__)
 
 
-def compile_all(plan: CompilePlan) -> Report:
+def compile_all(plan: CompilePlan) -> CompileReport:
     """Compile, run, compare, and write the results. Raises InputError with the vendor's words for a part it refuses."""
     config = plan.config
     tables = load_tables(config.export)
@@ -49,7 +48,7 @@ def compile_all(plan: CompilePlan) -> Report:
         inputs = np.concatenate([_latents(sent, tables), _latents(of_device, tables)])
         decoder, x_hat = _compile(plan, "decoder", inputs, staging)
         levels = np.abs(_pixels(x_hat[: len(sent)]) - _pixels(own))
-        comparison = Comparison(
+        comparison = DeviceComparison(
             crops=len(x_N3HW),
             crops_of="val crops of --shards" if plan.shards else "crops of the calibration",
             equal_symbols=float((sent == of_device).mean()),
@@ -59,7 +58,7 @@ def compile_all(plan: CompilePlan) -> Report:
             onnxruntime=_quality(x_N3HW, sent, own, tables),
             device=_quality(x_N3HW, of_device, x_hat[len(sent) :], tables),
         )
-        report = Report(
+        report = CompileReport(
             relic_version=__version__,
             toolchain=config.toolchain,
             device=config.target_device,
@@ -71,11 +70,11 @@ def compile_all(plan: CompilePlan) -> Report:
             parts={"encoder": encoder, "decoder": decoder},
             comparison=comparison,
         )
-        write_report(staging, report)
+        write_compile_report(staging, report)
     return report
 
 
-def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tuple[Compiled, Floats]:
+def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tuple[CompiledPart, Floats]:
     config = plan.config
     file = config.export / onnx_name(part)
     model = onnx.load(file)

@@ -9,7 +9,7 @@ from export.toolchains.registry import TOOLCHAINS
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.onnx.layout import CALIBRATION, MANIFEST, TABLES, onnx_name
-from relic.onnx.manifest import ExportManifest, read_manifest
+from relic.onnx.manifest import ExportManifest, read_export_manifest
 from relic.shards.shard_set import ShardSet, open_shard_set
 
 
@@ -32,7 +32,7 @@ def make_plan(config: CompileConfig) -> CompilePlan:
     for name in (MANIFEST, TABLES, onnx_name("encoder"), onnx_name("decoder")):
         if not (config.export / name).is_file():
             raise InputError(f"--export {config.export}: holds no {name}; export/onnx_parts.py --part all writes it")
-    manifest = read_manifest(config.export)
+    manifest = read_export_manifest(config.export)
     if manifest.dynamic or manifest.batch != 1:
         raise InputError(
             f"--export {config.export}: compilers need one image of a fixed size; export without --dynamic"

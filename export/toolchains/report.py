@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from export.toolchains.running import Compiled
+from export.toolchains.running import CompiledPart
 from relic.codec.scores import MeanScore
 from relic.columns import in_columns
 from relic.files import atomic_write, write_json
@@ -14,7 +14,7 @@ PAGE = "report.md"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class DeviceComparison:
     """The device's simulator against onnxruntime, on the same crops and the same export."""
 
     crops: int
@@ -32,7 +32,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
+class CompileReport:
     """What was compiled, for what, and how its numbers compare."""
 
     relic_version: str
@@ -43,8 +43,8 @@ class Report:
     height: int
     width: int
     channels: tuple[int, int]
-    parts: dict[str, Compiled]
-    comparison: Comparison
+    parts: dict[str, CompiledPart]
+    comparison: DeviceComparison
 
     def values(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -54,14 +54,14 @@ class Report:
         return {**dataclasses.asdict(self), "parts": parts, "comparison": comparison}
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_compile_report(folder: Path, report: CompileReport) -> None:
     """Write report.json and report.md."""
     with atomic_write(folder / PAGE) as file:
         file.write(page(report).encode())
     write_json(folder / REPORT, report.values())
 
 
-def parts_table(report: Report) -> str:
+def compiled_table(report: CompileReport) -> str:
     """A row per part."""
     rows = [("part", "on the device", "on the host", "Mcycles", "ms", "fast memory, KiB")]
     for part, one in report.parts.items():
@@ -73,7 +73,7 @@ def parts_table(report: Report) -> str:
     return in_columns(rows)
 
 
-def quality_table(report: Report) -> str:
+def quality_table(report: CompileReport) -> str:
     """PSNR, MS-SSIM and rate of onnxruntime and of the device."""
     compared = report.comparison
     rows = [(f"{compared.crops} {compared.crops_of}", "PSNR dB", "MS-SSIM", "bpp real")]
@@ -84,7 +84,7 @@ def quality_table(report: Report) -> str:
     return in_columns(rows)
 
 
-def equality_line(report: Report) -> str:
+def equality_line(report: CompileReport) -> str:
     """How many numbers are equal to onnxruntime's."""
     one = report.comparison
     return (
@@ -93,7 +93,7 @@ def equality_line(report: Report) -> str:
     )
 
 
-def page(report: Report) -> str:
+def page(report: CompileReport) -> str:
     """The Markdown page."""
     first = next(iter(report.parts.values()))
     versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
@@ -106,7 +106,7 @@ def page(report: Report) -> str:
             "",
             f"{versions}; {report.precision}, --upsample {report.upsample}, {size}; relic {report.relic_version}.",
             "",
-            *_markdown(parts_table(report)),
+            *_markdown(compiled_table(report)),
             "",
             *_markdown(quality_table(report)),
             "",

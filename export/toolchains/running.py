@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from export.toolchains.environment import clean_environment
 from export.toolchains.registry import FOLDER
+from relic.arrays import Floats
 from relic.errors import InputError
 
-Floats = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 _MOST_SECONDS = 4 * 3600
 """A decoder of N=192 M=320 at 1280x720 takes a simulator minutes."""
 
 
-class Compiled(NamedTuple):
+class CompiledPart(NamedTuple):
     """What the compiler says about one part. The fields are those of `toolchains/job.py`."""
 
     versions: dict[str, str]
@@ -37,7 +36,7 @@ class Compiled(NamedTuple):
 
 def run_script(
     python: Path, script: str, part: str, device: str, model: Path, inputs: Floats, out: Path
-) -> tuple[Compiled, Floats]:
+) -> tuple[CompiledPart, Floats]:
     """Compile a part into `out`, and run it on `inputs` (N, C, H, W). Raises InputError with the vendor's words."""
     with tempfile.TemporaryDirectory(prefix="relic-compile-") as temporary:
         folder = Path(temporary)
@@ -72,7 +71,7 @@ def run_script(
         if "refused" in said:
             raise InputError(f"{part} for {device}: the compiler refuses it: {said['refused']}")
         outputs: Floats = np.load(folder / _FILES["outputs"])
-    return Compiled(**said), outputs
+    return CompiledPart(**said), outputs
 
 
 _FILES = {"inputs": "inputs.npy", "outputs": "outputs.npy", "result": "result.json"}

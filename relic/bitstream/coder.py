@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from relic.arrays import Symbols
 from relic.bitstream import rans, runs
 from relic.bitstream.rans import DAMAGED, SYMBOL_LIMIT
-from relic.bitstream.runs import Run, Symbols, coding_runs
+from relic.bitstream.runs import SymbolRun, coding_runs
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
 
@@ -72,7 +73,7 @@ class CompiledCoder:
     def encode(self, symbols: Symbols, tables: Tables) -> bytes:
         return self._encode(symbols, coding_runs(tables, symbols))
 
-    def _encode(self, symbols: Symbols, steps: Iterable[Run]) -> bytes:
+    def _encode(self, symbols: Symbols, steps: Iterable[SymbolRun]) -> bytes:
         if symbols.size < 4:
             # The coder reserves one word per symbol but writes two more at the end: 1 or 2 symbols overrun its memory.
             return rans.encode(list(_joined(symbols, steps)))
@@ -93,7 +94,7 @@ class CompiledCoder:
             raise InputError(DAMAGED)
         return symbols
 
-    def _decode_runs(self, data: bytes, symbols: Symbols, tables: Tables) -> list[Run] | None:
+    def _decode_runs(self, data: bytes, symbols: Symbols, tables: Tables) -> list[SymbolRun] | None:
         """Fill in the symbols and return their runs; None if there are escapes and too many symbols to pad for them.
 
         The coder does not stop at the end of a cut stream, and an escape can make it read any number of digits.
@@ -105,7 +106,7 @@ class CompiledCoder:
         decoder = self._ans.RansDecoder()
         decoder.set_stream(data + bytes(2 * max(runs.SYMBOLS_PER_CALL, symbols[0].size) + len(data) // 1000 + 64))
         bits_left = 8.0 * len(data)
-        done: list[Run] = []
+        done: list[SymbolRun] = []
         steps = coding_runs(tables, symbols)
         for run in steps:
             values = _decode_guarded(decoder, run)
@@ -118,7 +119,9 @@ class CompiledCoder:
             done.append(run)
         return done
 
-    def _after_escape(self, data: bytes, symbols: Symbols, done: list[Run], steps: Iterable[Run]) -> list[Run] | None:
+    def _after_escape(
+        self, data: bytes, symbols: Symbols, done: list[SymbolRun], steps: Iterable[SymbolRun]
+    ) -> list[SymbolRun] | None:
         """Decode `steps`, the runs after `done`, with as much padding as the worst stream can read.
 
         The coder reads a count of digits in base 15, with 4 bits per step. A count that starts inside the data can ask
@@ -141,14 +144,14 @@ class CompiledCoder:
         return done
 
 
-def _decode_guarded(decoder: Any, run: Run) -> Symbols:
+def _decode_guarded(decoder: Any, run: SymbolRun) -> Symbols:
     """The numbers of the intervals of a run, without reading the digits of escapes."""
     rows = run.rows
     decoded = decoder.decode_stream(run.indexes.tolist(), rows.guarded, rows.guarded_lengths, rows.no_offsets)
     return np.frombuffer(array("i", decoded), dtype=np.int32)
 
 
-def _joined(symbols: Symbols, steps: Iterable[Run]) -> Iterator[rans.Piece]:
+def _joined(symbols: Symbols, steps: Iterable[SymbolRun]) -> Iterator[rans.Piece]:
     """Runs as pieces of about SYMBOLS_PER_CALL symbols: each call of the coder copies its rows."""
     piece, last = rans.Piece([], [], [], []), None
     for run in steps:

@@ -101,7 +101,7 @@ def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
     Everything is checked before symbols are decoded, and no memory is allocated that the payload cannot fill. Raises
     InputError for data of another format, version or length, damaged data, and data of other tables.
     """
-    header = read_header(data)
+    header = read_stream_header(data)
     if len(data) != header.payload_bytes + OVERHEAD_BYTES:
         raise InputError(_wrong_length(len(data), header))
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]:
@@ -127,7 +127,7 @@ def unpack(data: bytes, tables: Tables, coder: Coder | None = None) -> Stream:
     return Stream(header.width, header.height, symbols)
 
 
-def read_header(data: bytes) -> StreamHeader:
+def read_stream_header(data: bytes) -> StreamHeader:
     """Read the header from a file's first 36 bytes or more. Checks only the magic and the version."""
     if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
         raise InputError("not a .relic file: encode the image with export/codec.py first")
@@ -156,7 +156,7 @@ def read_stream(path: Path, tables: Tables, coder: Coder | None = None) -> Strea
     try:
         with open(path, "rb") as file:
             start = file.read(_HEADER.size)
-            header = read_header(start)
+            header = read_stream_header(start)
             size = os.fstat(file.fileno()).st_size
             if size != header.payload_bytes + OVERHEAD_BYTES:
                 raise InputError(_wrong_length(size, header))

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from relic.arrays import Floats
 from relic.bitstream.rans import CDF_END, OFFSET_LIMIT
 from relic.bitstream.rows import Ints, Rows
 from relic.errors import InputError
@@ -39,8 +40,6 @@ MAX_LEVEL = 1 << 24
 """float32 holds every integer up to this one."""
 _LARGEST_BLEND = (_CENTRE + _NEIGHBOURS) * CLIP
 _COUNT_AGAIN = "count the contexts again"
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from relic.bitstream.contexts import CLIP, MAX_LEVEL, NEVER, Contexts, Floats, blended, is_even, neighbours
+from relic.arrays import Floats
+from relic.bitstream.contexts import CLIP, MAX_LEVEL, NEVER, Contexts, blended, is_even, neighbours
 from relic.bitstream.rans import CDF_END
 from relic.bitstream.tables import Tables
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from relic.arrays import Symbols
 from relic.bitstream.contexts import Activity, phases
 from relic.bitstream.rows import Ints, Rows
 from relic.bitstream.tables import Tables
@@ -18,10 +18,8 @@ SYMBOLS_PER_CALL = 1 << 14
 """Symbols of whole channels are grouped up to this number: Python lists of all symbols of a large image would take
 gigabytes."""
 
-Symbols = npt.NDArray[np.int32]
 
-
-class Run(NamedTuple):
+class SymbolRun(NamedTuple):
     """Symbols that are coded with one call. Their rows are known once all runs before have been decoded."""
 
     channels: Ints | int
@@ -44,11 +42,11 @@ class Run(NamedTuple):
         )
 
 
-def coding_runs(tables: Tables, symbols: Symbols) -> Iterator[Run]:
+def coding_runs(tables: Tables, symbols: Symbols) -> Iterator[SymbolRun]:
     """Yield the runs of an image. A decoder writes the symbols of a run into `symbols` before it asks for the next."""
     count = symbols[0].size
     for channels, rows in tables.row_groups(min(len(symbols), max(1, SYMBOLS_PER_CALL // count))):
-        yield Run(channels, slice(None), np.repeat(np.arange(len(channels)), count), rows)
+        yield SymbolRun(channels, slice(None), np.repeat(np.arange(len(channels)), count), rows)
     contexts = tables.contexts
     if contexts is None:
         return
@@ -58,7 +56,7 @@ def coding_runs(tables: Tables, symbols: Symbols) -> Iterator[Run]:
         activity.begin(number)
         for phase, positions in enumerate(both):
             if len(positions):
-                yield Run(channel, positions, activity.contexts_of(phase, positions), contexts.rows[number])
+                yield SymbolRun(channel, positions, activity.contexts_of(phase, positions), contexts.rows[number])
 
 
 def code_length_bits(symbols: Symbols, tables: Tables) -> float:

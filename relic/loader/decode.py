@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 from PIL import PngImagePlugin
 
+from relic.arrays import Pixels
 from relic.loader.order import Indices
 from relic.loader.shard_files import OpenShard, ShardFiles
 from relic.options import Verify
@@ -21,8 +21,6 @@ from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.npy import HEADER_BYTES, npy_header, read_npy
 from relic.shards.plain_webdataset import PACK
 from relic.shards.shard_set import ShardSet
-
-Rows = npt.NDArray[np.uint8]
 
 
 class Seconds(NamedTuple):
@@ -53,7 +51,7 @@ class SampleDecoder:
         self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
         self._scratch = threading.local()
 
-    def fill(self, rows: Rows, samples: Indices) -> tuple[list[str], Seconds]:
+    def fill(self, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
         """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous. Return their keys and the time taken.
 
         Raises InputError naming shard and sample for a cut shard, a wrong hash, or an image that cannot be decoded.
@@ -76,7 +74,7 @@ class SampleDecoder:
         shards = self._files.open(set(numbers.tolist()))
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
-    def _fill_raw(self, rows: Rows, located: Iterable[_Sample]) -> Seconds:
+    def _fill_raw(self, rows: Pixels, located: Iterable[_Sample]) -> Seconds:
         """Read pixels from the file directly into the rows. The 128 bytes of .npy header before them go elsewhere."""
         began = time.perf_counter()
         header, expected_header = bytearray(HEADER_BYTES), self._npy_header
@@ -97,7 +95,7 @@ class SampleDecoder:
         return Seconds(time.perf_counter() - began, 0.0)
 
     def _fill_decoded(
-        self, rows: Rows, located: Iterable[_Sample], decode: Callable[[memoryview, Rows], tuple[int, ...]]
+        self, rows: Pixels, located: Iterable[_Sample], decode: Callable[[memoryview, Pixels], tuple[int, ...]]
     ) -> Seconds:
         reading = decoding = 0.0
         for row, (shard, place, check) in zip(rows, located, strict=True):
@@ -131,7 +129,7 @@ class SampleDecoder:
         return memoryview(scratch)[:size]
 
 
-def _npy(data: memoryview, row: Rows) -> tuple[int, ...]:
+def _npy(data: memoryview, row: Pixels) -> tuple[int, ...]:
     """Copy an array whose header has another length than relic's, or whose pixels are in Fortran order."""
     pixels = read_npy(data)
     if pixels.shape == row.shape:
@@ -139,12 +137,12 @@ def _npy(data: memoryview, row: Rows) -> tuple[int, ...]:
     return pixels.shape
 
 
-def _jpg(data: memoryview, row: Rows) -> tuple[int, ...]:
+def _jpg(data: memoryview, row: Pixels) -> tuple[int, ...]:
     shape: tuple[int, ...] = decode_jpeg(data, "RGB", row).shape
     return shape
 
 
-def _png(data: memoryview, row: Rows) -> tuple[int, ...]:
+def _png(data: memoryview, row: Pixels) -> tuple[int, ...]:
     with PngImagePlugin.PngImageFile(io.BytesIO(read_png(bytes(data)).data)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")

@@ -123,7 +123,7 @@ class ExportManifest:
         write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)})
 
 
-def read_manifest(folder: Path) -> ExportManifest:
+def read_export_manifest(folder: Path) -> ExportManifest:
     """The manifest of an export folder. Raises InputError if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from relic.arrays import Floats
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
 from relic.files import read_bounded
@@ -20,8 +20,6 @@ PartName = Literal["encoder", "decoder"]
 _EXPORT_AGAIN = "export again"
 _MOST_PART_BYTES = (1 << 31) - 1
 """ONNX files are protobuf, which has no longer messages."""
-
-Floats = npt.NDArray[np.float32]
 
 
 class OnnxPart(NamedTuple):
@@ -77,7 +75,7 @@ def load_tables(folder: Path) -> Tables:
     return Tables.load(folder / TABLES)
 
 
-def check_size(part: OnnxPart, padded: tuple[int, int], size: tuple[int, int], stride: int) -> None:
+def check_input_size(part: OnnxPart, padded: tuple[int, int], size: tuple[int, int], stride: int) -> None:
     """Raise InputError unless the part takes an image of `size` (H, W), padded to `padded`."""
     if part.fixed_size is None or part.fixed_size == padded:
         return

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.pictures.formats import kind_of, open_image
 from relic.pictures.jpeg import JpegHeader, read_jpeg_header
-from relic.pictures.reading import SWAPS_SIDES, apply_profile, decode_image, exif_orientation, turn_upright
-from relic.pictures.reasons import Unreadable, check_size, unreadable
+from relic.pictures.pillow import SWAPS_SIDES, apply_profile, decode_image, exif_orientation, turn_upright
+from relic.pictures.reasons import Unreadable, check_image_size, unreadable
 from relic.pictures.turbo import decode_jpeg
 
-Pixels = npt.NDArray[np.uint8]
 MAX_FILE_BYTES = 512 << 20
 _FAST_MIN_FACTOR = 2
 """libjpeg-turbo decodes to 5/8, 6/8 and 7/8 of the size more slowly than to the full size."""
@@ -87,7 +86,7 @@ def read_header(data: bytes) -> Header:
         if data[:3] == b"\xff\xd8\xff":
             jpeg = read_jpeg_header(data)
             width, height, components, _ = jpeg.frame
-            check_size(width, height)
+            check_image_size(width, height)
             if components in (1, 3):
                 orientation = exif_orientation(jpeg.exif)
                 full = Size(height, width) if orientation in SWAPS_SIDES else Size(width, height)

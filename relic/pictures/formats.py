@@ -22,7 +22,7 @@ from PIL import (
 
 from relic.pictures.jpeg import plain_jpeg, read_jpeg_header
 from relic.pictures.png import SIGNATURE, read_png
-from relic.pictures.reasons import Unreadable, check_size
+from relic.pictures.reasons import Unreadable, check_image_size
 
 _KINDS: Mapping[bytes, str] = {
     b"\xff\xd8\xff": "JPEG",
@@ -103,7 +103,7 @@ def open_image(data: bytes) -> Opened:
     elif not features.check("webp"):
         raise Unreadable("WebP image: this Pillow was built without WebP (libwebp-dev)")
     image = _READERS[kind](io.BytesIO(data))
-    check_size(*image.size)
+    check_image_size(*image.size)
     covered = (0, 0, *image.size)
     if kind == "PNG":
         _scale_transparent_level(image, data)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from relic.pictures.reasons import Unreadable, check_size
+from relic.pictures.reasons import Unreadable, check_image_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -101,7 +101,7 @@ def _check_critical(name: bytes, body: bytes, seen: Mapping[bytes, int], by_pale
     if (name == b"IHDR") == bool(seen) or (name == b"IHDR" and len(body) != _HEADER_BYTES):
         raise Unreadable("PNG that does not begin with a header, or has two of them")
     if name == b"IHDR":
-        check_size(*struct.unpack(">II", body[:8]))
+        check_image_size(*struct.unpack(">II", body[:8]))
     if name == b"IHDR" and (body[10:12] != bytes(2) or body[12] > 1):
         raise Unreadable("PNG of an unknown compression, filter or interlace method")
     impossible = len(body) % 3 or not 0 < len(body) <= _PALETTE_BYTES

@@ -29,7 +29,7 @@ def unreadable(error: Exception, what: str = "") -> Unreadable:
     return Unreadable(f"{what}: {text}" if what else text)
 
 
-def check_size(width: int, height: int) -> None:
+def check_image_size(width: int, height: int) -> None:
     """Raise Unreadable for an image without pixels or with more than `MAX_PIXELS`."""
     if width < 1 or height < 1:
         raise Unreadable(f"no pixels: its header says {width}x{height}")

@@ -4,9 +4,9 @@ import io
 import re
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
+from relic.arrays import Pixels
 from relic.pictures.jpeg import check_scans, find_frame, plain_jpeg
 
 try:
@@ -14,7 +14,6 @@ try:
 except ImportError:  # a device that only runs export/codec.py: Pillow decodes there, and says nothing of damage
     simplejpeg = None
 
-Pixels = npt.NDArray[np.uint8]
 _UNNAMED_SAMPLING = "Could not determine subsampling level"
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 

@@ -112,7 +112,7 @@ def is_index(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> IndexHeader:
+def read_index_header(path: Path) -> IndexHeader:
     """Read the first 64 bytes. Raises InputError when the file is missing, damaged or of another version."""
     with errors_named(path), _opened(path) as file:
         return _read_header(file, path)

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from relic.errors import InputError
 from relic.files import read_bounded, write_json
-from relic.options import Crop, Decode, Encoding
+from relic.options import CropPlace, Decode, Encoding
 
 FORMAT_VERSION = 1
 MEMBER_SUFFIX: dict[str, str] = {"raw": ".npy", "jpg": ".jpg", "png": ".png"}
@@ -142,7 +142,7 @@ def packing_of(value: Mapping[str, Any], split: str) -> Packing:
         _number(value, name, least, most)
     if type(packing.seed) is not int:
         raise ValueError(f"seed is {_short(packing.seed)}, not a whole number")
-    for name, choices in (("crop", Crop), ("encoding", Encoding), ("decode", Decode)):
+    for name, choices in (("crop", CropPlace), ("encoding", Encoding), ("decode", Decode)):
         if value[name] not in get_args(choices):
             raise ValueError(f"{name} is {_short(value[name])}, not one of {', '.join(get_args(choices))}")
     if not isinstance(packing.sources_sha256, str) or not re.fullmatch(r"[0-9a-f]{0,64}", packing.sources_sha256):

@@ -14,7 +14,7 @@ from relic.errors import InputError
 from relic.files import errors_named, open_regular
 from relic.options import Encoding
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.index import IndexHeader, index_path, read_header, read_records, shown_key
+from relic.shards.index import IndexHeader, index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import Manifest, manifest_path, read_manifest
 from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
@@ -87,7 +87,7 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
         tar = folder / shard.name
         if not tar.exists():
             raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
-        header = read_header(index_path(tar))
+        header = read_index_header(index_path(tar))
         if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
             raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
         indexes.append(TarIndex(index_path(tar), header))

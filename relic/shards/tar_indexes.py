@@ -12,7 +12,7 @@ from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
 from relic.lock import lock
 from relic.shards.image_header import Geometry
-from relic.shards.index import IndexHeader, IndexRecord, index_path, is_index, read_header, write_index
+from relic.shards.index import IndexHeader, IndexRecord, index_path, is_index, read_index_header, write_index
 from relic.shards.plain_webdataset import index_tar, scan_tar
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def find_index(tar: Path) -> TarIndex | None:
         if not is_index(path):
             continue
         try:
-            header = read_header(path)
+            header = read_index_header(path)
         except InputError:
             continue
         same_size = header.tar_bytes == status.st_size

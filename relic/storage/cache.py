@@ -20,7 +20,7 @@ from typing import NamedTuple
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
 from relic.lock import lock
-from relic.shards.index import index_path, most_index_bytes, read_header, read_records, write_index
+from relic.shards.index import index_path, most_index_bytes, read_index_header, read_records, write_index
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.tar_indexes import mtime_stamp
@@ -188,7 +188,7 @@ def _fetch_index(shard: _RemoteShard, tar: Path, stop: threading.Event) -> bool:
     if not _fetch_optional(beside(shard.url, path.name), path, most_index_bytes(tar.stat().st_size), stop):
         return False
     try:
-        header = read_header(path)
+        header = read_index_header(path)
         read_records(path)
         if header.tar_bytes == tar.stat().st_size and not header.tar_mtime_ns:
             return True

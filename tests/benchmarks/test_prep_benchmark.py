@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks._prep import loops, runs
-from benchmarks._prep.runs import Rate, Run, Variant, median_rates
+from benchmarks._prep.runs import PackRun, PackVariant, Rate, median_rates
 from benchmarks._prep.tables import RATIOS, all_loops, all_variants
 from benchmarks.prep import PrepBenchmarkConfig, main
 from prep.shard_worker import make_crops
@@ -66,12 +66,12 @@ def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
 
 
 def test_a_rate_is_what_a_longer_run_has_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def run(images: object, work: Path, variant: Variant, per_shard: int, shards: int) -> Run:
+    def run(images: object, work: Path, variant: PackVariant, per_shard: int, shards: int) -> PackRun:
         count = per_shard * shards
-        return Run(count, 0.5 + count / 200, 40 + shards)
+        return PackRun(count, 0.5 + count / 200, 40 + shards)
 
     monkeypatch.setattr(runs, "_run", run)
-    rate = runs.measure_rate([], tmp_path, Variant("raw", "exact", 2), 40)
+    rate = runs.measure_rate([], tmp_path, PackVariant("raw", "exact", 2), 40)
     assert rate == pytest.approx((200, 0.5, 48))
     assert median_rates([rate, Rate(1, 1, 99), Rate(300, 0.1, 9)]) == pytest.approx((200, 0.5, 99))
 

@@ -3,14 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from hypothesis import strategies as st
 
+from relic.arrays import Symbols
 from relic.bitstream.contexts import NEVER, Contexts
 from relic.bitstream.rans import OFFSET_LIMIT, SYMBOL_LIMIT
 from relic.bitstream.tables import Tables
-
-Symbols = npt.NDArray[np.int32]
 
 
 def make_tables(rows: list[list[int]], offsets: list[int], stride: int = 16) -> Tables:

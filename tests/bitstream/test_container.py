@@ -18,8 +18,8 @@ from relic.bitstream.container import (
     OVERHEAD_BYTES,
     latent_shape,
     pack,
-    read_header,
     read_stream,
+    read_stream_header,
     unpack,
     write_stream,
 )
@@ -62,7 +62,7 @@ def test_the_bytes_stand_as_documented() -> None:
     assert data[24:32].hex() == TABLES.digest[:16]
     assert struct.unpack("<I", data[32:36]) == (len(data) - 40,)
     assert zlib.crc32(data) == 0x2144DF1C  # the CRC-32 of any message with its CRC-32 appended
-    header = read_header(data[:36])
+    header = read_stream_header(data[:36])
     assert (header.width, header.height, header.latent_shape) == (33, 17, symbols.shape)
 
 

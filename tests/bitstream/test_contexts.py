@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relic.arrays import Symbols
 from relic.bitstream.coder import CompiledCoder, PythonCoder, decode_symbols, encode_symbols, load_coder
 from relic.bitstream.container import pack, unpack
 from relic.bitstream.contexts import CLIP, NEVER, Contexts
 from relic.bitstream.runs import code_length_bits, coding_runs
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
-from tests.bitstream.strategies import Symbols, contexts_of_any_kind, photo_like, typical_symbols
+from tests.bitstream.strategies import contexts_of_any_kind, photo_like, typical_symbols
 
 COMPILED = load_coder()
 any_coder = pytest.mark.parametrize("coder", [PythonCoder(), COMPILED], ids=["python", "installed"])

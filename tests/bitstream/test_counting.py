@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from relic.arrays import Symbols
 from relic.bitstream.coder import encode_symbols
 from relic.bitstream.counting import count_contexts
 from relic.bitstream.runs import code_length_bits, coding_runs
 from relic.bitstream.tables import Tables
-from tests.bitstream.strategies import Symbols, photo_like
+from tests.bitstream.strategies import photo_like
 
 TABLES = photo_like(channels=4)
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from relic.arrays import Symbols
 from relic.bitstream import coder as coder_module
 from relic.bitstream.coder import CompiledCoder, PythonCoder, decode_symbols, encode_symbols, load_coder
 from relic.bitstream.rans import SYMBOL_LIMIT
 from relic.bitstream.runs import code_length_bits
 from relic.bitstream.tables import Tables
 from relic.errors import InputError
-from tests.bitstream.strategies import Symbols, make_tables, photo_like, tables_and_symbols, typical_symbols
+from tests.bitstream.strategies import make_tables, photo_like, tables_and_symbols, typical_symbols
 
 PYTHON = PythonCoder()
 COMPILED = load_coder()

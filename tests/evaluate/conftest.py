@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.options import Parts
 from relic.shards.manifest import Manifest, write_manifest
 from relic.shards.npy import npy_header
@@ -22,8 +22,6 @@ from tests.conftest import a_packing
 
 if TYPE_CHECKING:
     from compressai.models import FactorizedPrior
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Outcome(NamedTuple):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.options import Parts
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ HEIGHT, WIDTH = 64, 80
 
 MakeCheckpoint = Callable[..., Path]
 MakeExport = Callable[..., Path]
-Pixels = npt.NDArray[np.uint8]
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> Pixels:

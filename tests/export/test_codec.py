@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from export.codec import main, read_image
+from export.codec import main, read_rgb
 from export.onnx_parts import main as export_main
 from export.source import load_source
 from relic import __version__
@@ -195,17 +195,17 @@ def test_images_come_upright_and_in_rgb(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "turned.png"), pixels)
+    assert np.array_equal(read_rgb(tmp_path / "turned.png"), pixels)
 
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+    assert np.array_equal(read_rgb(tmp_path / "grey.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
 
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert np.array_equal(read_image(tmp_path / "deep.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+    assert np.array_equal(read_rgb(tmp_path / "deep.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
 
     alpha = np.dstack([pixels, np.zeros((20, 30), np.uint8)])
     Image.fromarray(alpha).save(tmp_path / "glass.png")
-    assert (read_image(tmp_path / "glass.png") == 255).all()
+    assert (read_rgb(tmp_path / "glass.png") == 255).all()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

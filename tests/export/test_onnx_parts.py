@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -18,6 +17,7 @@ from compressai.models import FactorizedPrior, FactorizedPriorReLU
 
 from export.onnx_parts import main
 from relic import __version__
+from relic.arrays import Floats
 from relic.bitstream.tables import Tables
 from relic.codec.checkpoint import load_checkpoint, save_checkpoint
 from relic.options import Parts
@@ -25,7 +25,6 @@ from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint, MakeExport, as_
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_PARTS = get_args(Parts)
-Floats = npt.NDArray[np.float32]
 
 
 def run(path: Path, values: Floats) -> Floats:

@@ -10,7 +10,7 @@ from export.check_inputs import CheckInputs, draw_latents, make_check_inputs
 from export.onnx_files import InputSize, export_part
 from export.parity import check_parity
 from export.parts import Part
-from export.source import Source, load_source
+from export.source import ExportSource, load_source
 from relic.errors import InputError
 from tests.export.conftest import HEIGHT, WIDTH, MakeCheckpoint
 
@@ -18,12 +18,12 @@ SIZE = InputSize(1, HEIGHT, WIDTH, dynamic=False)
 
 
 @pytest.fixture
-def source(make_checkpoint: MakeCheckpoint) -> Source:
+def source(make_checkpoint: MakeCheckpoint) -> ExportSource:
     return load_source(str(make_checkpoint("all")), None)
 
 
 @pytest.fixture
-def inputs(source: Source) -> CheckInputs:
+def inputs(source: ExportSource) -> CheckInputs:
     return make_check_inputs(SIZE, source.tables, None)
 
 
@@ -44,7 +44,7 @@ def shift(model: onnx.ModelProto, name: str, by: float) -> None:
         ("full", "g_s.6.bias", 0.001),
     ],
 )
-def test_a_wrong_file_fails(part: Part, name: str, by: float, source: Source, inputs: CheckInputs) -> None:
+def test_a_wrong_file_fails(part: Part, name: str, by: float, source: ExportSource, inputs: CheckInputs) -> None:
     model = export_part(part, source, SIZE, 13)
     check_parity(part, model, source, inputs)
     shift(model, name, by)
@@ -52,7 +52,7 @@ def test_a_wrong_file_fails(part: Part, name: str, by: float, source: Source, in
         check_parity(part, model, source, inputs)
 
 
-def test_a_latent_on_the_edge_may_fall_either_way(source: Source, inputs: CheckInputs) -> None:
+def test_a_latent_on_the_edge_may_fall_either_way(source: ExportSource, inputs: CheckInputs) -> None:
     with torch.no_grad():
         last = source.model.g_a[6]
         last.weight.zero_()
@@ -64,7 +64,7 @@ def test_a_latent_on_the_edge_may_fall_either_way(source: Source, inputs: CheckI
     assert parity.error < 1e-4
 
 
-def test_drawn_latents_are_what_the_tables_code(source: Source) -> None:
+def test_drawn_latents_are_what_the_tables_code(source: ExportSource) -> None:
     tables = source.tables
     y_hat = draw_latents(tables, (2, 20, 30), np.random.default_rng(0))
     symbols = y_hat - tables.medians[:, None, None]

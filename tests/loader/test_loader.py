@@ -13,9 +13,10 @@ import pytest
 import simplejpeg
 import torch
 
+from relic.arrays import Pixels
 from relic.errors import InputError
 from relic.loader import shard_files
-from relic.loader.decode import Rows, SampleDecoder, Seconds
+from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
@@ -242,7 +243,7 @@ def test_a_thread_at_work_never_takes_the_consumers_core(
     policies: list[int] = []
     fill = SampleDecoder.fill
 
-    def spy(self: SampleDecoder, rows: Rows, samples: Indices) -> tuple[list[str], Seconds]:
+    def spy(self: SampleDecoder, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
         policies.append(os.sched_getscheduler(threading.get_native_id()))
         return fill(self, rows, samples)
 

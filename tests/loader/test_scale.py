@@ -60,7 +60,7 @@ class Reads:
 
         def read_header(path: Path) -> IndexHeader:
             self.headers += 1
-            return index.read_header(path)
+            return index.read_index_header(path)
 
         def read_index(path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
             self.records += 1

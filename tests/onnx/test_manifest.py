@@ -18,7 +18,7 @@ from relic.onnx.manifest import (
     PartEntry,
     TablesEntry,
     TensorEntry,
-    read_manifest,
+    read_export_manifest,
 )
 
 FILE: dict[str, Any] = {"file": "encoder.onnx", "bytes": 3, "sha256": "ab"}
@@ -55,8 +55,8 @@ WRITTEN = ExportManifest(
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     WRITTEN.write(tmp_path)
-    assert read_manifest(tmp_path) == WRITTEN
-    assert read_manifest(tmp_path).swap_init == "calibrated"
+    assert read_export_manifest(tmp_path) == WRITTEN
+    assert read_export_manifest(tmp_path).swap_init == "calibrated"
     content = json.loads((tmp_path / MANIFEST).read_text())
     names = [field.name for field in dataclasses.fields(ExportManifest)]
     assert list(content) == ["format", "version", *names]
@@ -80,7 +80,7 @@ def test_another_format_and_a_damaged_file_are_refused_by_name(
     content = json.loads((tmp_path / MANIFEST).read_text())
     (tmp_path / MANIFEST).write_text(json.dumps(content | change))
     with pytest.raises(InputError, match=said) as caught:
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / MANIFEST}: ")
 
 
@@ -88,12 +88,12 @@ def test_another_format_and_a_damaged_file_are_refused_by_name(
 def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(InputError, match="not readable"):
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)
 
 
 def test_a_missing_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not readable"):
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -119,7 +119,7 @@ def test_every_value_is_typed(value: Any, tmp_path: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / MANIFEST).write_text(json.dumps(content))
         try:
-            read_manifest(folder)
+            read_export_manifest(folder)
         except InputError as error:
             assert str(error).startswith(f"{folder / MANIFEST}: ") and "\n" not in str(error)
             assert len(str(error)) < len(str(folder)) + 300
@@ -150,7 +150,7 @@ def test_an_architecture_that_no_codec_has_is_refused(change: dict[str, Any], sa
     content["architecture"] |= change
     (tmp_path / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(InputError, match=said):
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_an_architecture_that_no_codec_has_is_refused(change: dict[str, Any], sa
 def test_text_that_breaks_a_parser_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="not readable"):
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)
 
 
 def test_what_is_not_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / MANIFEST)
     with pytest.raises(InputError, match="not readable"):
-        read_manifest(tmp_path)
+        read_export_manifest(tmp_path)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from relic.arrays import Pixels
 from relic.pictures.decoding import decode, read_header
 from relic.pictures.reasons import Unreadable
 
-Pixels = npt.NDArray[np.uint8]
 SIDE = 16
 SMOOTH: Pixels = np.add.outer(np.arange(0, 128, 8), np.arange(0, 64, 4)).astype(np.uint8)
 PHOTO: Pixels = np.dstack([SMOOTH, SMOOTH.T, 255 - SMOOTH])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evaluate.folder import read_image
-from export.codec import read_image as read_picture
+from export.codec import read_rgb as read_picture
 from relic.errors import InputError
 from relic.pictures.decoding import Size, decode, read_header
 from relic.pictures.reasons import MAX_PIXELS
@@ -219,7 +219,7 @@ def test_out_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise MemoryError
 
     (tmp_path / "x.png").write_bytes(PLAIN_PNG)
-    monkeypatch.setattr("relic.pictures.reading._flatten", fail)
+    monkeypatch.setattr("relic.pictures.pillow._flatten", fail)
     for read in (read_image, read_picture):
         with pytest.raises(InputError, match=r"x\.png.*out of memory"):
             read(tmp_path / "x.png")

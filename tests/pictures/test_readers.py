@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageCms
 
 from evaluate.folder import list_images, read_image
-from export.codec import read_image as read_picture
+from export.codec import read_rgb as read_picture
+from relic.arrays import Pixels
 from relic.pictures.decoding import decode, read_header
 from relic.pictures.listing import list_sources
-from relic.pictures.reading import apply_profile
+from relic.pictures.pillow import apply_profile
 
-Pixels = npt.NDArray[np.uint8]
 COLOURS = np.random.default_rng(5).integers(0, 256, (4, 6, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
 GREY = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
 PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 200, 0], [250, 250, 0]], dtype=np.uint8)
@@ -117,8 +117,8 @@ def test_transparency_is_blended_in_parts(tmp_path: Path, monkeypatch: pytest.Mo
         parts.append(part.width * part.height)
         return apply_profile(part, profile, space)
 
-    monkeypatch.setattr("relic.pictures.reading.apply_profile", recorded)
-    monkeypatch.setattr("relic.pictures.reading._PIXELS_AT_ONCE", 3 * image.width)
+    monkeypatch.setattr("relic.pictures.pillow.apply_profile", recorded)
+    monkeypatch.setattr("relic.pictures.pillow._PIXELS_AT_ONCE", 3 * image.width)
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), whole)
     assert max(parts) <= 3 * image.width
     assert sum(parts) == image.width * image.height

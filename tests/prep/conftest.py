@@ -4,26 +4,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
-
-
-def photograph(width: int, height: int, seed: int) -> Pixels:
-    """Smooth colours with some texture, suitable for JPEG, and different for each seed."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    pixels: Pixels = np.clip(smooth + rng.integers(-8, 9, (height, width, 1)), 0, 255).astype(np.uint8)
-    return pixels
-
-
-@pytest.fixture(scope="session")
-def make_photograph() -> Callable[[int, int, int], Pixels]:
-    return photograph
+from tests.conftest import photograph
 
 
 @pytest.fixture

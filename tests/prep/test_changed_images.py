@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prep.make_shards import main
-from prep.pool import Finished, Progress
+from prep.pool import Finished, RunningItems
 from prep.shard_worker import pack_shard
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set, plan_path
@@ -38,7 +38,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run_here(work: Callable[..., object], tasks: list[object], **options: object) -> Iterator[object]:
         for task in tasks:
-            yield Progress(0)
+            yield RunningItems(0)
             yield Finished(task, work(task, lambda item: None))
 
     for module in ("prep.packing", "prep.comparing"):

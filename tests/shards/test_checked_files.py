@@ -21,7 +21,7 @@ from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.shards import tar_indexes
-from relic.shards.index import IndexRecord, index_path, read_header, read_records, record_dtype, write_index
+from relic.shards.index import IndexRecord, index_path, read_index_header, read_records, record_dtype, write_index
 from relic.shards.manifest import parse_manifest
 from relic.shards.npy import npy_header, parse_npy_header, read_npy
 from relic.shards.plain_webdataset import scan_tar
@@ -303,7 +303,7 @@ def test_a_plain_tar_of_1970_is_indexed_anew_when_it_is_replaced(tmp_path: Path,
         tar.write_bytes(b"".join(member(f"{key}.npy", NPY) for key in keys) + END)
         os.utime(tar, ns=(mtime_ns, mtime_ns))
         assert keys_of(tmp_path) == keys
-        assert read_header(index_path(tar)).tar_mtime_ns
+        assert read_index_header(index_path(tar)).tar_mtime_ns
 
 
 def test_a_stale_index_is_not_used_for_a_longer_tar(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_an_error_of_reading_names_the_file(tmp_path: Path) -> None:
         path.symlink_to("/proc/self/mem")
         reads: list[Callable[[Path], object]] = [
             lambda path: parse_manifest(path, "train"),
-            read_header,
+            read_index_header,
             lambda path: list(scan_tar(path)),
         ]
         for read in reads:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from relic.errors import InputError
-from relic.shards.index import IndexRecord, read_header, read_records, write_index
+from relic.shards.index import IndexRecord, read_index_header, read_records, write_index
 
 RECORDS = [
     IndexRecord(512, 3, 2**64 - 1, "a"),
@@ -18,7 +18,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     write_index(tmp_path / "x.index", RECORDS, tar_bytes=TAR_BYTES)
     table = read_records(tmp_path / "x.index")
     assert [(*row.item()[:3], row["key"].decode()) for row in table] == RECORDS
-    header = read_header(tmp_path / "x.index")
+    header = read_index_header(tmp_path / "x.index")
     assert (tmp_path / "x.index").stat().st_size == 64 + 3 * header.record_bytes
     mapped = np.memmap(tmp_path / "x.index", table.dtype, "r", offset=64)
     np.testing.assert_array_equal(mapped, table)
@@ -51,4 +51,4 @@ def test_a_cut_file_is_noticed(tmp_path: Path, length: int) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"y\.index"):
-        read_header(tmp_path / "y.index")
+        read_index_header(tmp_path / "y.index")

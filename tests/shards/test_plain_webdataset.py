@@ -23,7 +23,7 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.shards import index, tar_indexes
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.index import index_path, read_header, read_records
+from relic.shards.index import index_path, read_index_header, read_records
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import encode, write_shards
 
@@ -168,7 +168,7 @@ def test_indexed_once_and_again_when_changed(tmp_path: Path, caplog: pytest.LogC
     write_tar(tar, simple(5, 3))
     os.utime(tar, ns=(1, 1))
     assert [key for key, _ in read_all(tmp_path)] == ["0005", "0006", "0007"]
-    assert read_header(index_path(tar)).tar_mtime_ns == 1
+    assert read_index_header(index_path(tar)).tar_mtime_ns == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.index", "x.tar"]
 
 

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from relic.errors import InputError
-from relic.shards.index import index_path, read_header, read_records
+from relic.shards.index import index_path, read_index_header, read_records
 from relic.shards.npy import npy_header
 from relic.shards.writer import ShardWriter
 
@@ -83,7 +83,7 @@ def test_webdataset_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, 
 def test_the_index_points_at_every_payload(shard: tuple[Path, dict[str, NDArray[Any]]]) -> None:
     path, crops = shard
     data = path.read_bytes()
-    header = read_header(index_path(path))
+    header = read_index_header(index_path(path))
     assert (header.samples, header.tar_bytes) == (4, len(data))
     raw = index_path(path).read_bytes()
     assert struct.unpack_from("<8sIIQQQ", raw) == (

@@ -11,17 +11,17 @@ from PIL import Image
 from evaluate.config import EvaluateConfig
 from relic.cli import parse
 from relic.errors import InputError
-from studies.calibration import main, read_plan
+from studies.calibration import main, read_calibration_plan
 from studies.calibration_figures import draw
 from studies.calibration_page import fill
-from studies.calibration_results import TUNED, bd_rate, rate_points
+from studies.calibration_results import TUNED, bd_rate_of_kind, rate_points
 from studies.runs import Study
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
-PLAN = read_plan(2, 2000)
+PLAN = read_calibration_plan(2, 2000)
 
 
 def result(name: str) -> dict[str, Any]:
@@ -57,8 +57,8 @@ def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
     assert len(set(names)) == len(names)
     assert names[0] == "original" and set(names[7:10]) == {f"all-{kind}" for kind in TUNED}
     assert sum("teacher-" in name for name in names) == 3
-    for run, teacher in PLAN:
-        if teacher is not None:
+    for run, before in PLAN:
+        for teacher in before:
             assert names.index(teacher.name) < names.index(run.name)
             assert f"--pretrained WORK/{teacher.name}/last.pt" in run.train
     images = sum(int(planned.run.settings["images"]) for planned in PLAN)
@@ -69,8 +69,8 @@ def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
 def test_the_plan_has_commands_that_the_stages_take(crops: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "one.png")
-    for run, teacher in PLAN:
-        for name in (run.name, *([teacher.name] if teacher else [])):
+    for run, before in PLAN:
+        for name in (run.name, *(teacher.name for teacher in before)):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / "last.pt").touch()
         words = {"SHARDS": str(crops), "IMAGES": str(tmp_path / "images"), "WORK": str(tmp_path)}
@@ -135,9 +135,9 @@ def test_bd_rate_is_bjontegaards_of_the_four_rates() -> None:
     gdn, tuned = rate_points(RESULTS, "gdn", "val"), rate_points(RESULTS, "calibrated", "val")
     assert len(gdn) == len(tuned) == 4
     columns = [[point[place] for point in sorted(points.values())] for points in (gdn, tuned) for place in (0, 1)]
-    assert bd_rate(RESULTS, "calibrated", "val") == pytest.approx(bjontegaard.bd_rate(*columns, method="akima"))
+    assert bd_rate_of_kind(RESULTS, "calibrated", "val") == pytest.approx(bjontegaard.bd_rate(*columns, method="akima"))
     few = {name: result for name, result in RESULTS.items() if not name.endswith("0.0012")}
-    assert bd_rate(few, "calibrated", "val") is None
+    assert bd_rate_of_kind(few, "calibrated", "val") is None
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from relic.errors import InputError
 from tests.train.runs import Killed, Run, stop_after, tiny
 from train.learner import Learner
 from train.main import main
-from train.plan import Plan
+from train.plan import TrainPlan
 from train.resumed import check_progress, check_training
 
 FLAGS = ("--epochs", "2", "--sched", "onecycle", "--precondition", "--swap_init", "naive")
@@ -72,7 +72,7 @@ def test_every_value_of_a_training_state_is_checked(
     run: Run, stopped: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each value in turn is removed or replaced. What the check lets pass must also load."""
-    given: list[tuple[dict[str, Any], Plan, Learner, str]] = []
+    given: list[tuple[dict[str, Any], TrainPlan, Learner, str]] = []
     monkeypatch.setattr("train.trainer.Trainer.run", lambda _: None)
     monkeypatch.setattr("train.build.check_training", lambda *arguments: given.append(arguments))
     assert run(*FLAGS, *STEPS, "--resume", "auto") == 0

@@ -14,7 +14,7 @@ from relic.codec.checkpoint import load_checkpoint
 from relic.lock import lock
 from tests.train.runs import Run, assert_equal, weights
 from train.config import TrainConfig
-from train.plan import Plan, make_plan
+from train.plan import TrainPlan, make_plan
 
 
 def test_a_disk_that_fills_while_saving_keeps_the_checkpoint_before(
@@ -94,7 +94,7 @@ def test_a_run_that_began_and_ended_after_the_plan_was_made_is_not_overwritten(
     last = tmp_path / "checkpoints" / "last.pt"
     saved: list[bytes] = []
 
-    def plan_and_let_another_run_pass(config: TrainConfig) -> Plan:
+    def plan_and_let_another_run_pass(config: TrainConfig) -> TrainPlan:
         plan = make_plan(config)
         assert plan.resume is None
         with monkeypatch.context() as patch:

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.codec import decode, encode
+from export.codec import decode_file, encode_file
 from export.onnx_parts import main
+from relic.arrays import Floats
 from relic.bitstream.container import OVERHEAD_BYTES, unpack
 from relic.bitstream.tables import dequantize, quantize
 from relic.onnx.layout import CALIBRATION, FLOAT
@@ -24,8 +25,6 @@ from tests.export.conftest import MakeCheckpoint
 from tests.export.int8.conftest import CROPS, SIDE, Crops, Export
 
 pytestmark = pytest.mark.torch
-
-Floats = npt.NDArray[np.float32]
 
 
 def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
@@ -122,8 +121,8 @@ def test_calibration_inputs_are_train_crops_and_their_rounded_latents(export: Ex
 def coded(folder: Path, parts: Path, pixels: npt.NDArray[np.uint8]) -> tuple[float, float]:
     """PSNR in dB and bits per pixel of the symbols, by export/codec.py with the files in `parts`."""
     tables = load_tables(folder)
-    data = encode(pixels, open_encoder(parts, tables), tables)
-    decoded = decode(unpack(data, tables), open_decoder(parts, tables), tables)
+    data = encode_file(pixels, open_encoder(parts, tables), tables)
+    decoded = decode_file(unpack(data, tables), open_decoder(parts, tables), tables)
     error = np.square((decoded.astype(float) - pixels) / 255).mean()
     return -10 * math.log10(error), 8 * (len(data) - OVERHEAD_BYTES) / (SIDE * SIDE)
 

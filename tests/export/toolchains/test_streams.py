@@ -15,7 +15,8 @@ from export.crops import evenly_spread, fit_to_size, read_crops
 from export.tflite.conversion import to_tflite
 from export.toolchains.environment import find_python
 from export.toolchains.registry import TOOLCHAINS
-from export.toolchains.running import Floats, run_script
+from export.toolchains.running import run_script
+from relic.arrays import Floats
 from relic.bitstream.container import pack, unpack
 from relic.bitstream.tables import dequantize, quantize
 from relic.onnx.layout import FLOAT

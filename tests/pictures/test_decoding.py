@@ -1,11 +1,9 @@
 """Every kind of source against pixels made in another way: numpy, files written by hand, or flips by hand."""
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,6 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from prep.decoding import read_source
-from relic.errors import InputError
 from relic.pictures.decoding import Decoded, Size, read_header
 from relic.pictures.decoding import decode as decode_header
 from relic.pictures.jpeg import read_jpeg_header
@@ -155,7 +151,8 @@ def test_orientation(orientation: int, kind: str) -> None:
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
     stored = Image.fromarray(np.ascontiguousarray(TURNS[orientation](upright)))
-    header = read_header(save(stored, kind, exif=exif.tobytes() if kind != "TIFF" else exif, **options))
+    block = exif if kind == "TIFF" else exif.tobytes()
+    header = read_header(save(stored, kind, exif=block, **options))
     assert header.full == (48, 32)
     assert_close(np.asarray(decode_header(header).image.convert("RGB")), upright, 3 if kind == "JPEG" else 0)
 
@@ -289,31 +286,6 @@ def test_a_reduced_decode_is_the_least_that_covers_up_to_half(
         reduced = decode(data, asked).image
         scale = eighths if eighths <= 4 else 8
         assert reduced.size == (80 * scale, 60 * scale)
-
-
-def test_reading_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "whole.jpg").write_bytes(b"123")
-    os.symlink("nowhere", tmp_path / "dangling.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert read_source(tmp_path / "whole.jpg", 3) == b"123"
-    for name, reason in (("empty.jpg", "empty"), ("dangling.jpg", "dangling"), ("pipe.jpg", "not a regular file")):
-        with pytest.raises(Unreadable, match=reason):
-            read_source(tmp_path / name, 0)
-    for name, message in (("gone.jpg", "deleted"), ("whole.jpg", "changed")):
-        with pytest.raises(InputError, match=message):
-            read_source(tmp_path / name, 4)
-
-    read = os.read
-    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, 1))  # as on some network file systems
-    assert read_source(tmp_path / "whole.jpg", 3) == b"123"
-
-    def refuse(path: Path, flags: int) -> int:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(Unreadable, match="Permission denied"):
-        read_source(tmp_path / "whole.jpg", 3)
 
 
 def test_the_pixel_limit_is_pillow_s() -> None:
