@@ -31,7 +31,7 @@ PROGRESS_BYTES = 1 << 20
 """An attempt that brought as much, and can be resumed, is not counted."""
 MOST_SHARD_BYTES = 1 << 37
 _DISK_RESERVE_BYTES = 64 << 20
-"""Left free on the disk of the cache."""
+"""Left free on the disk of the cache. Looked at again whenever an eighth of it has come."""
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +46,29 @@ class _Part:
         self._path = path
         self._file = file
         self._most_bytes = most_bytes
+        self._room_until = 0
 
     def write(self, chunk: bytes) -> None:
         if self.got + len(chunk) > self._most_bytes:
             raise PermanentError(f"{self._shown}: sends more than {self._most_bytes:,} bytes")
-        folder = self._path.parent
-        if shutil.disk_usage(folder).free < _DISK_RESERVE_BYTES + len(chunk):
-            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or set XDG_CACHE_HOME")
+        if self.got + len(chunk) > self._room_until:
+            self._find_room(len(chunk))
         try:
             self._file.write(chunk)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self.got += len(chunk)
 
+    def _find_room(self, needed_bytes: int) -> None:
+        folder = self._path.parent
+        if shutil.disk_usage(folder).free < _DISK_RESERVE_BYTES + needed_bytes:
+            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or set XDG_CACHE_HOME")
+        self._room_until = self.got + max(needed_bytes, _DISK_RESERVE_BYTES // 8)
+
     def begin_anew(self) -> None:
         self._file.seek(0)
         self._file.truncate()
-        self.got, self.etag = 0, None
+        self.got, self.etag, self._room_until = 0, None, 0
 
 
 def download(

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https", "s3", "gs", "az")
 STALL_SECONDS = 60.0
 """A transfer that brings no `_CHUNK_BYTES` in this time has failed, unless it ends."""
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18
 _CONNECT_SECONDS = 10
 _TICK_SECONDS = 0.2
 """Between two looks whether the transfer is to stop."""
