@@ -36,8 +36,8 @@ class EvaluateConfig:
     }
 
     checkpoint: list[str] | None = None
-    """Checkpoints of relic, state dict files of CompressAI, or `embedded` (the codec in this repository). At least one
-    codec is needed, here or in --onnx."""
+    """Checkpoints of relic or state dict files of CompressAI, as paths or URLs, or `embedded` (the codec in this
+    repository). At least one codec is needed, here or in --onnx."""
     onnx: list[Path] | None = None
     """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8. They run in onnxruntime on the CPU."""
     shards: str | None = None

@@ -1,13 +1,13 @@
 """What a run of `export/onnx_parts.py` reads, opened once, and where it writes. Imports no torch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from export.config import ExportConfig
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.storage.remote_file import find_file
 
 _CALIB_IMAGES = 200
 """Number of crops for calibration without --calib_images, if the set holds as many."""
@@ -38,8 +38,8 @@ class ExportPlan:
 
 def make_plan(config: ExportConfig) -> ExportPlan:
     """Check the paths and open the shards. Raises InputError, naming the flag, for paths that are missing or wrong."""
-    if config.ckpt != EMBEDDED and not Path(config.ckpt).is_file():
-        raise InputError(f"--ckpt {config.ckpt}: no such file; or use {EMBEDDED}")
+    if config.ckpt != EMBEDDED:
+        find_file(config.ckpt, flag="--ckpt", otherwise=f"or use {EMBEDDED}")
     if config.part == "all" and config.out.is_file():
         raise InputError(f"--out {config.out}: --part all writes a folder, not a file")
     if config.part != "all" and config.out.is_dir():

@@ -37,7 +37,7 @@ from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
 from train.resumed import check_training
 from train.schedule import Schedule
-from train.start import NOT_CALIBRATED, Start, calibration_crops, load_resumed, load_start
+from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def _preconditioning(plan: TrainPlan, world: World, start: Start) -> Preconditio
         try:
             preconditioning.measure(calibration_crops(plan))
         except torch.linalg.LinAlgError as error:
-            raise InputError(f"--precondition: {NOT_CALIBRATED.format(config.pretrained)} ({error})") from error
+            raise InputError(f"--precondition: {not_calibrated(config)} ({error})") from error
         copy_from_main(preconditioning.tensors(), world)
     return preconditioning
 

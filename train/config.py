@@ -72,7 +72,8 @@ class TrainConfig:
     quality: int = 8
     """Quality 1 to 8 of CompressAI's pretrained model. With --pretrained none it sets only the channels."""
     pretrained: str = "zoo"
-    """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a file."""
+    """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a
+    file or its URL."""
     channels: str | None = None
     """Channels N,M of a model made with --pretrained none, for example 32,48."""
     replace_parts: Parts = "encoder"
@@ -142,7 +143,7 @@ class TrainConfig:
     validate_every_steps: int = 0
     """Steps between validations inside an epoch; 0: only at the end of each epoch."""
     resume: str | None = None
-    """Checkpoint to continue from: a file, or `auto` for save_dir/last.pt if it exists."""
+    """Checkpoint to continue from: a file or its URL, or `auto` for save_dir/last.pt if it exists."""
     overwrite: bool = False
     """Start a new run in a save_dir that holds another run, and delete that run's checkpoints."""
     contexts: bool = True
@@ -244,7 +245,7 @@ class TrainConfig:
         values = {
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
         }
-        for name in ("shards", "val_shards"):
+        for name in ("shards", "val_shards", "pretrained", "resume"):
             if (text := values[name]) is not None:
                 values[name] = without_secrets(str(text))
         return values

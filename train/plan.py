@@ -18,6 +18,7 @@ from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
+from relic.storage.remote_file import find_file, local_name
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
 from train.config import TrainConfig
@@ -157,7 +158,7 @@ def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:
     if restarted or config.resume == "auto":
         resume = last if last.exists() else None
     else:
-        resume = Path(config.resume) if config.resume else None
+        resume = Path(local_name(config.resume)) if config.resume else None
     continues = resume is not None and resume.parent.resolve() == config.save_dir.resolve()
     goes_on = (restarted or config.resume is not None) and (resume is None or continues)
     if resume is not None:
@@ -211,10 +212,10 @@ def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tup
 
 
 def _check_files(config: TrainConfig) -> None:
-    if config.pretrained not in ("zoo", EMBEDDED, "none") and not Path(config.pretrained).is_file():
-        raise InputError(f"--pretrained {config.pretrained}: no such file; or use zoo, embedded or none")
-    if config.resume not in (None, "auto") and not Path(config.resume or "").is_file():
-        raise InputError(f"--resume {config.resume}: no such file; --resume auto continues from last.pt in --save_dir")
+    if config.pretrained not in ("zoo", EMBEDDED, "none"):
+        find_file(config.pretrained, flag="--pretrained", otherwise="or use zoo, embedded or none")
+    if config.resume is not None and config.resume != "auto":
+        find_file(config.resume, flag="--resume", otherwise="--resume auto continues from last.pt in --save_dir")
     check_folder("--save_dir", config.save_dir)
     if config.recon_every:
         check_folder("--recon_dir", config.recon_dir)

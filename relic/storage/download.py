@@ -78,7 +78,7 @@ def download(
     attempts: int = ATTEMPTS,
     most_bytes: int = MOST_SHARD_BYTES,
     stop: threading.Event | None = None,
-) -> None:
+) -> str | None:
     """Download `url` to a temporary file, have `check` read that file, and rename it to `path`.
 
     `check` raises InputError for a file that is damaged. A failed transfer and a damaged file are tried again. A body
@@ -86,7 +86,7 @@ def download(
     the first raises NetworkError, the second InputError. An unknown host is not tried again. Raises PermanentError at
     once where another attempt does not help: also for more than `most_bytes`, and before the disk is full. Messages
     name the URL. After an error no file is left. When `stop` is set, the download ends with a NetworkError. The caller
-    makes sure that no other process downloads to `path`.
+    makes sure that no other process downloads to `path`. Returns the version (ETag) that the server tells.
     """
     shown = without_secrets(url)
     stop = stop or threading.Event()
@@ -125,6 +125,7 @@ def download(
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+    return part.etag
 
 
 def _receive(url: str, part: _Part, stop: threading.Event) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotSupportedError, PreconditionError
+from obstore.exceptions import BaseError, NotModifiedError, NotSupportedError, PreconditionError
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from relic.storage.aws_profile import profile_settings
@@ -113,6 +113,17 @@ def head(url: str) -> Found:
         place = _place(url, _RETRIES)
         meta = obstore.head(place.store, place.key)
     return Found(url, meta["size"], meta["e_tag"])
+
+
+def is_current(url: str, etag: str) -> bool:
+    """Whether `url` still has the version `etag`. Asks as a reader of the file does: some URLs are signed for that."""
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        try:
+            obstore.get(place.store, place.key, options={"if_none_match": etag})
+        except NotModifiedError:
+            return True
+    return False
 
 
 def put_file(path: Path, url: str) -> None:

@@ -21,6 +21,8 @@ class S3Server:
         self.requests: Counter[str] = Counter()
         """By method and key."""
         self.ranges: list[str] = []
+        self.sent = 0
+        """Bytes of answers."""
         self.busy: Counter[str] = Counter()
         """By key: how many more requests are answered with 503."""
         self.url = ""
@@ -75,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers["If-Match"] not in (None, etag(data)):
             self.answer_error(412, "PreconditionFailed")
             return
+        if self.headers["If-None-Match"] == etag(data):
+            self.answer(304, b"", headers)
+            return
         asked = self.headers["Range"]
         if not asked:
             self.answer(200, data, headers)
@@ -123,6 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+            self.server_state.sent += len(data)
 
     def answer_error(self, code: int, word: str) -> None:
         self.answer(code, f"<Error><Code>{word}</Code></Error>".encode(), {})

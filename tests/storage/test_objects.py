@@ -1,17 +1,15 @@
 """Object stores: an S3 server on loopback, its faults, and the credentials that reach it."""
 
-import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from relic.errors import InputError
-from relic.storage import download, objects
+from relic.storage import objects
 from relic.storage.faults import MissingError, NetworkError, PermanentError
 from relic.storage.objects import head, list_files, put_file, read_range
 from relic.storage.spec import resolve_shards
@@ -23,29 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PATTERN = "train-{000000..000002}.tar"
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(autouse=True)
-def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No credentials of the machine, and stores that are made anew."""
-    for name in os.environ:
-        if name.startswith(("AWS_", "GOOGLE_", "AZURE_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.05)
-    objects._store.cache_clear()
-    yield
-    objects._store.cache_clear()
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with serve_s3("MYKEY") as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
-        yield server
 
 
 def test_a_bucket_of_shards_is_read_as_a_folder_of_them(tmp_path: Path, s3: S3Server) -> None:
