@@ -27,6 +27,7 @@ from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from relic.lock import lock
 from relic.options import Switch
+from relic.storage.run_copy import RunCopy, remove
 from train.arithmetic import mixed_dtype, set_backends
 from train.config import TrainConfig
 from train.guard import Guard
@@ -96,6 +97,10 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
             check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
+        if config.save_url is not None:
+            if not plan.continues:
+                remove(config.save_url, CHECKPOINTS)
+            trainer.copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
         trainer.tracker = _open_records(plan, training, launches)
         stack.callback(trainer.tracker.close)
     return trainer

@@ -24,6 +24,7 @@ from relic.options import (
     Upsample,
     Verify,
 )
+from relic.storage.run_copy import check_store
 from relic.storage.urls import without_secrets
 
 GONE = {
@@ -57,9 +58,8 @@ class TrainConfig:
             "qat", "qat_upsample", "qat_ranges",
         ),
         "output": (
-            "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "contexts", "recon_every",
-            "recon_count",
-            "recon_dir", "log_every", "wandb",
+            "save_dir", "save_url", "save_every_steps", "validate_every_steps", "resume", "overwrite", "contexts",
+            "recon_every", "recon_count", "recon_dir", "log_every", "wandb",
         ),
         "machine": ("device", "compile", "seed"),
     }  # fmt: skip
@@ -138,6 +138,9 @@ class TrainConfig:
     """Folder of the reconstructions."""
     save_dir: Path = Path("checkpoints")
     """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
+    save_url: str | None = None
+    """Folder of an object store, such as s3://bucket/run, that gets a copy of save_dir's files whenever a checkpoint is
+    written. --resume auto continues from there on another machine."""
     save_every_steps: int = 0
     """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
     validate_every_steps: int = 0
@@ -181,6 +184,8 @@ class TrainConfig:
         `train.plan` checks files and shards.
         """
         _within("quality", self.quality, 1, 8)
+        if self.save_url is not None:
+            check_store(self.save_url, "--save_url")
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
         for name in (
@@ -245,7 +250,7 @@ class TrainConfig:
         values = {
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
         }
-        for name in ("shards", "val_shards", "pretrained", "resume"):
+        for name in ("shards", "val_shards", "pretrained", "resume", "save_url"):
             if (text := values[name]) is not None:
                 values[name] = without_secrets(str(text))
         return values

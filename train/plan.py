@@ -19,6 +19,7 @@ from relic.launch import launch_name, read_ranks
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
+from relic.storage.run_copy import fetch_run, holds
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
 from train.config import TrainConfig
@@ -26,6 +27,9 @@ from train.config import TrainConfig
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
+RECORDS = ("config.yaml", "metrics.jsonl")
+_COPIED = (*RECORDS, *CHECKPOINTS[1:])
+"""What belongs to last.pt in the folder of a run."""
 LAUNCH = ".launch"
 """File in save_dir with the names of the torchrun launch that the run belongs to, one line per machine."""
 _CALIB_IMAGES = 64
@@ -131,7 +135,11 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     """
     _check_files(config)
     ranks, launch = read_ranks(), launch_name()
+    if config.save_url is not None and config.resume == "auto":
+        fetch_run(config.save_url, config.save_dir, "last.pt", _COPIED)
     found = find_run(config, restarted=is_restarted(config.save_dir, launch))
+    if ranks.rank == 0 and not found.may_replace:
+        _check_copy(config.save_url)
     if ranks.rank == 0 and ranks.machines == 1:
         # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
         # know that the launch was restarted.
@@ -147,6 +155,14 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         calib_images=_calib_images(config, train_set, begins=found.resume is None),
         launch=launch,
     )
+
+
+def _check_copy(save_url: str | None) -> None:
+    """Raise InputError if the store holds a run that this one may not replace."""
+    if save_url is not None and holds(save_url, CHECKPOINTS):
+        raise InputError(
+            f"--save_url {without_secrets(save_url)}: holds a run; --resume auto continues it, --overwrite starts anew"
+        )
 
 
 def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:

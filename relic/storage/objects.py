@@ -97,6 +97,11 @@ def is_object(url: str) -> bool:
     return scheme_of(url) in SCHEMES
 
 
+def is_store(url: str) -> bool:
+    """Whether `url` is in an object store, where files can be written and listed."""
+    return is_object(url) and not is_http(url)
+
+
 def read_range(url: str, start: int, length: int) -> memoryview:
     """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError."""
     with _one_line(url):
@@ -126,12 +131,20 @@ def is_current(url: str, etag: str) -> bool:
     return False
 
 
-def put_file(path: Path, url: str) -> None:
-    """Write the file `path` to `url`: there is the old file or the new one, never a part."""
+def put_file(path: Path, url: str) -> str | None:
+    """Write the file `path` to `url`: there is the old file or the new one, never a part. Returns its version."""
     _refuse_web_server(url, "takes no files")
     with _one_line(url):
         place = _place(url, _RETRIES)
-        obstore.put(place.store, place.key, path, max_concurrency=4)
+        return obstore.put(place.store, place.key, path, max_concurrency=4)["e_tag"]
+
+
+def delete_file(url: str) -> None:
+    """Remove `url`. It is no error if it is not there."""
+    _refuse_web_server(url, "removes no files")
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        obstore.delete(place.store, place.key)
 
 
 def list_files(folder: str) -> Iterator[Found]:

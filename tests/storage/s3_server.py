@@ -1,13 +1,16 @@
 """An S3 server on loopback that keeps its objects in memory. It knows what relic uses, and no more."""
 
 import hashlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
+
+from relic.storage import objects
 
 
 class S3Server:
@@ -57,6 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer_error(404, "NoSuchBucket")
             elif "list-type" in query:
                 self.list_objects(bucket, query.get("prefix", [""])[0])
+            elif "delete" in query:
+                keys = re.findall(r"<Key>(.*?)</Key>", body.decode())
+                for key in keys:
+                    state.objects.pop(f"{bucket}/{unescape(key)}", None)
+                deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+                self.answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode(), {})
             elif self.command == "POST" or "partNumber" in query:
                 self.take_part(name, query, body)
             elif self.command == "PUT":
@@ -141,7 +150,11 @@ def etag(data: bytes) -> str:
 
 @contextmanager
 def serve_s3(key_id: str = "") -> Iterator[S3Server]:
-    """An S3 server until the block ends. With `key_id`, only requests signed with that key are answered."""
+    """An S3 server until the block ends. With `key_id`, only requests signed with that key are answered.
+
+    The stores that relic keeps are of other servers, and are made anew.
+    """
+    objects._store.cache_clear()
     state = S3Server(key_id)
     handler = type("Handler", (_Handler,), {"server_state": state})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
@@ -152,5 +165,6 @@ def serve_s3(key_id: str = "") -> Iterator[S3Server]:
         try:
             yield state
         finally:
+            objects._store.cache_clear()
             listening.shutdown()
             thread.join()
