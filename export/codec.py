@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     with before_work():
         _check(arguments)
-    if arguments.action == "encode_file":
+    if arguments.action == "encode":
         _encode_file(arguments.source, arguments.target, arguments.export, contexts=arguments.contexts == "true")
     else:
         _decode_file(arguments.source, arguments.target, arguments.export)
@@ -130,13 +130,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"relic {__version__}", help="print relic's version")
     actions = parser.add_subparsers(dest="action", required=True, metavar="encode|decode")
-    for action, source, target in (("encode_file", "IN.png", "OUT.relic"), ("decode_file", "IN.relic", "OUT.png")):
+    for action, source, target in (("encode", "IN.png", "OUT.relic"), ("decode", "IN.relic", "OUT.png")):
         needs = f"{source} to {target}, by {_part(action)} and {TABLES}"
         sub = actions.add_parser(action, help=needs, description=needs, allow_abbrev=False)
         sub.add_argument("source", type=Path, metavar=source, help="file to read")
         sub.add_argument("target", type=Path, metavar=target, help="file to write")
         sub.add_argument("--export", type=Path, required=True, metavar="D", help="folder of onnx_parts.py --part all")
-        if action == "encode_file":
+        if action == "encode":
             what = "false: write version 1, without the context tables of D"
             sub.add_argument("--contexts", choices=("true", "false"), default="true", help=what)
     return parser.parse_args(argv)
@@ -144,7 +144,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse paths that cannot work, before anything is read."""
-    suffixes = [".relic"] if arguments.action == "encode_file" else list(FORMATS)
+    suffixes = [".relic"] if arguments.action == "encode" else list(FORMATS)
     if arguments.target.suffix.lower() not in suffixes or arguments.target.is_dir():
         raise InputError(f"{arguments.target}: name a file for the output, *{', *'.join(suffixes)}")
     if not arguments.source.is_file():
@@ -158,7 +158,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _part(action: str) -> str:
     """The part that an action runs."""
-    return ENCODER if action == "encode_file" else DECODER
+    return ENCODER if action == "encode" else DECODER
 
 
 if __name__ == "__main__":
