@@ -13,6 +13,7 @@ from relic.machine import available_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
+from relic.storage.resident import CacheRoom
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import is_url, url_path, without_secrets
 
@@ -67,7 +68,7 @@ def make_plan(config: EvaluateConfig) -> EvaluatePlan:
 
 
 def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:
-    opened = resolve_shards(shards, config.split)
+    opened = resolve_shards(shards, config.split, room=CacheRoom(config.cache_gb) if config.cache_gb else None)
     if opened.folder.resolve() == config.out.resolve():
         raise InputError(f"--out {config.out}: holds the shards; choose another folder for the results")
     return opened

@@ -44,7 +44,7 @@ class TrainConfig:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("shards", "val_shards", "decode_threads", "verify", "shuffle_window"),
+        "data": ("shards", "val_shards", "cache_gb", "decode_threads", "verify", "shuffle_window"),
         "model": (
             "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images",
         ),
@@ -67,6 +67,9 @@ class TrainConfig:
     shards: str
     """Folder of shards (written by `prep/make_shards.py`, or any WebDataset of images), or a pattern of tars or URLs
     such as `.../train-{000000..000117}.tar`."""
+    cache_gb: float = 0.0
+    """GB (1e9 bytes) of disk for shards at URLs. A part of the set that fits is fetched while the training goes on; the
+    rest is read from the server, sample by sample. 0: all shards are fetched before the training."""
     val_shards: str | None = None
     """Shards whose `val` split is used for validation, in the same form as --shards. By default those of --shards."""
     quality: int = 8
@@ -200,6 +203,7 @@ class TrainConfig:
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)
+        _within("cache_gb", self.cache_gb, 0, None)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
         if self.calib_images is not None:

@@ -19,6 +19,7 @@ from relic.launch import launch_name, read_ranks
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
+from relic.storage.resident import CacheRoom
 from relic.storage.run_copy import fetch_run, holds
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
@@ -253,11 +254,12 @@ def _check_resumed_file(config: TrainConfig, path: Path) -> None:
 
 def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
     """The train split of --shards and the val split of --val_shards, or of --shards."""
-    train_set = resolve_shards(config.shards, "train")
-    if config.val_shards is None:
-        val_set = resolve_shards(config.shards, "val")
-    else:
-        val_set = resolve_shards(config.val_shards, "val", flag="--val_shards")
+    room = CacheRoom(config.cache_gb) if config.cache_gb else None
+    if room is not None:  # the val crops are read most often: they come first
+        val_set = _open_val(config, room)
+    train_set = resolve_shards(config.shards, "train", room=room)
+    if room is None:
+        val_set = _open_val(config, room)
     if train_set.fingerprint == val_set.fingerprint:
         log.warning("the train and val samples are the same: the validation tells nothing about other images")
     for flag, folder in (("--save_dir", config.save_dir), ("--recon_dir", config.recon_dir)):
@@ -270,6 +272,12 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
             f"--batch_size {config.batch_size}: {train_set.folder} holds only {train_set.num_samples} train samples"
         )
     return train_set, val_set
+
+
+def _open_val(config: TrainConfig, room: CacheRoom | None) -> ShardSet:
+    if config.val_shards is None:
+        return resolve_shards(config.shards, "val", room=room)
+    return resolve_shards(config.val_shards, "val", flag="--val_shards", room=room)
 
 
 def _check_crops(shards: ShardSet, flag: str, *, needs_ms_ssim: bool) -> None:

@@ -42,7 +42,7 @@ class SampleDecoder:
     """
 
     def __init__(self, shards: ShardSet, verify: Verify) -> None:
-        self._files = ShardFiles(shards.tars, shards.indexes)
+        self._files = ShardFiles(shards.tars, shards.indexes, shards.remotes)
         self._starts = np.cumsum([0, *shards.samples])
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding

@@ -6,7 +6,7 @@ import resource
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,25 +32,34 @@ def _descriptors() -> threading.Semaphore:
     return threading.Semaphore(max(soft - _RESERVED_DESCRIPTORS, 0))
 
 
+Remote = Callable[[int, int], memoryview]
+"""Brings bytes of a shard: their offset, their number."""
+
+
 class OpenShard:
     """A tar and the records of its index. They are kept as arrays, since many shards are open at once.
 
     The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
     no descriptor and opens its tar at every read.
+
+    `remote` brings bytes of the shard while its tar is not there; the tar may come and go.
     """
 
-    def __init__(self, tar: Path, index: Path) -> None:
+    def __init__(self, tar: Path, index: Path, remote: Remote | None = None) -> None:
         self.tar = tar
         self._descriptor = -1
+        self._remote = remote
         header, records = read_index(index)
         self.offsets, self.sizes, self.digests = (
             array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
         )
         self._keys = records["key"].tobytes()
         self._key_bytes = records.dtype["key"].itemsize
+        self._budget = _descriptors()
+        if remote is not None:
+            return
         descriptor = self._opened()
         length = os.fstat(descriptor).st_size
-        self._budget = _descriptors()
         if self._budget.acquire(blocking=False):
             self._descriptor = descriptor
         else:
@@ -59,9 +68,12 @@ class OpenShard:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
     def _opened(self) -> int:
+        """The tar's descriptor, or -1 while only the server has the shard."""
         try:
             return os.open(self.tar, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
+            if self._remote is not None and isinstance(error, FileNotFoundError):
+                return -1
             raise InputError(f"{self.tar}: cannot be opened ({error.strerror})") from error
 
     def key(self, place: int) -> str:
@@ -71,6 +83,13 @@ class OpenShard:
     def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
         """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends too early."""
         descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
+        if descriptor < 0:
+            assert self._remote is not None
+            data, start = self._remote(self.offsets[place], self.sizes[place]), 0
+            for buffer in buffers:
+                buffer[:] = data[start : start + len(buffer)]
+                start += len(buffer)
+            return
         try:
             got = os.preadv(descriptor, buffers, self.offsets[place])
         except OSError as error:  # a failing disk: the system's error names no file
@@ -98,10 +117,16 @@ class ShardFiles:
     """
 
     def __init__(
-        self, tars: Sequence[Path], indexes: Sequence[Path], max_open: int = 512, max_records: int = 2_000_000
+        self,
+        tars: Sequence[Path],
+        indexes: Sequence[Path],
+        remotes: Sequence[Remote] = (),
+        max_open: int = 512,
+        max_records: int = 2_000_000,
     ) -> None:
         self._tars = tars
         self._indexes = indexes
+        self._remotes = remotes
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
@@ -116,7 +141,8 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = OpenShard(self._tars[number], self._indexes[number])
+            remote = self._remotes[number] if self._remotes else None
+            shard = OpenShard(self._tars[number], self._indexes[number], remote)
             self._open[number] = shard
             self._records += len(shard.offsets)
             while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):

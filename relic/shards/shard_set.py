@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, 
 from relic.shards.splits import select_split
 from relic.shards.tar_indexes import TarIndex, ensure_indexes
 
+Remotes = tuple[Callable[[int, int], memoryview], ...]
+
 
 class ShardSet(NamedTuple):
     """The shards of one split, in order."""
@@ -36,6 +38,8 @@ class ShardSet(NamedTuple):
     encoding: Encoding
     fingerprint: str
     """sha256 over what decides the samples and their order: the shards and their contents."""
+    remotes: Remotes = ()
+    """For each tar, what brings bytes of it (offset, number) while it is not there. Empty if all tars are there."""
 
     @property
     def num_samples(self) -> int:
@@ -96,6 +100,21 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
     packing = manifest.packing
     geometry = Geometry(packing.encoding, packing.height, packing.width)
     return _shard_set(folder, split, [folder / shard.name for shard in manifest.shards], indexes, geometry)
+
+
+def open_parts(folder: Path, shown: Path, manifest: Manifest, names: Sequence[str], remotes: Remotes) -> ShardSet:
+    """Open shards of a manifest whose indexes are in `folder` and whose tars may be. Messages call them `shown`."""
+    infos = {info.name: info for info in manifest.shards}
+    indexes = []
+    for name in names:
+        index = TarIndex(index_path(folder / name), read_index_header(index_path(folder / name)))
+        if (index.header.tar_bytes, index.header.samples) != (infos[name].bytes, infos[name].samples):
+            raise InputError(f"{shown}: {name}: its index does not fit the manifest; pack the shards again")
+        indexes.append(index)
+    packing = manifest.packing
+    geometry = Geometry(packing.encoding, packing.height, packing.width)
+    tars = [folder / name for name in names]
+    return _shard_set(shown, packing.split, tars, indexes, geometry)._replace(remotes=remotes)
 
 
 def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--shards") -> ShardSet:

@@ -28,6 +28,10 @@ class S3Server:
         """Bytes of answers."""
         self.busy: Counter[str] = Counter()
         """By key: how many more requests are answered with 503."""
+        self.stalls: set[str] = set()
+        """Keys whose whole answers stop in the middle; parts of them are sent."""
+        self.stalled = threading.Event()
+        self.release = threading.Event()
         self.url = ""
         self.lock = threading.Lock()
 
@@ -49,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         name, query = unquote(parts.path).lstrip("/"), parse_qs(parts.query, keep_blank_values=True)
         bucket = name.partition("/")[0]
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if name in state.stalls and self.command == "GET" and not self.headers["Range"]:
+            self.stall(state.objects[name])
+            return
         with state.lock:
             state.requests[f"{self.command} {name}"] += 1
             if f"Credential={state.key_id}/" not in (self.headers["Authorization"] or "") and state.key_id:
@@ -80,6 +87,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_object(state.objects[name])
 
     do_GET = do_HEAD = do_PUT = do_POST = handle_one
+
+    def stall(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        self.server_state.stalled.set()
+        self.server_state.release.wait(60)
+        self.close_connection = True
 
     def send_object(self, data: bytes) -> None:
         headers = {"ETag": etag(data), "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT"}
@@ -166,5 +183,6 @@ def serve_s3(key_id: str = "") -> Iterator[S3Server]:
             yield state
         finally:
             objects._store.cache_clear()
+            state.release.set()
             listening.shutdown()
             thread.join()
