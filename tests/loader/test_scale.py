@@ -74,7 +74,7 @@ class Reads:
             return system_preadv(descriptor, buffers, offset)
 
         system_preadv = os.preadv
-        monkeypatch.setattr(shard_set, "read_header", read_header)
+        monkeypatch.setattr(shard_set, "read_index_header", read_header)
         monkeypatch.setattr(shard_set, "read_records", read_records)
         monkeypatch.setattr(shard_files, "read_index", read_index)
         monkeypatch.setattr(os, "preadv", preadv)
