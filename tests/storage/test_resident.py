@@ -167,6 +167,18 @@ def test_one_process_fetches_and_another_takes_over_when_it_is_killed(packed: Pa
         first.communicate()
 
 
+@pytest.mark.commands
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_process_that_ends_while_shards_are_fetched_ends_as_usual(packed: Path, s3: S3Server, stalls: bool) -> None:
+    """A thread that is in obstore while Python ends aborts the process."""
+    s3.objects[f"bucket/set/{NAMES[0]}"] += bytes(50 << 20)  # refused at the length of the manifest, and sent again
+    s3.stalls = {f"bucket/set/{name}" for name in NAMES[1:]} if stalls else set()
+    code = START.partition("from relic.loader.loader")[0]
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", code, PATTERN, "1"], cwd=ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (0, "open\n"), ended.stderr
+
+
 def test_a_smaller_bound_removes_what_is_no_longer_to_stay(packed: Path, s3: S3Server) -> None:
     shards = opened(1)
     wait_until(lambda: whole(packed) == NAMES)
