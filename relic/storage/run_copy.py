@@ -18,7 +18,7 @@ from relic.lock import lock
 from relic.storage.download import download
 from relic.storage.faults import MissingError, NetworkError
 from relic.storage.objects import delete_file, head, is_store, put_file
-from relic.storage.urls import without_secrets
+from relic.storage.urls import in_folder, without_secrets
 
 RECORD = ".copied.json"
 """File in the folder of a run: the URL, and the version (ETag) of each file there."""
@@ -38,14 +38,14 @@ def check_store(url: str, flag: str) -> None:
 
 def holds(url: str, names: Sequence[str]) -> bool:
     """Whether the store has one of the files `names` in the folder `url`. Raises InputError and NetworkError."""
-    return any(_version_of(_beside(url, name)) is not None for name in names)
+    return any(version_of(in_folder(url, name)) is not None for name in names)
 
 
 def remove(url: str, names: Sequence[str]) -> None:
     """Remove the files `names` from the folder `url`."""
     for name in names:
-        if _version_of(_beside(url, name)) is not None:
-            delete_file(_beside(url, name))
+        if version_of(in_folder(url, name)) is not None:
+            delete_file(in_folder(url, name))
 
 
 def fetch_run(url: str, folder: Path, main: str, others: Sequence[str]) -> None:
@@ -54,26 +54,26 @@ def fetch_run(url: str, folder: Path, main: str, others: Sequence[str]) -> None:
     `others` are fetched first, so a folder that has the new `main` has the files that belong to it. Processes that do
     this for one folder do it in turn. Raises InputError, also where the folder holds another run, and NetworkError.
     """
-    if _version_of(_beside(url, main)) in (None, _versions(folder, url).get(main)):
+    if version_of(in_folder(url, main)) in (None, read_versions(folder, url).get(main)):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / _LOCK, wait_seconds=math.inf, create=True):
-        versions = _versions(folder, url)
-        if _version_of(_beside(url, main)) == versions.get(main):
+        versions = read_versions(folder, url)
+        if version_of(in_folder(url, main)) == versions.get(main):
             return
         if main not in versions and (folder / main).exists():
             raise InputError(f"{without_secrets(url)}: holds another run than {folder}; choose another folder or URL")
         log.info("fetching the run at %s into %s", without_secrets(url), folder)
         for name in (*others, main):
             try:
-                etag = download(_beside(url, name), folder / name, lambda temporary: None, most_bytes=_MOST_BYTES)
+                etag = download(in_folder(url, name), folder / name, lambda temporary: None, most_bytes=_MOST_BYTES)
             except MissingError:
                 if name == main:
                     raise
                 (folder / name).unlink(missing_ok=True)
                 continue
             versions[name] = etag or ""
-        _write_versions(folder, url, versions)
+        write_versions(folder, url, versions)
 
 
 class RunCopy:
@@ -87,7 +87,7 @@ class RunCopy:
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
         self._url = url
-        self._versions = _versions(folder, url)
+        self._versions = read_versions(folder, url)
         self._waiting: list[str] = []
         """Names, each once, in the order in which they are written."""
         self._closing = False
@@ -138,15 +138,11 @@ class RunCopy:
         path = self._folder / name
         if not path.is_file():
             return
-        self._versions[name] = put_file(path, _beside(self._url, name)) or ""
-        _write_versions(self._folder, self._url, self._versions)
+        self._versions[name] = put_file(path, in_folder(self._url, name)) or ""
+        write_versions(self._folder, self._url, self._versions)
 
 
-def _beside(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}"
-
-
-def _version_of(url: str) -> str | None:
+def version_of(url: str) -> str | None:
     """The version of a file in the store; None where there is none."""
     try:
         return head(url).etag or ""
@@ -154,7 +150,8 @@ def _version_of(url: str) -> str | None:
         return None
 
 
-def _versions(folder: Path, url: str) -> dict[str, str]:
+def read_versions(folder: Path, url: str) -> dict[str, str]:
+    """Name -> version of the files that `folder` has written to `url` or read from there."""
     try:
         record = json.loads((folder / RECORD).read_text())
         if record["url"] == without_secrets(url):
@@ -164,5 +161,5 @@ def _versions(folder: Path, url: str) -> dict[str, str]:
     return {}
 
 
-def _write_versions(folder: Path, url: str, versions: dict[str, str]) -> None:
+def write_versions(folder: Path, url: str, versions: dict[str, str]) -> None:
     write_json(folder / RECORD, {"url": without_secrets(url), "versions": versions})

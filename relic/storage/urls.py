@@ -43,6 +43,11 @@ def beside(url: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
 
 
+def in_folder(url: str, name: str) -> str:
+    """The URL of the file `name` in the folder `url`."""
+    return f"{url.rstrip('/')}/{name}"
+
+
 def without_secrets(text: str) -> str:
     """The text of `--shards` as messages and records may hold it; a path is returned unchanged.
 
