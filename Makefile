@@ -56,7 +56,9 @@ flags: .venv/.installed ## Write docs/flags.md from the configs
 lock: ## Pin all requirements at today's versions (needs uv)
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
+	$(LOCK) requirements-cluster.in -o requirements-cluster.txt
 	sed -i '1i # Made by `make lock` from requirements-dev.in.' requirements-dev.txt
+	sed -i '1i # Made by `make lock` from requirements-cluster.in: for prep/make_shards.py --engine ray.' requirements-cluster.txt
 	sed -i '1i # Made by `make lock` from requirements.in: every package, for Python 3.11 and 3.12 on Linux.\n# setup.sh puts pillow-simd in the place of Pillow; with stock Pillow everything works, slower.' requirements.txt
 
 .venv/.installed: requirements.txt setup.sh

@@ -30,7 +30,7 @@ class ExportBenchmarkConfig:
     """Channels N,M of the codec. Default: those of CompressAI's quality 1 to 5."""
     sizes: str = "224x224,1280x720"
     """Comma-separated image sizes WIDTHxHEIGHT, multiples of 16."""
-    upsample: Upsample = "deconv5"
+    upsample: Upsample = "subpixel"
     """The decoder's upsampling, as in `export/onnx_parts.py`."""
     rounds: int = 3
     """Turns per model. A figure is the median of all runs."""

@@ -5,7 +5,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 if not __package__:  # run as a file: same import root as `python -m benchmarks.gpu`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -51,16 +51,31 @@ class GpuBenchmarkConfig:
         check_least(self, {"deadline_factor": 0.01, **({"rounds": 1} if self.rounds is not None else {})})
 
 
-@command(PROG)
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and write the figures to --json and the table to --markdown."""
-    config = parse(GpuBenchmarkConfig, argv, prog=PROG)
+class Plan(NamedTuple):
+    """The flags, after their files were checked."""
+
+    config: GpuBenchmarkConfig
+    sections: tuple[SectionName, ...]
+    """What to measure, in this order."""
+
+
+def make_plan(config: GpuBenchmarkConfig) -> Plan:
+    """Raises RefusedError for a file or a folder that cannot be written to. Needs no torch."""
     check_files(json=config.json, markdown=config.markdown)
     if config.work_dir is not None:
         with before_work():
             check_folder("--work_dir", config.work_dir)
+    every: tuple[SectionName, ...] = get_args(SectionName)
+    return Plan(config, tuple(name for name in every if config.sections is None or name in config.sections))
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write the figures to --json and the table to --markdown."""
+    config = parse(GpuBenchmarkConfig, argv, prog=PROG)
+    plan = make_plan(config)
     with temporary_folder() as temporary:
-        found = _measure(config, config.work_dir or temporary)
+        found = _measure(plan, config.work_dir or temporary)
     from benchmarks._gpu.table import step_table
 
     table = step_table(found)
@@ -70,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(config: GpuBenchmarkConfig, folder: Path) -> dict[str, Any]:
+def _measure(plan: Plan, folder: Path) -> dict[str, Any]:
     import torch
 
     from benchmarks._gpu.measure import Bench
@@ -78,6 +93,7 @@ def _measure(config: GpuBenchmarkConfig, folder: Path) -> dict[str, Any]:
     from benchmarks._shared.machine import machine
     from relic.distributed import join_world
 
+    config = plan.config
     with join_world(config.device, PROG) as world:
         on_cuda = world.device.type == "cuda"
         if not on_cuda:
@@ -85,7 +101,7 @@ def _measure(config: GpuBenchmarkConfig, folder: Path) -> dict[str, Any]:
         sizes = _sizes(on_cuda, config.rounds)
         _pack(folder, tiny=not on_cuda)
         found: dict[str, Any] = {"machine": machine(), "device": str(world.device), "sizes": sizes._asdict()}
-        sections = _sections(config, Bench(world, sizes, folder))
+        sections = _sections(plan, Bench(world, sizes, folder))
         run_sections(sections, found, lambda: write_json(config.json, found))
     return found
 
@@ -107,12 +123,12 @@ def _sizes(on_cuda: bool, rounds: int | None) -> "Sizes":
     )  # fmt: skip
 
 
-def _sections(config: GpuBenchmarkConfig, bench: "Bench") -> list["Section"]:
+def _sections(plan: Plan, bench: "Bench") -> list["Section"]:
     from benchmarks._gpu import measure
     from benchmarks._gpu.levers import levers
     from benchmarks._gpu.sections import Section
 
-    measured: dict[str, tuple[float, Any]] = {
+    measured: dict[SectionName, tuple[float, Any]] = {
         "ceilings": (20, measure.ceilings),
         "steps": (170, measure.step_sweep),
         "levers": (60, levers),
@@ -120,12 +136,11 @@ def _sections(config: GpuBenchmarkConfig, bench: "Bench") -> list["Section"]:
         "loop": (80, measure.loop),
         "fine_tuning": (80, measure.fine_tuning),
         "evaluation": (40, measure.evaluation),
-        "traces": (20, functools.partial(measure.traces, folder=config.json.parent)),
+        "traces": (20, functools.partial(measure.traces, folder=plan.config.json.parent)),
     }
     return [
-        Section(name, config.deadline_factor * seconds, functools.partial(items, bench))
-        for name, (seconds, items) in measured.items()
-        if config.sections is None or name in config.sections
+        Section(name, plan.config.deadline_factor * measured[name][0], functools.partial(measured[name][1], bench))
+        for name in plan.sections
     ]
 
 

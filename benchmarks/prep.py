@@ -106,8 +106,8 @@ def _measure_round(
     from benchmarks._prep.runs import measure_rate
     from benchmarks._prep.tables import all_loops, all_variants
 
-    for name, variant, share in all_variants():
-        runs[name].append(measure_rate(images, folder, variant, max(4, int(config.images_per_worker * share))))
+    for name, variant in all_variants():
+        runs[name].append(measure_rate(images, folder, variant, config.images_per_worker))
     for name, step, processes, share in all_loops():
         count = max(processes, int(config.images_per_worker * share) * processes)
         paths = [images[number % len(images)] for number in range(count)]

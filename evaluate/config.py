@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from relic.errors import InputError
-from relic.options import Device, Split, Switch
+from relic.options import Device, Direct, Split, Switch
 
 ORIGINALS = "origin"
 """Folder of the original images, beside one folder of reconstructions per codec."""
@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "codecs": ("checkpoint", "onnx", "curve"),
-        "data": ("shards", "split", "cache_gb", "images"),
+        "data": ("shards", "split", "cache_gb", "images", "io_threads", "direct"),
         "measurement": ("bitstream", "contexts", "strict", "references", "published"),
         "output": ("out", "recon_count", "report_images"),
         "machine": ("workers", "device"),
@@ -50,6 +50,11 @@ class EvaluateConfig:
     """Split of --shards."""
     images: Path | None = None
     """Folder of images of any size, searched recursively. Give this or --shards."""
+    io_threads: int = 0
+    """Reads of --shards in flight per process, at least one per core; 0: 32 divided by the processes of this machine,
+    at least 8."""
+    direct: Direct = "auto"
+    """Read --shards past the page cache. auto: those that do not fit into the available memory; on: all; off: none."""
     bitstream: bool = True
     """Encode and decode every image, and check the result. Without it the rate is only estimated."""
     contexts: bool = True
@@ -77,7 +82,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other, naming the flag. Reads no file: `evaluate/plan.py` does."""
-        for name in ("recon_count", "report_images", "workers", "cache_gb"):
+        for name in ("io_threads", "recon_count", "report_images", "workers", "cache_gb"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.strict and not self.bitstream:

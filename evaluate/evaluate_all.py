@@ -6,6 +6,7 @@ thread (`evaluate/parallel.py`). Symbols are coded in as many processes, because
 more are scored one at a time, with all cores. Rank 0 writes the report.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -17,12 +18,14 @@ from evaluate.plan import EvaluatePlan
 from evaluate.published import PUBLISHED
 from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.report import Report, make_report
-from evaluate.sources import ImageSource, source_of
+from evaluate.sources import ImageSource, ShardSource, source_of
 from evaluate.summary import summarise
 from relic.distributed import World
 from relic.errors import before_work, naming
 from relic.machine import keep_freed_memory, share_of_cores
 from relic.options import Switch
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_all(plan: EvaluatePlan, world: World) -> Report:
@@ -35,7 +38,9 @@ def evaluate_all(plan: EvaluatePlan, world: World) -> Report:
     config = plan.config
     workers = config.workers or share_of_cores()
     # All codecs are opened before the first is evaluated, so that a wrong file is reported at once.
-    source = source_of(plan.images)
+    source = source_of(plan.images, io_threads=config.io_threads, direct=config.direct)
+    if world.is_main and isinstance(source, ShardSource):
+        log.info("%s", source.reading)
     workers = min(workers, math.ceil(source.num_images / world.size))  # each takes a process and its memory
     with before_work():
         codecs = _open_codecs(plan, world, workers)

@@ -10,7 +10,7 @@ from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import TEMPORARY_SUFFIX, check_folder
 from relic.machine import available_cores
-from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES
+from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES, check_export
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
 from relic.storage.resident import CacheRoom
@@ -53,7 +53,7 @@ def make_plan(config: EvaluateConfig) -> EvaluatePlan:
         if checkpoint != EMBEDDED:
             find_file(checkpoint, flag="--checkpoint", otherwise=f"give a checkpoint, or `{EMBEDDED}`")
     for folder in config.onnx or []:
-        _check_export(folder)
+        check_export("--onnx", folder, ENCODER, DECODER, TABLES, MANIFEST)
     most = _WORKERS_PER_CORE * available_cores()
     if config.workers > most:
         raise InputError(
@@ -128,9 +128,3 @@ def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
         if path in seen:
             raise InputError(f"{flag} {without_secrets(codec)}: given twice")
         seen.add(path)
-
-
-def _check_export(folder: Path) -> None:
-    for name in (ENCODER, DECODER, TABLES, MANIFEST):
-        if not (folder / name).is_file():
-            raise InputError(f"--onnx {folder}: holds no {name}; export/onnx_parts.py --part all writes all files")

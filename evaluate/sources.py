@@ -15,6 +15,9 @@ from relic.distributed import World
 from relic.files import shown_path
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
+from relic.loader.reading import Reading, plan_reading
+from relic.machine import share_of_cores
+from relic.options import Direct
 from relic.pictures.decoding import Size
 from relic.shards.shard_set import ShardSet
 
@@ -51,13 +54,20 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ShardSource:
-    """A split of packed crops."""
+    """A split of packed crops. `io_threads` and `direct` are the loader's."""
 
     shards: ShardSet
+    io_threads: int = 0
+    direct: Direct = "auto"
 
     @property
     def num_images(self) -> int:
         return self.shards.num_samples
+
+    @property
+    def reading(self) -> Reading:
+        """How the shards are read."""
+        return plan_reading(self.shards, self.direct, self.io_threads, share_of_cores())
 
     def describe(self) -> dict[str, str]:
         return {
@@ -68,7 +78,7 @@ class ShardSource:
 
     def read(self, numbers: Sequence[int]) -> Iterator[SourceImage]:
         plan = [np.array([number]) for number in numbers]
-        with ShardLoader(self.shards, batch_size=1) as loader:
+        with ShardLoader(self.shards, batch_size=1, io_threads=self.io_threads, direct=self.direct) as loader:
             for number, batch in zip(numbers, loader.batches(plan), strict=True):
                 yield SourceImage(number, batch.keys[0], batch.images)
 
@@ -111,6 +121,6 @@ def numbers_of_rank(source: ImageSource, world: World) -> list[int]:
     return [int(number) for (number,) in eval_batches(source.num_images, 1, world.rank, world.size)]
 
 
-def source_of(images: ShardSet | ImageFolder) -> ImageSource:
+def source_of(images: ShardSet | ImageFolder, *, io_threads: int = 0, direct: Direct = "auto") -> ImageSource:
     """The images of a plan, ready to be read."""
-    return FolderSource(images) if isinstance(images, ImageFolder) else ShardSource(images)
+    return FolderSource(images) if isinstance(images, ImageFolder) else ShardSource(images, io_threads, direct)

@@ -21,7 +21,7 @@ from relic.bitstream.container import Stream, latent_shape, pack, read_stream, w
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.errors import InputError, before_work, command, naming, print_error
 from relic.files import atomic_write
-from relic.onnx.layout import DECODER, ENCODER, TABLES
+from relic.onnx.layout import DECODER, ENCODER, TABLES, check_export
 from relic.onnx.sessions import OnnxPart, check_input_size, load_tables, open_decoder, open_encoder, run_part
 from relic.pictures.decoding import read_pixels
 from relic.pictures.reasons import Unreadable
@@ -151,9 +151,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.source}: no such file")
     if not arguments.target.parent.is_dir():
         raise InputError(f"{arguments.target.parent}: no such folder")
-    for name in (_part(arguments.action), TABLES):
-        if not (arguments.export / name).is_file():
-            raise InputError(f"--export {arguments.export}: holds no {name}; export/onnx_parts.py --part all writes it")
+    check_export("--export", arguments.export, _part(arguments.action), TABLES)
 
 
 def _part(action: str) -> str:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = compile_all(plan)
     print(compiled_table(report))
     print(f"\n{quality_table(report)}\n\n{equality_line(report)}")
-    print(f"wrote {config.folder}")
+    print(f"wrote {plan.folder}")
     return 0
 
 

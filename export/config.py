@@ -59,10 +59,11 @@ class ExportConfig:
     1, one row per channel. They do not change the parts."""
     shards: Path | None = None
     """Folder of shards whose `val` crops are the inputs of the check. By default these are seeded random images."""
-    upsample: Upsample = "deconv5"
+    upsample: Upsample | None = None
     """Layers of the decoder's upsampling. All compute the same function. deconv5: 5x5 transposed convolution with
     output padding. deconv6: 6x6 without output padding. subpixel: 3x3 convolution to 4 phases, then DepthToSpace.
-    subpixel-deconv2: the same convolution, then a 2x2 transposed convolution."""
+    subpixel-deconv2: the same convolution, then a 2x2 transposed convolution. Default: what is fastest on --target;
+    without one, --qat_upsample of a checkpoint of --qat, or else subpixel."""
     target: TargetName = "generic"
     """Device: every node is checked against its compiler's rules. A part that its NPU cannot run is not written."""
     int8: bool = False

@@ -13,6 +13,7 @@ import torch
 from export.check_inputs import CheckInputs, make_check_inputs
 from export.config import ExportConfig
 from export.devices.lint import Finding, lint, manifest_entry, refuse_gdn, refuse_host
+from export.devices.rules import TARGETS
 from export.int8.conversion import Int8, check_learnable, convert_to_int8
 from export.onnx_files import InputSize, describe_part, export_part, operators, shape_of
 from export.output_folder import staged_output
@@ -24,6 +25,7 @@ from relic import __version__
 from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from relic.onnx.manifest import ArchitectureEntry, ExportManifest, PartEntry, TablesEntry
+from relic.options import Upsample
 
 
 class Exported(NamedTuple):
@@ -51,8 +53,8 @@ class Export(NamedTuple):
     int8: Int8 | None
 
 
-def export_all(plan: ExportPlan, source: ExportSource) -> Export:
-    """Make, check and write the parts that the flags ask for.
+def export_all(plan: ExportPlan, source: ExportSource, upsample: Upsample) -> Export:
+    """Make, check and write the parts that the flags ask for, with this form of the decoder's upsampling.
 
     Raises InputError if a part differs from torch, if a device does not run it, or if the folder cannot be written to.
     Then nothing is written.
@@ -64,27 +66,42 @@ def export_all(plan: ExportPlan, source: ExportSource) -> Export:
     check_learnable(config, source)
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
-        exported = _export_float(plan, source, size, wanted)
+        exported = _export_float(plan, source, size, wanted, upsample)
         precision = "int8" if plan.int8 else "float32"
         findings = [one for part in exported for one in lint(part.part, part.model, config.target, precision)]
         refuse_host(config.target, findings)
         int8 = None
         if plan.int8:
             floats = {one.part: one.model for one in exported}
-            int8 = convert_to_int8(config, plan.int8, source, size, floats, staging / CALIBRATION)
+            int8 = convert_to_int8(config, upsample, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
             exported = [_in_int8(one, int8, source) for one in exported]
         export = Export(exported, findings, int8)
-        _write(config, source, export, staging)
+        _write(config, source, upsample, export, staging)
     return export
 
 
-def _export_float(plan: ExportPlan, source: ExportSource, size: InputSize, wanted: list[Part]) -> list[Exported]:
+def choose_upsample(config: ExportConfig, source: ExportSource) -> Upsample:
+    """The form that --upsample names. By default that of the device, or the one that --qat trained for, or subpixel.
+
+    Of the forms, `subpixel` compiles in every toolchain that was tried, and is the most exact one in INT8.
+    """
+    if config.upsample is not None:
+        return config.upsample
+    if config.target in TARGETS:
+        return TARGETS[config.target].upsample
+    trained_for: Upsample = source.quantization["upsample"] if source.quantization else "subpixel"
+    return trained_for
+
+
+def _export_float(
+    plan: ExportPlan, source: ExportSource, size: InputSize, wanted: list[Part], upsample: Upsample
+) -> list[Exported]:
     config = plan.config
     inputs = make_check_inputs(size, source.tables, plan.shards)
     exported = []
     for part in wanted:
-        model = export_part(part, source, size, config.opset, config.upsample)
+        model = export_part(part, source, size, config.opset, upsample)
         parity = check_parity(part, model, source, inputs)
         facts = {"precision": "float32", **_facts(part, model, parity, inputs)}
         describe_part(model, part, source, facts)
@@ -111,13 +128,13 @@ def _keep_for_vendors(config: ExportConfig, staging: Path, exported: list[Export
             file.write(one.model.SerializeToString())
 
 
-def _write(config: ExportConfig, source: ExportSource, export: Export, staging: Path) -> None:
+def _write(config: ExportConfig, source: ExportSource, upsample: Upsample, export: Export, staging: Path) -> None:
     for one in export.exported:
         with atomic_write(staging / one.file) as file:
             file.write(one.model.SerializeToString())
     if config.part == "all":
         source.tables.save(staging / TABLES)
-        _manifest(staging, config, source, export).write(staging)
+        _manifest(staging, config, source, upsample, export).write(staging)
 
 
 def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInputs) -> dict[str, Any]:
@@ -142,7 +159,9 @@ def _facts(part: Part, model: onnx.ModelProto, parity: Parity, inputs: CheckInpu
     }
 
 
-def _manifest(staging: Path, config: ExportConfig, source: ExportSource, export: Export) -> ExportManifest:
+def _manifest(
+    staging: Path, config: ExportConfig, source: ExportSource, upsample: Upsample, export: Export
+) -> ExportManifest:
     return ExportManifest(
         relic_version=__version__,
         opset=config.opset,
@@ -150,7 +169,7 @@ def _manifest(staging: Path, config: ExportConfig, source: ExportSource, export:
         height=config.image_height,
         width=config.image_width,
         dynamic=config.dynamic,
-        upsample=config.upsample,
+        upsample=upsample,
         precision="int8" if export.int8 else "float32",
         architecture=ArchitectureEntry(**source.architecture._asdict()),
         parts={one.part: _part_entry(staging, one) for one in export.exported},

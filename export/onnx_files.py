@@ -33,9 +33,7 @@ class InputSize(NamedTuple):
     """Batch, height and width are open. The model is traced with those above."""
 
 
-def export_part(
-    part: Part, source: ExportSource, size: InputSize, opset: int, upsample: Upsample = "deconv5"
-) -> onnx.ModelProto:
+def export_part(part: Part, source: ExportSource, size: InputSize, opset: int, upsample: Upsample) -> onnx.ModelProto:
     """Trace and check one part, and infer its shapes.
 
     Raises InputError if torch wrote another opset.

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with before_work():
         plan = make_plan(config)
 
-    from export.exporter import export_all
+    from export.exporter import choose_upsample, export_all
     from export.printing import cost_tables, findings_table, parts_table
     from export.source import describe_source, load_source
 
@@ -30,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = load_source(config.ckpt, config.replace_parts, contexts=config.contexts)
     sizes = f"{config.batch}x3x{config.image_height}x{config.image_width}"
     print(f"export: {describe_source(source)}", flush=True)
-    print(f"opset {config.opset}, {'any size, traced at' if config.dynamic else 'fixed size'} {sizes}", flush=True)
-    export = export_all(plan, source)
+    upsample = choose_upsample(config, source)
+    size = f"{'any size, traced at' if config.dynamic else 'fixed size'} {sizes}"
+    print(f"opset {config.opset}, {size}, --upsample {upsample}", flush=True)
+    export = export_all(plan, source, upsample)
     print(parts_table(export.exported))
     if export.findings:
         print(f"\n{findings_table(config.target, export.findings)}\n")

@@ -88,7 +88,7 @@ def clipped_synthesis(model: FactorizedPrior, upsample: Upsample) -> nn.Sequenti
     return rewrite_upsampling(nn.Sequential(*fold_gdn(model.g_s), nn.Hardtanh(0.0, 1.0)), upsample)
 
 
-def build_part(part: Part, model: FactorizedPrior, upsample: Upsample = "deconv5") -> nn.Module:
+def build_part(part: Part, model: FactorizedPrior, upsample: Upsample) -> nn.Module:
     """The module of `part`, in eval mode."""
     if part == "encoder":
         return Encoder(model).eval()

@@ -38,8 +38,7 @@ class ExportPlan:
 
 def make_plan(config: ExportConfig) -> ExportPlan:
     """Check the paths and open the shards. Raises InputError, naming the flag, for paths that are missing or wrong."""
-    if config.ckpt != EMBEDDED:
-        find_file(config.ckpt, flag="--ckpt", otherwise=f"or use {EMBEDDED}")
+    check_checkpoint(config.ckpt)
     if config.part == "all" and config.out.is_file():
         raise InputError(f"--out {config.out}: --part all writes a folder, not a file")
     if config.part != "all" and config.out.is_dir():
@@ -47,6 +46,12 @@ def make_plan(config: ExportConfig) -> ExportPlan:
     check_folder("--out", config.folder)
     shards = None if config.shards is None else open_shard_set(config.shards, "val")
     return ExportPlan(config=config, shards=shards, int8=_open_int8(config, shards))
+
+
+def check_checkpoint(ckpt: str) -> None:
+    """Raise InputError unless --ckpt names a file or the embedded codec."""
+    if ckpt != EMBEDDED:
+        find_file(ckpt, flag="--ckpt", otherwise=f"or use {EMBEDDED}")
 
 
 def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | None:

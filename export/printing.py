@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from export.devices.lint import Finding
+from export.devices.rules import SEEN
 from export.exporter import Exported
 from export.int8.conversion import Cost
 from export.onnx_files import operators
@@ -23,11 +24,15 @@ def parts_table(exported: Sequence[Exported]) -> str:
 
 
 def findings_table(target: str, findings: Sequence[Finding]) -> str:
-    """A row per part and operator: how many nodes, their status, why, and by which document."""
-    groups = Counter((one.part, one.operator, one.status, one.why, one.source) for one in findings)
+    """A row per part and operator: how many nodes, their status, why, and which compiler or document says so."""
+    groups = Counter((one.part, one.operator, one.status, one.why, _origin(one.source)) for one in findings)
     headings = ("part", "operator", "nodes", target, "rule", "source")
     rows = [(part, node, str(count), *rule) for (part, node, *rule), count in groups.items()]
     return in_columns([headings, *rows], left=len(headings))
+
+
+def _origin(source: str) -> str:
+    return f"{source} ({'seen' if source in SEEN else 'read'})" if source else ""
 
 
 def cost_tables(cost: Cost) -> str:

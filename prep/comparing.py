@@ -11,12 +11,13 @@ from pathlib import Path
 
 import xxhash
 
-from prep.pool import Finished, run_tasks
+from prep.engine import Engine, Finished
 from prep.shard_worker import make_crops
 from prep.split_folder import SplitFolder
 from prep.tasks import CompareTask, KeyedSource, ShardTask
 from relic.pictures.reasons import Unreadable
 from relic.shards.index import index_path, key_bytes, read_records
+from relic.shards.npy import aligned_header
 
 _MARGIN_NS = 100_000_000
 """Clocks of file systems are coarser than that of the machine."""
@@ -44,7 +45,7 @@ def _changed_ns(path: str) -> int:
 
 
 def changed_images(
-    tasks: Sequence[tuple[ShardTask, int]], rejected: Collection[str], *, workers: int, describe: Callable[..., str]
+    tasks: Sequence[tuple[ShardTask, int]], rejected: Collection[str], *, engine: Engine, describe: Callable[..., str]
 ) -> dict[int, list[str]]:
     """By shard: the images whose crops are no longer those of the shard.
 
@@ -58,7 +59,7 @@ def changed_images(
             bad = frozenset(keyed.source.path for keyed in found) & frozenset(rejected)
             compared.append(CompareTask(**{**vars(task), "sources": found}, rejected=bad))
     changed: dict[int, list[str]] = {}
-    for event in run_tasks(compare_shard, compared, workers=workers, describe=describe) if compared else ():
+    for event in engine(compare_shard, compared, describe=describe) if compared else ():
         if isinstance(event, Finished):
             task = event.task
             if event.result:
@@ -79,7 +80,7 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
     packed = {}
     if index.exists():
         records = read_records(index)
-        packed = dict(zip(records["key"].tolist(), records["xxh3"].tolist(), strict=True))
+        packed = {key: (offset, digest) for offset, _, digest, key in records.tolist()}
     changed = []
     for number, keyed in enumerate(task.sources):
         report(number)
@@ -89,9 +90,18 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
         except Unreadable:
             same = was_rejected
         else:
-            same = not was_rejected and all(
-                packed.get(key_bytes(crop.key)) == xxhash.xxh3_64_intdigest(crop.payload) for crop in crops
-            )
+            same = not was_rejected and all(_is_stored(crop.payload, packed.get(key_bytes(crop.key))) for crop in crops)
         if not same:
             changed.append(keyed.source.path)
     return changed
+
+
+def _is_stored(payload: bytes, found: tuple[int, int] | None) -> bool:
+    """Whether a sample of the shard, given by its offset and xxh3, has this payload. Its header has another padding."""
+    if found is None:
+        return False
+    offset, expected = found
+    header, replaced = aligned_header(payload, offset)
+    digest = xxhash.xxh3_64(header)
+    digest.update(memoryview(payload)[replaced:])
+    return digest.intdigest() == expected

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from prep.part import Part, part_of
 from relic.errors import InputError
-from relic.options import CropPlace, Decode, Encoding
+from relic.options import CropPlace, Decode, Encoding, EngineName
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _DEFAULT_SIDE = 224
@@ -23,7 +24,7 @@ class PrepConfig:
         "input": ("coco_dir", "include_val", "max_bad"),
         "crops": ("size", "width", "height", "crop", "crops_per_image", "decode", "seed"),
         "shards": ("out_dir", "encoding", "jpeg_quality", "samples_per_shard", "overwrite", "dry_run"),
-        "machine": ("workers",),
+        "machine": ("workers", "engine", "ray_address", "part"),
     }
 
     coco_dir: Path
@@ -44,7 +45,8 @@ class PrepConfig:
     crops_per_image: int = 1
     """Crops per image; more than one needs --crop random."""
     encoding: Encoding = "raw"
-    """How a crop is stored: raw (uint8 pixels, no decode cost), jpg (4:4:4), or png (lossless, slow to decode)."""
+    """How a crop is stored: raw (uint8 pixels, no decode cost), jpg (4:4:4), or png (lossless, about half of
+    raw)."""
     jpeg_quality: int = 95
     """Quality of --encoding jpg, 1 to 100."""
     decode: Decode = "exact"
@@ -53,7 +55,16 @@ class PrepConfig:
     samples_per_shard: int = 1000
     """Crops per shard."""
     workers: int = 0
-    """Worker processes; 0: one per core that this process may use."""
+    """Worker processes; 0: one per core that this process may use. With --engine ray, the shards that are packed at
+    once; 0: one per core of the cluster."""
+    engine: EngineName = "local"
+    """What runs the workers. local: this machine; ray: a Ray cluster, whose nodes share --coco_dir and --out_dir."""
+    ray_address: str = "auto"
+    """Address of the cluster for --engine ray. auto: the cluster that this machine belongs to; local: one of this
+    machine alone, for a trial."""
+    part: str | None = None
+    """I/N: pack only the shards whose number leaves the remainder I when divided by N. Start N such commands, for
+    example as a job array, in any order, at once or not. The last one to end writes the manifest."""
     seed: int = 0
     """Seed of the random windows and of the crops shown on the contact sheet."""
     max_bad: float = 0.01
@@ -81,6 +92,11 @@ class PrepConfig:
         ):
             if not least <= value <= most:
                 raise InputError(f"{flag} {value}: choose from {least} to {most}")
+        if self.part is not None and self.overwrite:
+            raise InputError("--part: not with --overwrite, by which a late part would remove what others packed")
+        if self.ray_address != "auto" and self.engine != "ray":
+            raise InputError(f"--ray_address {self.ray_address}: needs --engine ray")
+        _ = self.shard_part
         if not 0 <= self.max_bad <= 1:
             raise InputError(f"--max_bad {self.max_bad}: a share of the images, from 0 to 1")
         if self.crops_per_image > 1 and self.crop == "center":
@@ -94,6 +110,11 @@ class PrepConfig:
     def splits(self) -> list[str]:
         """Names of the splits to pack."""
         return ["train", "val"] if self.include_val else ["train"]
+
+    @property
+    def shard_part(self) -> Part:
+        """The shards to pack."""
+        return Part() if self.part is None else part_of(self.part)
 
     @property
     def crop_width(self) -> int:

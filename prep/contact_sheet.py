@@ -3,14 +3,13 @@
 import io
 import random
 
-import numpy as np
 from PIL import Image
 
 from prep.split_folder import SplitFolder
 from relic.files import atomic_write
 from relic.shards.index import index_path, read_records
 from relic.shards.manifest import Manifest
-from relic.shards.npy import HEADER_BYTES
+from relic.shards.npy import read_npy
 
 _SIDE = 8
 _CELL_PIXELS = 128
@@ -39,7 +38,7 @@ def write_contact_sheet(folder: SplitFolder, manifest: Manifest) -> None:
                 file.seek(int(records[number]["offset"]))
                 payload = file.read(int(records[number]["size"]))
                 place = next(places)
-                crop = open_payload(payload, packing.encoding, packing.height, packing.width)
+                crop = open_payload(payload, packing.encoding)
                 sheet.paste(
                     crop.resize(cell, Image.Resampling.BOX), (place % _SIDE * cell[0], place // _SIDE * cell[1])
                 )
@@ -47,9 +46,8 @@ def write_contact_sheet(folder: SplitFolder, manifest: Manifest) -> None:
         sheet.save(out, "PNG", compress_level=_PNG_LEVEL)
 
 
-def open_payload(payload: bytes, encoding: str, height: int, width: int) -> Image.Image:
+def open_payload(payload: bytes, encoding: str) -> Image.Image:
     """Decode the payload of one sample to an RGB image."""
     if encoding == "raw":
-        pixels = np.frombuffer(payload, np.uint8, offset=HEADER_BYTES).reshape(height, width, 3)
-        return Image.fromarray(pixels)
+        return Image.fromarray(read_npy(memoryview(payload)))
     return Image.open(io.BytesIO(payload)).convert("RGB")

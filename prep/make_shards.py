@@ -21,25 +21,35 @@ PROG = "prep/make_shards.py"
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the flags, plan, check, pack each split, print a summary."""
     config = parse(PrepConfig, argv, prog=PROG)
+    terminated = []
+
+    def terminate() -> None:
+        terminated.append(True)
+        raise KeyboardInterrupt  # of the exceptions that a handler may raise, ray passes on only this one
+
     try:
-        with handling((signal.SIGTERM,), _terminate):
+        with handling((signal.SIGTERM,), terminate):
             return _run(config)
-    except _Terminated:
+    except KeyboardInterrupt:
+        if not terminated:
+            raise
         print(f"{PROG}: terminated; give the same command again to continue", file=sys.stderr)
         return 128 + signal.SIGTERM
 
 
 def _run(config: PrepConfig) -> int:
+    from prep.engines import check_engine, engine_of
+    from prep.owner import owning
     from prep.packing import pack_split
     from prep.planning import bytes_free, check_disk, plan_splits
-    from prep.split_folder import only_writer
     from relic.machine import available_cores, pillow_name
 
-    workers = config.workers or available_cores()
     with before_work():
+        check_engine(config)
         plans = plan_splits(config)
         for plan in plans:
             plan.check()
+    workers = config.workers or ("as many as the cluster has cores" if config.engine == "ray" else available_cores())
     print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
     needed = sum(plan.bytes_needed() for plan in plans)
     for plan in plans:
@@ -50,20 +60,15 @@ def _run(config: PrepConfig) -> int:
     if config.dry_run:
         return 0
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    with only_writer(config.out_dir):
+
+    def begin(shared: bool) -> None:
         for plan in plans:
-            plan.clear()
+            plan.begin(shared=shared)
+
+    with engine_of(config) as engine, owning(config.out_dir, config.shard_part, config.splits, begin) as owner:
         for plan in plans:
-            print(pack_split(plan, workers=workers, max_bad=config.max_bad), flush=True)
+            print(pack_split(plan, engine=engine, owner=owner, max_bad=config.max_bad), flush=True)
     return 0
-
-
-class _Terminated(BaseException):
-    """SIGTERM as an exception. It is a BaseException, so no `except Exception` catches it."""
-
-
-def _terminate() -> None:
-    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from prep.comparing import changed_images
 from prep.contact_sheet import write_contact_sheet
+from prep.engine import Engine, Finished, RunningItems
+from prep.owner import Owner
+from prep.part import Part
 from prep.planning import SplitPlan
-from prep.pool import Finished, RunningItems, run_tasks
 from prep.shard_worker import pack_shard
 from prep.split_folder import Rejection, ShardRecord
 from prep.tasks import ShardTask
@@ -23,7 +25,25 @@ from relic.shards.manifest import Manifest, write_manifest
 _ROUNDS = 3
 """How often a shard is packed whose images change meanwhile."""
 
+_LATE_SECONDS = 90.0
+
 log = logging.getLogger(__name__)
+
+
+class PartSummary(NamedTuple):
+    """What a run did for its part of a split that is not complete."""
+
+    split: str
+    part: Part
+    images: int
+    shards: int
+    missing: int
+    """Shards that have no record yet."""
+
+    def __str__(self) -> str:
+        rest = f"{counted(self.missing, 'shard')} missing" if self.missing else "another part writes the manifest"
+        packed = f"{counted(self.images, 'image')}, {counted(self.shards, 'shard')} packed"
+        return f"{self.split}, part {self.part}: {packed}; {rest}"
 
 
 class SplitSummary(NamedTuple):
@@ -61,29 +81,42 @@ class SplitSummary(NamedTuple):
         return "\n".join(lines)
 
 
-def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary:
-    """Pack what is missing of a split. The folder may be empty, unfinished or finished; the caller holds its lock.
+def pack_split(plan: SplitPlan, *, engine: Engine, owner: Owner, max_bad: float) -> SplitSummary | PartSummary:
+    """Pack what is missing of the owner's part of a split, and finish the split if no other part is missing.
 
-    Raises InputError if more than `max_bad` of the images are rejected. Then the shards stay, without a manifest.
+    `plan.begin` was called. Raises InputError if more than `max_bad` of the images are rejected. Then the shards stay,
+    without a manifest.
     """
     began = time.monotonic()
+    split, folder = plan.packing.split, plan.folder
+    folder.remove_unfinished(plan.part)
+    if folder.manifest() is not None:
+        _refuse_changed(plan, _changed(plan, plan.own_tasks, folder.read_rejected(), engine))
+        packed = 0
+    else:
+        records = {task.shard: folder.finished_shard(task.shard) for task in plan.own_tasks}
+        _forget_changed(plan, records, [task for task in plan.own_tasks if records[task.shard] is not None], engine)
+        packed = _pack_missing(plan, records, engine)
+    with owner.leaving(split) as others:
+        manifest = folder.manifest()
+        already = manifest is not None
+        if manifest is None:
+            missing = len(plan.tasks) - folder.recorded_shards()
+            if owner.part.of > 1 and (missing or others()):
+                images = sum(len(task.sources) for task in plan.own_tasks)
+                return PartSummary(split, owner.part, images, len(plan.own_tasks), missing)
+            manifest = _finish(plan, max_bad)
+        folder.tidy()
+    seconds = time.monotonic() - began
+    return _summary(plan, manifest, folder.read_rejected(), packed_images=packed, seconds=seconds, already=already)
+
+
+def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
+    """Write what describes the whole split, the manifest last."""
     folder = plan.folder
-    folder.remove_unfinished()
-    manifest = folder.manifest()
-    if manifest is not None:
-        if folder.is_whole(manifest):
-            rejected = folder.read_rejected()
-            _refuse_changed(plan, _changed(plan, plan.tasks, rejected, workers))
-            folder.tidy()
-            return _summary(plan, manifest, rejected, packed_images=0, seconds=0, already=True)
-        log.info("%s: some shards are missing; packing them again", plan.packing.split)
-        folder.reopen(plan.packing, manifest, [[keyed.source.path for keyed in task.sources] for task in plan.tasks])
-    folder.begin(plan.packing)
-    records = {task.shard: folder.finished_shard(task.shard) for task in plan.tasks}
-    _forget_changed(plan, records, [task for task in plan.tasks if records[task.shard] is not None], workers)
-    packed = _pack_missing(plan, records, workers)
-    finished = [record for _, record in sorted(records.items()) if record is not None]
-    assert len(finished) == len(plan.tasks)
+    finished = _all_records(plan)
+    if (manifest := folder.manifest()) is not None:
+        return manifest
     rejected = [entry for record in finished for entry in record.rejected]
     folder.write_rejected(rejected)
     _check_share(plan, rejected, max_bad)
@@ -91,27 +124,48 @@ def pack_split(plan: SplitPlan, *, workers: int, max_bad: float) -> SplitSummary
     manifest = Manifest(plan.packing, shards, sum(info.samples for info in shards), len(rejected))
     write_contact_sheet(folder, manifest)
     write_manifest(folder.folder, manifest)
-    folder.tidy()
-    return _summary(plan, manifest, rejected, packed_images=packed, seconds=time.monotonic() - began, already=False)
+    return manifest
 
 
-def _pack_missing(plan: SplitPlan, records: dict[int, ShardRecord | None], workers: int) -> int:
+def _all_records(plan: SplitPlan) -> list[ShardRecord]:
+    """The records of all shards. Some network file systems show files of other hosts only after a minute.
+
+    They may be incomplete when another process has written the manifest and removed them: NFS cannot lock folders.
+    """
+    deadline = time.monotonic() + _LATE_SECONDS
+    while True:
+        records = [plan.folder.finished_shard(task.shard) for task in plan.tasks]
+        finished = [record for record in records if record is not None]
+        if len(finished) == len(records) or plan.folder.manifest() is not None:
+            return finished
+        if time.monotonic() > deadline:
+            missing = plan.folder.tar(records.index(None))
+            raise InputError(f"{missing}: it or its record was removed meanwhile; run the command again")
+        time.sleep(_LATE_SECONDS / 60)
+
+
+def _pack_missing(plan: SplitPlan, records: dict[int, ShardRecord | None], engine: Engine) -> int:
     """Pack the shards that have no record, and again those of which an image changed meanwhile. Returns images read."""
     packed = 0
+    changed: dict[int, list[str]] = {}
     for _ in range(_ROUNDS):
-        todo = [task for task in plan.tasks if records[task.shard] is None]
+        todo = [task for task in plan.own_tasks if records[task.shard] is None]
         if not todo:
             return packed
         began_ns = time.time_ns()
+        plan.folder.remove_shards({task.shard for task in todo})  # what a run that was killed published of them
         try:
-            with _progress_bar(plan, todo) as bar, contextlib.closing(_results(plan, todo, workers, bar)) as results:
+            with (
+                _progress_bar(plan, todo) as bar,
+                contextlib.closing(_results(plan, todo, engine, bar)) as results,
+            ):
                 for shard, record in results:
                     records[shard] = record
         except BaseException:
-            plan.folder.remove_unfinished()
+            plan.folder.remove_unfinished(plan.part)
             raise
         packed += sum(len(task.sources) for task in todo)
-        changed = _forget_changed(plan, records, todo, workers, began_ns)
+        changed = _forget_changed(plan, records, todo, engine, began_ns)
     if changed:
         raise InputError(
             f"{_first_changed(plan, changed)}: changes while it is packed; run the command again when it is written"
@@ -123,17 +177,18 @@ def _forget_changed(
     plan: SplitPlan,
     records: dict[int, ShardRecord | None],
     tasks: Sequence[ShardTask],
-    workers: int,
+    engine: Engine,
     since_ns: int | None = None,
 ) -> dict[int, list[str]]:
     """Remove the shards among `tasks` whose images changed since `since_ns`, or since they were packed."""
     done = [record for record in records.values() if record is not None]
     rejected = [entry for record in done for entry in record.rejected]
-    changed = _changed(plan, tasks, rejected, workers, since_ns)
+    changed = _changed(plan, tasks, rejected, engine, since_ns)
     for shard in changed:
         log.info("%s: images of it changed; packing it again", plan.folder.tar(shard).name)
-        plan.folder.remove_shard(shard)
         records[shard] = None
+    if changed:
+        plan.folder.remove_shards(changed)
     return changed
 
 
@@ -141,14 +196,14 @@ def _changed(
     plan: SplitPlan,
     tasks: Sequence[ShardTask],
     rejected: Sequence[Rejection],
-    workers: int,
+    engine: Engine,
     since_ns: int | None = None,
 ) -> dict[int, list[str]]:
     timed = [(task, plan.folder.packed_ns(task.shard) if since_ns is None else since_ns) for task in tasks]
     return changed_images(
         timed,
         {entry.source for entry in rejected},
-        workers=workers,
+        engine=engine,
         describe=lambda task, item: _describe(plan, task, item),
     )
 
@@ -168,12 +223,12 @@ def _refuse_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> None:
         )
 
 
-def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[Any]":
-    left = sum(len(task.sources) for task in todo)
+def _progress_bar(plan: SplitPlan, todo: Sequence[ShardTask]) -> "tqdm[Any]":
+    images, left = (sum(len(task.sources) for task in some) for some in (plan.own_tasks, todo))
     tqdm.monitor_interval = 0
     return tqdm(
-        total=plan.images,
-        initial=plan.images - left,
+        total=images,
+        initial=images - left,
         desc=plan.packing.split,
         unit="image",
         disable=None,
@@ -182,11 +237,11 @@ def _progress_bar(plan: SplitPlan, todo: list[ShardTask]) -> "tqdm[Any]":
 
 
 def _results(
-    plan: SplitPlan, todo: list[ShardTask], workers: int, bar: "tqdm[Any]"
+    plan: SplitPlan, todo: list[ShardTask], engine: Engine, bar: "tqdm[Any]"
 ) -> Generator[tuple[int, ShardRecord], None, None]:
     """Yield the record of each unfinished shard when it is done, and keep the bar at the number of images done."""
     done = bar.n
-    events = run_tasks(pack_shard, todo, workers=workers, describe=lambda task, item: _describe(plan, task, item))
+    events = engine(pack_shard, todo, describe=lambda task, item: _describe(plan, task, item))
     with contextlib.closing(events):
         for event in events:
             if isinstance(event, RunningItems):

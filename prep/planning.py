@@ -1,6 +1,7 @@
 """Divide the listed images into shards, and check the folder and the free disk space before any work."""
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,18 +9,23 @@ from pathlib import Path
 from prep.config import SPLIT_FOLDERS, PrepConfig
 from prep.encoding import imaging_libraries
 from prep.listing import crop_key_length, listing_sha256, unique_keys
+from prep.part import Part
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
 from relic.files import check_folder, nearest_existing
 from relic.pictures.listing import list_sources
 from relic.shards.manifest import Packing
+from relic.shards.npy import PAGE_BYTES
+from relic.shards.ustar import BLOCK_BYTES
 
-_HEADER_BYTES, _NPY_BYTES = 512, 128
+_NPY_BYTES = 128
 _BESIDE_BYTES = 320
 """Bytes per sample in .index, .jsonl and tar padding, with a margin."""
 _BITS_PER_PIXEL = {"jpg": 6.5, "png": 18.0}
-"""JPEG at quality 95 4:4:4, and PNG. Measured on 224x224 crops of photographs: 5.1 and 15.5; here with a margin."""
+"""JPEG at quality 95 4:4:4, and PNG. Measured on 224x224 crops of photographs: 5.1 and 16.0; here with a margin."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +35,15 @@ class SplitPlan:
     packing: Packing
     folder: SplitFolder
     tasks: tuple[ShardTask, ...]
+    part: Part
+    """The shards of them that this process packs."""
     overwrite: bool
     """Whether shards that were packed with other flags or images are replaced."""
+
+    @property
+    def own_tasks(self) -> list[ShardTask]:
+        """The tasks of this process."""
+        return [task for task in self.tasks if self.part.has(task.shard)]
 
     @property
     def images(self) -> int:
@@ -53,31 +66,45 @@ class SplitPlan:
         """Whether the folder is emptied: with --overwrite, unless the same command had begun to pack it."""
         return self.overwrite and not self.folder.is_begun(self.packing)
 
-    def check(self) -> None:
-        """Raise InputError if the folder holds shards of other flags or images, and --overwrite was not given."""
-        if not self.overwrite:
-            self.folder.check(self.packing)
+    def check(self, *, shared: bool = False) -> None:
+        """Raise InputError if the folder holds shards of other flags or images, and --overwrite was not given.
 
-    def clear(self) -> None:
-        """Remove what --overwrite replaces, and check again: the caller holds the lock now."""
+        `shared`: whether other processes pack into the folder.
+        """
+        if not self.overwrite:
+            self.folder.check(self.packing, shared=shared)
+
+    def begin(self, *, shared: bool) -> None:
+        """Remove what --overwrite replaces, check again, and write the plan: the caller holds the lock now."""
         if self._replaces():
             self.folder.remove()
-        self.check()
+        self.check(shared=shared)
+        manifest = self.folder.manifest()
+        if manifest is None:
+            self.folder.begin(self.packing)
+        elif not self.folder.is_whole(manifest):
+            log.info("%s: some shards are missing; packing them again", self.packing.split)
+            sources = [[keyed.source.path for keyed in task.sources] for task in self.tasks]
+            self.folder.reopen(self.packing, manifest, sources)
 
 
 def _sample_bytes(packing: Packing) -> int:
     pixels = packing.width * packing.height
     if packing.encoding == "raw":
-        payload = -(-(_NPY_BYTES + 3 * pixels) // 512) * 512
+        stored = _up_to(_up_to(3 * pixels, BLOCK_BYTES) + BLOCK_BYTES + _NPY_BYTES, PAGE_BYTES)
     else:
-        payload = int(pixels * _BITS_PER_PIXEL[packing.encoding] / 8) + 1024
-    return _HEADER_BYTES + payload + _BESIDE_BYTES
+        stored = BLOCK_BYTES + int(pixels * _BITS_PER_PIXEL[packing.encoding] / 8) + 1024
+    return stored + _BESIDE_BYTES
+
+
+def _up_to(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def plan_splits(config: PrepConfig) -> list[SplitPlan]:
     """Divide each split's images into shards. Raises InputError for a folder that is missing, empty or unreadable."""
     _check_folders(config)
-    libraries = imaging_libraries()
+    libraries = imaging_libraries(config.encoding)
     return [_plan_split(config, split, libraries) for split in config.splits]
 
 
@@ -137,7 +164,11 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
         for number, start in enumerate(range(0, len(keyed), step))
     )
     return SplitPlan(
-        packing=packing, folder=SplitFolder(config.out_dir, split), tasks=tasks, overwrite=config.overwrite
+        packing=packing,
+        folder=SplitFolder(config.out_dir, split),
+        tasks=tasks,
+        part=config.shard_part,
+        overwrite=config.overwrite,
     )
 
 

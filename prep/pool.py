@@ -1,60 +1,36 @@
-"""Worker processes, each with its own pipe, so a worker that is killed loses only its current task.
+"""The engine of one machine: processes, each with its own pipe, so one that is killed loses only its current task.
 
 - Workers are spawned, so they inherit no threads or locks. They ignore Ctrl-C: the parent handles it. They are killed
   if the parent dies.
-- When `run_tasks` is left for any reason (end, error, cancel), it kills the running workers and waits for them. This is
-  safe because shards are published atomically.
 - If a worker dies, its task is given to a new worker once. If that worker dies too, InputError is raised.
 - Every wait has a time limit.
 """
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing
 import os
 import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic
 
+from prep.engine import Engine, Finished, Result, RunningItems, Task, Work, attempt, result_of
 from relic.errors import InputError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-ReportItem = Callable[[int], None]
-"""`work` calls it with the number of the item that it starts next."""
-Work = Callable[[Task, ReportItem], Result]
 _TICK_SECONDS = 0.1
 _ATTEMPTS = 2
 _PR_SET_PDEATHSIG = 1
 
 
-class RunningItems(NamedTuple):
-    """Number of items begun in the tasks that are running."""
-
-    running_items: int
-
-
-class Finished(NamedTuple, Generic[Task, Result]):
-    """A task and its result."""
-
-    task: Task
-    result: Result
-
-
 def run_tasks(
     work: Work[Task, Result], tasks: Sequence[Task], *, workers: int, describe: Callable[[Task, int], str]
 ) -> Generator[Finished[Task, Result] | RunningItems, None, None]:
-    """Run `work(task, report)` for every task in `workers` processes; yield each result when it is done, and progress.
-
-    `work`, tasks and results must be picklable. `describe(task, item)` names the item for the message about a worker
-    that died. Raises InputError and OSError as `work` raised them, InputError for a task whose worker died twice, and
-    RuntimeError with the worker's traceback for any other error.
-    """
+    """Run the tasks in `workers` processes, see `prep.engine.Engine`."""
     context = multiprocessing.get_context("spawn")
     # If it were started together with the first worker, that worker would not be protected from Ctrl-C.
     resource_tracker.ensure_running()
@@ -80,6 +56,11 @@ def run_tasks(
             worker.kill()
         for worker in pool:
             worker.join()
+
+
+def local_engine(workers: int) -> Engine:
+    """The engine that runs `workers` processes of this machine."""
+    return functools.partial(run_tasks, workers=workers)
 
 
 class _Worker(Generic[Task, Result]):
@@ -115,10 +96,7 @@ class _Worker(Generic[Task, Result]):
         gone = not self._process.is_alive()
         try:
             if self.task is not None and self._pipe.poll():
-                outcome = self._pipe.recv()
-                if isinstance(outcome, _Failure):
-                    raise outcome.error or RuntimeError(f"a worker failed:\n{outcome.trace}")
-                finished = Finished(self.task, outcome)
+                finished = Finished(self.task, result_of(self._pipe.recv()))
                 self.task = None
                 return finished
         except (EOFError, ConnectionResetError):
@@ -145,12 +123,6 @@ class _Worker(Generic[Task, Result]):
         self._pipe.close()
 
 
-class _Failure(NamedTuple):
-    error: Exception | None
-    """An InputError or OSError, to be raised again in the parent; None for a bug."""
-    trace: str
-
-
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Delay Ctrl-C until the end of the block. A process started inside inherits the mask and never receives it."""
@@ -172,21 +144,7 @@ def _serve(pipe: Connection, work: Work[Any, Any], item: Any, parent: int) -> No
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            task = pipe.recv()
-            try:
-                outcome = work(task, report)
-            except (InputError, OSError) as error:
-                outcome = _Failure(_portable(error), traceback.format_exc())
-            except Exception:
-                outcome = _Failure(None, traceback.format_exc())
-            pipe.send(outcome)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error in a form that can be pickled."""
-    if isinstance(error, OSError):  # its args leave out the file's name
-        return OSError(error.errno, error.strerror or str(error), error.filename)
-    return type(error)(*error.args)
+            pipe.send(attempt(work, pipe.recv(), report))
 
 
 def _die_with(parent: int) -> None:

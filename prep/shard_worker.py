@@ -44,11 +44,7 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
                 continue
             for crop in crops:
                 writer.add(crop.key, MEMBER_SUFFIX[task.packing.encoding], crop.payload, crop.listing)
-    if len(rejected) == len(task.sources):
-        folder.remove_shard(task.shard)
-    record = ShardRecord(writer.info if len(rejected) < len(task.sources) else None, tuple(rejected))
-    folder.finish_shard(task.shard, record)
-    return record
+    return folder.finish_shard(task.shard, ShardRecord(writer.info, tuple(rejected)))
 
 
 def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:

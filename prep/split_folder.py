@@ -1,24 +1,27 @@
 """The files in the folder of shards: a plan while packing, one record per finished shard, a manifest at the end.
 
     train.plan.json          written before the first shard: the Packing; removed after the manifest is written
-    train-000000.tar ...     published by rename, with .index and .jsonl
+    train-000000.index, .jsonl, .tar     published in this order, see `relic.shards.writer`
     train-000000.done.json   written after them: counts, hash and rejections of that shard
     train.rejected.jsonl, train.contact.png, then train.json; then the plan and the records are removed
 
 A run can be killed at any moment. The next run keeps the shards that have a record and packs the others again.
+
+Two processes may pack one shard at once, when the first is believed to be dead. Each file of a shard is published under
+a temporary name of its own and replaces none that is there. So the tar always has the sha256 of the record: the second
+process finds equal bytes, or it fails.
 """
 
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from prep.part import Part
 from relic.errors import InputError
 from relic.files import TEMPORARY_NAME, TEMPORARY_SUFFIX, atomic_write, read_bounded, remove_temporaries, write_json
-from relic.lock import lock
 from relic.shards.index import index_path
 from relic.shards.manifest import (
     Manifest,
@@ -32,7 +35,6 @@ from relic.shards.manifest import (
 )
 from relic.shards.shard_set import plan_path
 
-_LOCK_SECONDS = 5.0
 _MOST_LISTING_BYTES = 1 << 32
 
 
@@ -75,18 +77,23 @@ class SplitFolder:
 
     def _own_files(self, pattern: str) -> list[Path]:
         """The split's numbered files. `pattern` matches the part of the name after the number."""
-        name = re.compile(rf"{re.escape(self.split)}-\d{{6,}}{pattern}")
+        return [path for _, path in self._numbered_files(pattern)]
+
+    def _numbered_files(self, pattern: str) -> list[tuple[int, Path]]:
+        name = re.compile(rf"{re.escape(self.split)}-(\d{{6,}}){pattern}")
         if not self.folder.is_dir():
             return []
-        return [path for path in self.folder.iterdir() if name.fullmatch(path.name)]
+        found = ((name.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return [(int(match[1]), path) for match, path in found if match]
 
     def manifest(self) -> Manifest | None:
         return read_manifest(self.folder, self.split)
 
-    def check(self, packing: Packing) -> None:
+    def check(self, packing: Packing, *, shared: bool = False) -> None:
         """Raise InputError if the folder holds shards of this split from other images or flags.
 
-        A packing that was stopped before its first shard is finished holds nothing to keep.
+        A packing that was stopped before its first shard is finished holds nothing to keep, unless the folder is
+        `shared` with other processes that pack.
         """
         manifest = self.manifest()
         begun = manifest.packing if manifest else self._read_plan()
@@ -96,7 +103,9 @@ class SplitFolder:
                 raise InputError(
                     f"--out_dir {self.folder}: holds {self.split} shards without a plan of prep; {way_out}"
                 )
-        elif (difference := begun.difference(packing)) and (manifest or self._own_files(r"\.(tar|done\.json)")):
+        elif (difference := begun.difference(packing)) and (
+            manifest or shared or self._own_files(r"\.(tar|done\.json)")
+        ):
             others = begun.sources_sha256 != packing.sources_sha256
             images = "images were added or removed, or have another size; " if others else ""
             raise InputError(
@@ -137,14 +146,18 @@ class SplitFolder:
         self.contact_path.unlink(missing_ok=True)
         plan_path(self.folder, self.split).unlink(missing_ok=True)
 
-    def remove_unfinished(self) -> None:
-        """Remove temporary files of writers that were killed."""
+    def remove_unfinished(self, part: Part) -> None:
+        """Remove temporary files of writers that were killed: those of the shards of `part`.
+
+        No other living process owns these shards. Files of the whole split are left to the process that owns it all.
+        """
         whole = (manifest_path(self.folder, self.split), self.rejected_path, self.contact_path)
-        for path in (*whole, plan_path(self.folder, self.split)):
+        for path in (*whole, plan_path(self.folder, self.split)) if part.of == 1 else ():
             path.with_name(path.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
             remove_temporaries(path)
-        for path in self._own_files(r"\..*\.tmp"):
-            path.unlink(missing_ok=True)
+        for shard, path in self._numbered_files(r"\..*\.tmp"):
+            if part.has(shard):
+                path.unlink(missing_ok=True)
 
     def begin(self, packing: Packing) -> None:
         """Write the plan, unless it is there. Another plan is that of a packing without a finished shard."""
@@ -176,15 +189,30 @@ class SplitFolder:
             and tar.with_suffix(".jsonl").is_file()
         )
 
-    def finish_shard(self, shard: int, record: ShardRecord) -> None:
-        """Record a shard whose files are published."""
-        write_json(self._record_path(shard), dataclasses.asdict(record))
+    def finish_shard(self, shard: int, record: ShardRecord) -> ShardRecord:
+        """Record a shard whose files are published. Returns the record that counts: the first one.
 
-    def remove_shard(self, shard: int) -> None:
-        """Remove a shard's record and files, the tar before the files that describe it."""
-        tar = self.tar(shard)
-        for path in (self._record_path(shard), tar, index_path(tar), tar.with_suffix(".jsonl")):
-            path.unlink(missing_ok=True)
+        Raises InputError if that is of other crops.
+        """
+        try:
+            write_json(self._record_path(shard), dataclasses.asdict(record), once=True)
+        except InputError:
+            first = self.finished_shard(shard)
+            if first is None or first.info != record.info:
+                raise
+            return first
+        return record
+
+    def remove_shards(self, shards: Collection[int]) -> None:
+        """Remove the records and files of shards, each tar before the files that describe it."""
+        for suffix in ("done.json", "tar", "index", "jsonl"):
+            for shard, path in self._numbered_files(rf"\.{re.escape(suffix)}"):
+                if shard in shards:
+                    path.unlink(missing_ok=True)
+
+    def recorded_shards(self) -> int:
+        """The number of shards that have a record, which is not read."""
+        return len(self._own_files(r"\.done\.json"))
 
     def finished_shard(self, shard: int) -> ShardRecord | None:
         """The record of a shard; None if the shard must be packed."""
@@ -217,7 +245,7 @@ class SplitFolder:
 
     def tidy(self) -> None:
         """Remove the plan, the records, and what workers that died left. Called after the manifest is written."""
-        self.remove_unfinished()
+        self.remove_unfinished(Part())
         plan_path(self.folder, self.split).unlink(missing_ok=True)
         for path in self._own_files(r"\.done\.json"):
             path.unlink(missing_ok=True)
@@ -226,16 +254,3 @@ class SplitFolder:
 def read_lines(path: Path) -> list[str]:
     """The lines of a listing (`.jsonl`)."""
     return read_bounded(path, _MOST_LISTING_BYTES).decode().splitlines()
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Lock `folder`, so that two runs never pack into it at once. Raises InputError after waiting for 5 seconds.
-
-    The lock is on the folder itself: a run that is refused leaves no file there. On file systems without locks the user
-    must start only one run.
-    """
-    with lock(folder, wait_seconds=_LOCK_SECONDS) as held:
-        if not held:
-            raise InputError(f"--out_dir {folder}: another make_shards.py is packing into it")
-        yield

@@ -20,7 +20,7 @@ from relic.errors import InputError
 from relic.files import open_regular
 from relic.shards.index import index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, ShardInfo
-from relic.shards.npy import npy_header
+from relic.shards.npy import PAGE_BYTES, npy_header
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MOST_REST_BYTES = 1 << 20
@@ -153,8 +153,8 @@ def _header_details(head: bytes) -> str:
 
 def _decode(payload: bytes, packing: Packing) -> tuple[int, ...]:
     if packing.encoding == "raw":
-        header = npy_header(packing.height, packing.width)
-        if payload[: len(header)] != header or len(payload) != len(header) + 3 * packing.width * packing.height:
+        before = len(payload) - 3 * packing.width * packing.height
+        if not 0 < before <= PAGE_BYTES or payload[:before] != npy_header(packing.height, packing.width, before):
             raise ValueError(f"not a .npy of a {packing.width}x{packing.height} crop")
         return (packing.height, packing.width, 3)
     if packing.encoding == "jpg":

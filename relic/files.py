@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and files that are read without waiting or filling the memory."""
 
 import errno
+import filecmp
 import functools
 import json
 import math
@@ -23,6 +24,8 @@ TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `open_temporary` adds to the name of the final file."""
 _ABANDONED_SECONDS = 3600.0
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems answer that give no file a second name (FAT, some FUSE and CIFS)."""
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
 """What file systems answer that cannot store a folder on request (CIFS, 9p, some FUSE)."""
 
@@ -59,14 +62,39 @@ def _remove_abandoned(folder: Path) -> None:
                         os.unlink(entry.path)
 
 
+def publish_once(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file its name, `path`. A file that is there is not replaced: it must have equal bytes.
+
+    Processes of several hosts may do so at once for one path. Raises InputError if another one was first with other
+    bytes. The temporary name is removed in any case.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno in _NO_LINKS and not path.exists():
+            os.replace(temporary, path)  # the only way there; of two processes at this moment the last one wins
+        elif error.errno not in {errno.EEXIST, *_NO_LINKS}:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        elif path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from error
+        elif not filecmp.cmp(temporary, path, shallow=False):
+            raise InputError(
+                f"{path}: another process wrote it meanwhile, with other bytes; run the command again when it has ended"
+            ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb", *, once: bool = False) -> Iterator[IO[Any]]:
     """Yield a file that becomes `path` when the block ends without an error. Text is UTF-8.
 
     The bytes go to a temporary file of a random name in the same folder. So several writers of one path do not disturb
     each other. The bytes are flushed to the disk (fsync), and the file is renamed over `path`: a reader sees the old
     file or the new one, never a part. On an error the temporary file is removed and `path` is unchanged. What a killed
     process left in the folder is removed after an hour.
+
+    `once`: a file that is there is not replaced, see `publish_once`.
     """
     _remove_abandoned(path.parent)
     written_bytes = 0
@@ -76,7 +104,10 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if once:
+            publish_once(temporary, path)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
             written_bytes = temporary.stat().st_size
@@ -186,9 +217,12 @@ def sync_folder(folder: Path) -> None:
             raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` as indented JSON with a final newline, atomically. NaN and infinities become null."""
-    with atomic_write(path, "w") as file:
+def write_json(path: Path, value: object, *, once: bool = False) -> None:
+    """Write `value` to `path` as indented JSON with a final newline, atomically. NaN and infinities become null.
+
+    `once`: a file that is there is not replaced, see `publish_once`.
+    """
+    with atomic_write(path, "w", once=once) as file:
         json.dump(finite(value), file, indent=2)
         file.write("\n")
 

@@ -21,6 +21,8 @@ class Ranks(NamedTuple):
     local_size: int = 1
     """The number of processes on this machine."""
     machines: int = 1
+    max_restarts: int = 0
+    """How often torchrun starts the processes again, for example on the machines that are left."""
 
 
 def is_launched() -> bool:
@@ -42,6 +44,7 @@ def read_ranks() -> Ranks:
         _number("LOCAL_RANK", 0),
         _number("LOCAL_WORLD_SIZE", 1),
         _number("GROUP_WORLD_SIZE", 1),
+        _number("TORCHELASTIC_MAX_RESTARTS", 0),
     )
     if ranks.rank >= ranks.size or not ranks.local_size:
         raise InputError(f"the environment has {_given()}, which no launch has; {_WAY_OUT}")

@@ -32,8 +32,12 @@ Encoding = Literal["raw", "jpg", "png"]
 """How a crop is stored."""
 CropPlace = Literal["center", "random"]
 Decode = Literal["exact", "fast"]
+EngineName = Literal["local", "ray"]
+"""What runs the workers of prep."""
 Verify = Literal["first", "always", "off"]
 """When a sample's hash is checked."""
+Direct = Literal["auto", "on", "off"]
+"""Whether shards are read past the page cache."""
 
 # The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
+from export.exchange.config import ExchangeConfig
 from export.toolchains.config import CompileConfig, InstallConfig
 from prep.config import PrepConfig, UploadConfig, VerifyConfig
 from relic.cli import flags_of
@@ -51,6 +52,7 @@ CONFIGS = {
     "export/onnx_parts.py": ExportConfig,
     "export/install_toolchain.py": InstallConfig,
     "export/compile_parts.py": CompileConfig,
+    "export/exchange_streams.py": ExchangeConfig,
 }
 
 

@@ -25,7 +25,7 @@ SHARED = {
 STAGES = {"prep", "train", "evaluate", "export", "samples", "benchmarks", "studies"}
 # Folder -> what it may import of this project, and which packages besides the standard library.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "relic/pictures": ({"relic.arrays", "relic.errors", "relic.pictures"}, {"numpy", "PIL", "simplejpeg"}),
+    "relic/pictures": ({"relic.arrays", "relic.errors", "relic.pictures"}, {"isal", "numpy", "PIL", "simplejpeg"}),
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/storage": (
         {"relic.cache", "relic.errors", "relic.files", "relic.lock", "relic.shards", "relic.storage"},
@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic": (SHARED | {"relic.plain_yaml"}, {"yaml", "torch", "numpy", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
         SHARED | {"relic.pictures", "relic.shards", "relic.storage", "relic.cli", "relic.columns", "prep"},
-        {"numpy", "PIL", "simplejpeg", "xxhash", "tqdm"},
+        {"isal", "numpy", "PIL", "ray", "simplejpeg", "xxhash", "tqdm"},
     ),
     "train": (
         {"relic", "train"},

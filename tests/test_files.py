@@ -65,6 +65,28 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.tmp", "y"]
 
 
+@pytest.mark.parametrize("code", [None, errno.EPERM, errno.ENOTSUP])
+def test_a_file_that_is_written_once_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    def refuse(*_: object) -> None:
+        assert code is not None
+        raise OSError(code, "no links")
+
+    if code is not None:
+        monkeypatch.setattr(os, "link", refuse)
+    for _ in range(2):
+        with atomic_write(tmp_path / "x", "w", once=True) as file:
+            file.write("one")
+    with (
+        pytest.raises(InputError, match="x: another process wrote it"),
+        atomic_write(tmp_path / "x", once=True) as file,
+    ):
+        file.write(b"two")
+    assert (tmp_path / "x").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
 def test_a_folder_that_cannot_be_synced_is_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int

@@ -13,6 +13,7 @@ WHOLE = {
     "LOCAL_RANK": "1",
     "LOCAL_WORLD_SIZE": "4",
     "GROUP_WORLD_SIZE": "2",
+    "TORCHELASTIC_MAX_RESTARTS": "3",
     "MASTER_ADDR": "localhost",
     "MASTER_PORT": "29500",
 }
@@ -27,9 +28,9 @@ def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
 
 def test_torchruns_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, WHOLE)
-    assert read_ranks() == Ranks(rank=5, size=8, local_rank=1, local_size=4, machines=2)
+    assert read_ranks() == Ranks(rank=5, size=8, local_rank=1, local_size=4, machines=2, max_restarts=3)
     set_all(monkeypatch, {"MASTER_ADDR": "a-cluster-sets-it-everywhere", "LOCAL_WORLD_SIZE": "4"})
-    assert read_ranks() == Ranks(rank=0, size=1, local_rank=0, local_size=1, machines=1)
+    assert read_ranks() == Ranks(rank=0, size=1, local_rank=0, local_size=1, machines=1, max_restarts=0)
 
 
 @pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])

@@ -15,19 +15,21 @@ import pytest
 
 import evaluate.plan
 import evaluate.run
+import export.exchange.plan
 import export.onnx_parts
 import export.plan
 import export.toolchains.plan
 import prep.planning
 import train.plan
+from benchmarks._loader.config import LoaderBenchmarkConfig
 from benchmarks.evaluate import EvaluateBenchmarkConfig
 from benchmarks.export import ExportBenchmarkConfig
 from benchmarks.gpu import GpuBenchmarkConfig
-from benchmarks.loader import LoaderBenchmarkConfig
 from benchmarks.prep import PrepBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
+from export.exchange.config import ExchangeConfig
 from export.toolchains.config import CompileConfig, InstallConfig
 from prep.config import PrepConfig, VerifyConfig
 from samples.build import SamplesConfig
@@ -59,6 +61,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         ckpt="last.pt", part="encoder", out=HERE / "e.onnx", int8=True, calib_shards=HERE
     ),
     "CompileConfig": lambda: CompileConfig(HERE, "ethos-u", device="ethos-u85-512", shards=HERE),
+    "ExchangeConfig": lambda: ExchangeConfig(HERE, HERE, ckpt="missing.pt", toolchains=["qnn"], json=HERE / "f.json"),
     "InstallConfig": lambda: InstallConfig("qnn", accept_licence=True),
     "GpuBenchmarkConfig": lambda: GpuBenchmarkConfig(json=HERE / "f.json", work_dir=HERE),
     "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
@@ -118,6 +121,7 @@ def test_building_a_config_reads_nothing(build: Callable[[], Any]) -> None:
         (evaluate.plan.make_plan, "EvaluateConfig"),
         (export.plan.make_plan, "ExportConfig"),
         (export.toolchains.plan.make_plan, "CompileConfig"),
+        (export.exchange.plan.make_plan, "ExchangeConfig"),
     ],
 )
 def test_a_plan_reads(plan: Callable[[Any], Any], name: str) -> None:

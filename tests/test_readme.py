@@ -48,7 +48,7 @@ def flags_of(script: str) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_use_flags_that_are(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
-    for line in re.findall(r"^    (?:\S+=\S+ )?(?:python|torchrun) .*$", text, re.MULTILINE):
+    for line in re.findall(r"^    (?:\S+=\S+ )?(?:python|torchrun|srun) .*$", text, re.MULTILINE):
         found = re.search(r"(\w+/\w+\.py)(.*)", line)
         assert found, line
         assert set(re.findall(r" --(\w+)", found[2])) <= flags_of(found[1]), line

@@ -78,12 +78,17 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
                 shards,
                 batch_size=config.batch_size // world.size,
                 threads=config.decode_threads,
+                io_threads=config.io_threads,
+                direct=config.direct,
                 verify=config.verify,
                 pin_memory=world.device.type == "cuda",
             )
         )
         for shards in (plan.train_set, plan.val_set)
     )
+    if world.is_main:
+        for loader in (train_loader, val_loader):
+            log.info("%s", loader.reading)
     start = load_start(plan, world, resumed)
     learner = build_learner(plan, world, start)
     # All ranks start with the same weights. From here each rank draws its own quantisation noise.

@@ -11,6 +11,7 @@ from relic.errors import InputError
 from relic.options import (
     AmpDtype,
     Device,
+    Direct,
     Distortion,
     LossType,
     OptimizerName,
@@ -44,7 +45,9 @@ class TrainConfig:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("shards", "val_shards", "cache_gb", "decode_threads", "verify", "shuffle_window"),
+        "data": (
+            "shards", "val_shards", "cache_gb", "decode_threads", "io_threads", "direct", "verify", "shuffle_window",
+        ),
         "model": (
             "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images",
         ),
@@ -165,15 +168,20 @@ class TrainConfig:
     qat: bool = False
     """Quantization-aware training: train with the roundings of the INT8 files of export/onnx_parts.py. Parts with GDN
     stay in float."""
-    qat_upsample: Upsample = "deconv5"
-    """The --upsample of the export, for --qat: subpixel has other steps for its weights."""
+    qat_upsample: Upsample = "subpixel"
+    """The --upsample of the export, for --qat: deconv5 and deconv6 have other steps for their weights."""
     qat_ranges: QatRanges = "learned"
     """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch, for
     example for DRP-AI."""
     compile: bool = False
     """Compile the model with torch.compile."""
     decode_threads: int = 0
-    """Threads per process that read and decode; 0: the cores divided by the processes."""
+    """Threads per process that decode, or copy raw crops, at a time; 0: the cores divided by the processes."""
+    io_threads: int = 0
+    """Reads of the storage in flight per process, at least --decode_threads; 0: 32 divided by the processes of this
+    machine, at least 8."""
+    direct: Direct = "auto"
+    """Read shards past the page cache. auto: those that do not fit into the available memory; on: all; off: none."""
     verify: Verify = "first"
     """When the hash of a sample is checked. first: on its first read; always: on every read; off: never."""
     shuffle_window: int = 0
@@ -199,6 +207,7 @@ class TrainConfig:
             "save_every_steps",
             "validate_every_steps",
             "decode_threads",
+            "io_threads",
         ):
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
@@ -233,7 +242,7 @@ class TrainConfig:
 
     def _check_qat(self) -> None:
         if not self.qat:
-            for name, default in (("qat_upsample", "deconv5"), ("qat_ranges", "learned")):
+            for name, default in (("qat_upsample", "subpixel"), ("qat_ranges", "learned")):
                 if getattr(self, name) != default:
                     raise InputError(f"--{name}: goes with --qat")
             return

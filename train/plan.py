@@ -16,6 +16,7 @@ from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, 
 from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
+from relic.loader.order import check_divides
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
@@ -145,8 +146,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
         # know that the launch was restarted.
         found.check_may_begin(config.save_dir)
-    if config.batch_size % ranks.size:
-        raise InputError(f"--batch_size {config.batch_size}: not divisible by the {ranks.size} processes sharing it")
+    check_divides(config.batch_size, ranks.size)
+    if ranks.rank == 0 and ranks.machines > 1 and ranks.max_restarts:
+        _say_who_can_go_on(config.batch_size, ranks.machines, ranks.local_size)
     train_set, val_set = _open_shards(config)
     return TrainPlan(
         config=config,
@@ -163,6 +165,20 @@ def _check_copy(save_url: str | None) -> None:
     if save_url is not None and holds(save_url, CHECKPOINTS):
         raise InputError(
             f"--save_url {without_secrets(save_url)}: holds a run; --resume auto continues it, --overwrite starts anew"
+        )
+
+
+def _say_who_can_go_on(batch_size: int, machines: int, processes: int) -> None:
+    """Say it if a loss of machines may leave a number of processes that cannot share a batch."""
+    left = [count for count in range(1, machines) if batch_size % (count * processes) == 0]
+    if len(left) < machines - 1:
+        log.warning(
+            "--batch_size %d: if machines are lost, the run goes on only with %s of the %d (%d processes each), since "
+            "the processes share a batch evenly",
+            batch_size,
+            " or ".join(map(str, left)) or "all",
+            machines,
+            processes,
         )
 
 
@@ -196,8 +212,10 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
     # Older runs have no such flags.
-    new = {"precondition": False, "qat": False, "qat_upsample": "deconv5", "qat_ranges": "learned"}
+    new = {"precondition": False, "qat": False, "qat_ranges": "learned"}
     theirs = {**new, **theirs}
+    if not theirs["qat"]:  # the form is not used, and its default was another one
+        theirs["qat_upsample"] = mine["qat_upsample"]
     if theirs.get("distill"):
         raise InputError(
             f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "

@@ -69,6 +69,7 @@ def load_resumed(plan: TrainPlan, world: World) -> Checkpoint | None:
 
 def load_start(plan: TrainPlan, world: World, resumed: Checkpoint | None) -> Start:
     """Load, swap and calibrate the model. A resumed run takes the result from its checkpoint."""
+    keep_freed_memory()  # for the calibration, and for the steps on a CPU
     if resumed is not None:
         with before_work():
             model = resumed.build(f"--resume {plan.resume}")
@@ -90,7 +91,6 @@ def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
     """Calibrate on rank 0 alone. The caller copies its weights to the other ranks."""
     if not world.is_main:
         return
-    keep_freed_memory()
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(desc="calibrating", total=1.0, bar_format=layout, disable=None, leave=False) as bar:
         began = time.perf_counter()
@@ -115,7 +115,14 @@ def calibration_crops(plan: TrainPlan) -> Tensor:
     """The first `plan.calib_images` crops in the order of the first epoch, uint8 (B, H, W, 3)."""
     config, train_set = plan.config, plan.train_set
     order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]
-    with ShardLoader(train_set, batch_size=16, threads=config.decode_threads, verify=config.verify) as loader:
+    with ShardLoader(
+        train_set,
+        batch_size=16,
+        threads=config.decode_threads,
+        io_threads=config.io_threads,
+        direct=config.direct,
+        verify=config.verify,
+    ) as loader:
         batches = (order[first : first + 16] for first in range(0, len(order), 16))
         return torch.cat([batch.images.clone() for batch in loader.batches(batches)])
 

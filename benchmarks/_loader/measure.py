@@ -1,9 +1,11 @@
 """Measure images per second of several loaders in turns, epoch by epoch, and how long a slow consumer waits."""
 
+import functools
 import itertools
+import resource
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,11 +17,17 @@ from relic.shards.shard_set import ShardSet
 
 RATIOS = (
     ("relic_raw", "copy_ceiling"),
+    ("relic_raw", "read_ceiling"),
     ("relic_raw", "webdataset_npy"),
     ("relic_raw", "torch_folder"),
     ("relic_jpg", "decode_ceiling"),
     ("relic_jpg", "webdataset_jpg"),
     ("relic_jpg", "torch_folder"),
+    ("relic_png", "decode_ceiling_png"),
+    ("relic_png", "torch_folder"),
+    ("read_ceiling", "copy_ceiling"),
+    ("copy_ceiling", "block_ceiling"),
+    ("block_ceiling", "block_ceiling_1"),
 )
 
 
@@ -31,6 +39,8 @@ class Pass(NamedTuple):
     read: float = 0.0
     decode: float = 0.0
     wait: float = 0.0
+    cpu: float = 0.0
+    """Processor seconds of this process and of the worker processes that ended."""
 
     @property
     def images_per_second(self) -> float:
@@ -48,23 +58,39 @@ class Shares(NamedTuple):
     """Waiting by the consumer, as a share of the run."""
 
 
-def take_turns(peers: Sequence[Peer], epochs: int) -> dict[str, list[Pass]]:
-    """Run epoch 0 of every loader, then epoch 1 of every loader, ... So a change in speed affects all loaders."""
-    passes: dict[str, list[Pass]] = {peer.name: [] for peer in peers}
+Run = Callable[[int], Pass]
+"""Measures the epoch of a number."""
+
+
+def take_turns(runs: Mapping[str, Run], epochs: int) -> dict[str, list[Pass]]:
+    """Epoch 0 of every loader, then epoch 1 of every loader, ... So a change in speed affects all loaders."""
+    passes: dict[str, list[Pass]] = {name: [] for name in runs}
     for epoch in range(epochs):
-        for peer in peers:
-            passes[peer.name].append(_measure(peer, epoch))
+        for name, run in runs.items():
+            passes[name].append(run(epoch))
     return passes
 
 
-def _measure(peer: Peer, epoch: int) -> Pass:
+def runs_of(peers: Sequence[Peer]) -> dict[str, Run]:
+    """For each loader, the measurement of one of its epochs."""
+    return {peer.name: functools.partial(measure_epoch, peer) for peer in peers}
+
+
+def measure_epoch(peer: Peer, epoch: int) -> Pass:
+    """One epoch, by a consumer that does nothing."""
     times = peer.times
-    before = (times.read, times.decode, times.wait) if times else ()
-    began = time.perf_counter()
+    before = (times.read, times.decode, times.wait) if times else (0.0, 0.0, 0.0)
+    cpu, began = _cpu_seconds(), time.perf_counter()
     images = sum(len(batch) for batch in peer.epoch(epoch))
     seconds = time.perf_counter() - began
-    after = (times.read, times.decode, times.wait) if times else ()
-    return Pass(images, seconds, *(end - start for start, end in zip(before, after, strict=True)))
+    after = (times.read, times.decode, times.wait) if times else before
+    read, decode, wait = (end - start for start, end in zip(before, after, strict=True))
+    return Pass(images, seconds, read, decode, wait, _cpu_seconds() - cpu)
+
+
+def _cpu_seconds() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def steady_rate(passes: Sequence[Pass]) -> float:
@@ -80,7 +106,7 @@ def ratios(figures: Mapping[str, float]) -> dict[str, float]:
 def time_shares(passes: Sequence[Pass], threads: int) -> Shares:
     """How the loader spent the time of these epochs."""
     seconds = sum(one.seconds for one in passes)
-    read, decode, wait = (sum(column) for column in zip(*(one[2:] for one in passes), strict=True))
+    read, decode, wait = (sum(column) for column in zip(*(one[2:5] for one in passes), strict=True))
     return Shares(read / (seconds * threads), decode / (seconds * threads), wait / seconds)
 
 

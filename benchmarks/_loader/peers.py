@@ -16,7 +16,7 @@ import webdataset as wds
 from PIL import Image
 from torch import Tensor
 
-from benchmarks._loader.ceilings import copy_ceiling, decode_ceiling
+from benchmarks._loader.ceilings import block_ceiling, copy_ceiling, decode_ceiling, mapped_members, read_ceiling
 from benchmarks._shared.crops import Crops
 from relic.loader.loader import LoaderTimes, ShardLoader
 from relic.loader.order import epoch_order, train_batches
@@ -33,23 +33,40 @@ class Peer(NamedTuple):
     """The seconds that relic's loader measures itself."""
 
 
-def all_peers(crops: Crops, batch_size: int, cores: int, stack: ExitStack) -> list[Peer]:
-    """Every loader of the comparison. `stack` closes their resources."""
+def all_peers(crops: Crops, batch_size: int, threads: int, stack: ExitStack) -> list[Peer]:
+    """Every loader of the comparison, and the ceilings. `stack` closes their resources."""
+    raw, jpg, png = crops.raw, crops.jpg, crops.png
+    assert png is not None
     return [
-        relic_peer("relic_raw", crops.raw, batch_size, stack),
-        relic_peer("relic_jpg", crops.jpg, batch_size, stack),
-        relic_peer("relic_png", crops.png, batch_size, stack),
-        Peer("webdataset_jpg", _webdataset(crops.jpg, "jpg", "torchrgb8", batch_size, cores)),
-        Peer("webdataset_npy", _webdataset(crops.raw, "npy", None, batch_size, cores)),
-        Peer("torch_folder", _torch_folder(crops.loose, batch_size, cores)),
-        Peer("copy_ceiling", copy_ceiling(crops.raw, batch_size)),
-        Peer("decode_ceiling", decode_ceiling(crops.jpg, batch_size, cores, stack)),
+        relic_peer("relic_raw", raw, batch_size, stack),
+        relic_peer("relic_jpg", jpg, batch_size, stack),
+        relic_peer("relic_png", png, batch_size, stack),
+        *other_peers(crops, batch_size, threads),
+        Peer("block_ceiling", block_ceiling(raw, threads, stack)),
+        Peer("block_ceiling_1", block_ceiling(raw, 1, stack)),
+        Peer("copy_ceiling", copy_ceiling(raw, mapped_members(raw), batch_size, threads, stack)),
+        Peer("read_ceiling", read_ceiling(raw, batch_size, threads, stack)),
+        Peer("decode_ceiling", decode_ceiling(jpg, mapped_members(jpg), batch_size, threads, stack)),
+        Peer("decode_ceiling_png", decode_ceiling(png, mapped_members(png), batch_size, threads, stack)),
     ]
 
 
-def relic_peer(name: str, shards: ShardSet, batch_size: int, stack: ExitStack) -> Peer:
-    """relic's loader as the trainer uses it: one for all epochs, hashes checked on the first read, pinned for a GPU."""
-    loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size, pin_memory=torch.cuda.is_available()))
+def other_peers(crops: Crops, batch_size: int, workers: int) -> list[Peer]:
+    """webdataset and torch on the same crops."""
+    return [
+        Peer("webdataset_npy", _webdataset(crops.raw, "npy", None, batch_size, workers)),
+        Peer("webdataset_jpg", _webdataset(crops.jpg, "jpg", "torchrgb8", batch_size, workers)),
+        Peer("torch_folder", _torch_folder(crops.loose, batch_size, workers)),
+    ]
+
+
+def relic_peer(name: str, shards: ShardSet, batch_size: int, stack: ExitStack, **options: Any) -> Peer:
+    """relic's loader as the trainer uses it: one for all epochs, hashes checked on the first read, pinned for a GPU.
+
+    `options`: further arguments of `ShardLoader`.
+    """
+    pinned = torch.cuda.is_available()
+    loader = stack.enter_context(ShardLoader(shards, batch_size=batch_size, pin_memory=pinned, **options))
 
     def epoch(number: int) -> Iterable[Sized]:
         plan = train_batches(epoch_order(shards.samples, 0, number), batch_size, 0, 1)

@@ -11,8 +11,15 @@ from matplotlib.figure import Figure
 from relic.files import atomic_write
 
 _PANELS = {
-    "raw crops": ("copy_ceiling", "relic_raw", "webdataset_npy"),
-    "encoded crops": ("decode_ceiling", "relic_jpg", "webdataset_jpg", "torch_folder", "relic_png"),
+    "raw crops": ("copy_ceiling", "read_ceiling", "relic_raw", "webdataset_npy"),
+    "encoded crops": (
+        "decode_ceiling",
+        "relic_jpg",
+        "webdataset_jpg",
+        "torch_folder",
+        "decode_ceiling_png",
+        "relic_png",
+    ),
 }
 _OURS, _CEILING, _OTHERS = "#1f6f8b", "#d9d9d9", "#9a9a9a"
 
@@ -26,7 +33,7 @@ def plot_comparison(path: Path, figures: Mapping[str, float], title: str) -> Non
         shown = names[::-1]
         bars = axes.barh([name.replace("_", " ") for name in shown], [figures[name] for name in shown])
         for bar, name in zip(bars, shown, strict=True):
-            bar.set_color(_OURS if name.startswith("relic") else _CEILING if name.endswith("ceiling") else _OTHERS)
+            bar.set_color(_OURS if name.startswith("relic") else _CEILING if "ceiling" in name else _OTHERS)
         axes.bar_label(bars, labels=[f"{figures[name]:,.0f}" for name in shown], padding=4, fontsize=9)
         axes.set_title(f"{heading}, images/s", loc="left", fontsize=9)
         axes.set_xlim(0, 1.15 * max(figures[name] for name in names))

@@ -20,7 +20,7 @@ from relic.errors import InputError
 from relic.options import Encoding
 from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
-from relic.shards.npy import HEADER_BYTES
+from relic.shards.npy import read_npy
 
 SHARDS_PER_WORKER = 4
 _COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
@@ -211,7 +211,7 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
             )
             for decode in ("exact", "fast")
         )
-        both = [np.frombuffer(crops[0].payload, np.uint8, offset=HEADER_BYTES).astype(float) for crops in (exact, fast)]
+        both = [read_npy(memoryview(crops[0].payload)).astype(float) for crops in (exact, fast)]
         errors.append(float(np.mean((both[0] - both[1]) ** 2)))
     return Likeness(_psnr_db(float(np.mean(errors))), _psnr_db(max(errors)))
 

@@ -31,16 +31,13 @@ RATIOS = (
     ("jpg_exact", "pillow_1_process"),
 )
 _ENCODINGS: tuple[Encoding, ...] = ("jpg", "raw", "png")
-_SHARE = {"jpg": 1.0, "raw": 1.0, "png": 0.2}
-"""Share of the images. Writing PNGs is several times slower, so fewer images are enough."""
 
 
 class NamedVariant(NamedTuple):
-    """A run of the command, and its share of the images."""
+    """A run of the command."""
 
     name: str
     variant: PackVariant
-    share: float
 
 
 class Loop(NamedTuple):
@@ -58,7 +55,7 @@ def all_variants() -> Iterator[NamedVariant]:
         for decode in ("exact", "fast"):
             for workers, suffix in ((available_cores(), ""), (1, "_1_worker")):
                 name = f"{encoding}_{decode}{suffix}"
-                yield NamedVariant(name, PackVariant(encoding, decode, workers), _SHARE[encoding])
+                yield NamedVariant(name, PackVariant(encoding, decode, workers))
 
 
 def all_loops() -> list[Loop]:
@@ -67,7 +64,7 @@ def all_loops() -> list[Loop]:
     return [
         Loop("bare_jpg", bare_jpg, cores, 1),
         Loop("bare_raw", bare_raw, cores, 1),
-        Loop("bare_png", bare_png, cores, _SHARE["png"]),
+        Loop("bare_png", bare_png, cores, 1),
         Loop("decode_alone", decode_alone, cores, 1),
         Loop("decode_half", decode_half, cores, 1),
         Loop("decode_eighth", decode_eighth, cores, 1),

@@ -14,7 +14,6 @@ from relic.shards.shard_set import ShardSet, open_shard_set
 _SAMPLE_IMAGES = 120
 _CROPS_PER_SHARD = 500
 _MAX_CROPS_PER_IMAGE = 1000
-_ENCODINGS: tuple[Encoding, ...] = ("raw", "jpg", "png")
 
 
 class Crops(NamedTuple):
@@ -22,12 +21,13 @@ class Crops(NamedTuple):
 
     raw: ShardSet
     jpg: ShardSet
-    png: ShardSet
+    png: ShardSet | None
+    """None where it was not asked for."""
     loose: Path
     """Folder with the JPEGs of `jpg` as files."""
 
 
-def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> Crops:
+def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int, *, png: bool = True) -> Crops:
     """Pack at least `crops` random crops of 224x224 into `folder`. Shards of an earlier run are used again.
 
     `images`: a folder of images, or of COCO's layout; None builds photographs from installed packages. There is at
@@ -37,11 +37,12 @@ def prepare_crops(folder: Path, images: Path | None, crops: int, cores: int) -> 
     coco_dir, crops_per_image = _sources(folder, images, crops)
     shards = -(-crops // (_CROPS_PER_SHARD * cores)) * cores
     samples_per_shard = max(crops_per_image, crops // shards)
-    packed = {
-        encoding: _pack(coco_dir, folder / encoding, encoding, crops_per_image, samples_per_shard)
-        for encoding in _ENCODINGS
-    }
-    return Crops(**packed, loose=_write_loose(packed["jpg"], folder / "loose"))
+
+    def pack(encoding: Encoding) -> ShardSet:
+        return _pack(coco_dir, folder / encoding, encoding, crops_per_image, samples_per_shard)
+
+    jpg = pack("jpg")
+    return Crops(pack("raw"), jpg, pack("png") if png else None, _write_loose(jpg, folder / "loose"))
 
 
 def _sources(folder: Path, images: Path | None, crops: int) -> tuple[Path, int]:
@@ -73,6 +74,11 @@ def listed_images(folder: Path, images: Path | None, sample_images: int = _SAMPL
         images = folder / "photographs"
         if samples.build.main(["--out", str(images), "--train", str(sample_images), "--val", "1"]):
             raise InputError("the sample photographs could not be built; the line above says why, or give --images")
+    return images_in(images)
+
+
+def images_in(images: Path) -> list[Path]:
+    """The images in a folder, or in its train2017/. Raises InputError where there is none."""
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
     listed = images / "train2017" if (images / "train2017").is_dir() else images

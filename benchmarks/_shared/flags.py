@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from relic.errors import InputError, RefusedError
+from relic.errors import InputError, RefusedError, before_work
+from relic.files import check_folder
 
 
 def check_least(config: object, least: Mapping[str, float]) -> None:
@@ -20,6 +21,9 @@ def check_files(**files: Path | None) -> None:
             raise RefusedError(f"--{name} {path}: is a folder; name a file in it")
         if path is not None and not path.parent.is_dir():
             raise RefusedError(f"--{name} {path}: no folder {path.parent}")
+        if path is not None:
+            with before_work():
+                check_folder(f"--{name}", path.parent)
 
 
 def check_folders(**folders: Path | None) -> None:

@@ -13,22 +13,28 @@ from relic.options import Upsample
 
 Status = Literal["supported", "host", "fails", "unknown"]
 
-SOURCES = {
-    "DRP-AI models": "Renesas DRP-AI TVM v2.7.0, docs/model_list/Model_List_V2H.md",
-    "DRP-AI exclude": "Renesas DRP-AI TVM v2.7.0, tutorials/exclude_operator/exclude_operator.csv",
-    "DRP-AI how-to": "Renesas DRP-AI TVM v2.7.0, QAT/PyTorch_sample/qat_retrain.py and docs/model_list/how_to_convert",
+SEEN = {
     "RKNN 2.5.0": "RKNN-Toolkit2 2.5.0, compiled for rk3588 and rk3576",
-    "RKNN list": "RKNN-Toolkit2 v2.1.0, doc/RKNNToolKit2_OP_Support-v2.1.0.md",
     "Vela 5.2.0": "Arm Ethos-U Vela 5.2.0, relic's .tflite files compiled for U55, U65 and U85",
-    "Vela list": "Arm Ethos-U Vela 5.2.0, --supported-ops-report",
     "QNN 2.7.0": "onnxruntime-qnn 2.7.0, compiled for the HTP and run in its simulator",
     "OpenVINO 2026.4.1": "OpenVINO 2026.4.1, compiled and run by the plugin for CPUs",
     "IMX500 3.19.2": "Sony imx500-converter 3.19.2 with MCT 2.5.1, compiled from the torch parts",
     "tpu-mlir 1.30.2": "Sophgo tpu-mlir 1.30.2, compiled for bm1684x and cv181x",
+}
+"""What compilers did with relic's files. Short names, as the printed tables have them, and the compilers."""
+READ = {
+    "DRP-AI models": "Renesas DRP-AI TVM v2.7.0, docs/model_list/Model_List_V2H.md",
+    "DRP-AI exclude": "Renesas DRP-AI TVM v2.7.0, tutorials/exclude_operator/exclude_operator.csv",
+    "DRP-AI how-to": "Renesas DRP-AI TVM v2.7.0, QAT/PyTorch_sample/qat_retrain.py and docs/model_list/how_to_convert",
+    "RKNN list": "RKNN-Toolkit2 v2.1.0, doc/RKNNToolKit2_OP_Support-v2.1.0.md",
+    "Vela list": "Arm Ethos-U Vela 5.2.0, --supported-ops-report",
     "TIDL list": "TI edgeai-tidl-tools, docs/supported_ops_rts_versions.md (ONNX 1.14, opset 21)",
     "GDN in INT8": "arXiv 2511.17135; onnxruntime 1.32, quantization/registry.py",
 }
-"""Short names, as the printed tables have them, and the documents or compilers."""
+"""What documents say. No compiler was run."""
+SOURCES = {name: f"seen: {text}" for name, text in SEEN.items()} | {
+    name: f"read: {text}" for name, text in READ.items()
+}
 
 Conditions = Mapping[str, Sequence[int | str]]
 """Attribute (see `lint.attributes`) -> the values that a rule covers."""

@@ -26,7 +26,7 @@ from relic.codec.coding import analyse
 from relic.codec.constants import STRIDE
 from relic.codec.scores import MeanScore
 from relic.errors import InputError
-from relic.options import Method
+from relic.options import Method, Upsample
 from relic.shards.shard_set import ShardSet
 
 _VAL_CROPS = 200
@@ -70,6 +70,7 @@ class Int8(NamedTuple):
 
 def convert_to_int8(
     config: ExportConfig,
+    upsample: Upsample,
     crops: Int8Crops,
     source: ExportSource,
     size: InputSize,
@@ -85,14 +86,14 @@ def convert_to_int8(
     calibration = write_calibration(folder, source, size, crops.train, crops.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
-    learned = _learn(config, crops, source, calibration) if config.calib_method == "learned" else None
+    learned = _learn(config, upsample, crops, source, calibration) if config.calib_method == "learned" else None
     for part in ("encoder", "decoder"):
-        halves[part] = floats.get(part) or export_part(part, source, size, config.opset, config.upsample)
+        halves[part] = floats.get(part) or export_part(part, source, size, config.opset, upsample)
         if part in floats or "full" in floats:
-            model, method = halves[part], _method(config, source, part) if learned is None else learned.known
+            model, method = halves[part], _method(config, upsample, source, part) if learned is None else learned.known
             if learned is not None:
                 changed = source._replace(model=learned.model)
-                model = export_part(part, changed, size, config.opset, config.upsample)
+                model = export_part(part, changed, size, config.opset, upsample)
             quantized[part] = quantize_part(
                 part, model, calibration, source.tables.medians, method, keep_last=config.int8_keep_last
             )
@@ -104,15 +105,15 @@ def convert_to_int8(
     return Int8(models, cost, _facts(config, source, crops, cost))
 
 
-def _method(config: ExportConfig, source: ExportSource, part: Part) -> Method | KnownSteps:
+def _method(config: ExportConfig, upsample: Upsample, source: ExportSource, part: Part) -> Method | KnownSteps:
     if config.calib_method is not None or source.quantization is None:
         return config.calib_method or "percentile"
     trained_for = source.quantization["upsample"]
-    if part == "decoder" and config.upsample.startswith("subpixel") != trained_for.startswith("subpixel"):
+    if part == "decoder" and upsample.startswith("subpixel") != trained_for.startswith("subpixel"):
         log.warning(
             "the checkpoint was trained with --qat_upsample %s; --upsample %s rounds its weights otherwise",
             trained_for,
-            config.upsample,
+            upsample,
         )
     known = KnownSteps(source.quantization["activation_steps"], {})
     return known if any(name.startswith(prefix_of(part)) for name in known.activations) else "percentile"
@@ -139,7 +140,9 @@ def _lambda_bpp(config: ExportConfig, source: ExportSource) -> float:
     )
 
 
-def _learn(config: ExportConfig, crops: Int8Crops, source: ExportSource, calibration: Calibration) -> Learned:
+def _learn(
+    config: ExportConfig, upsample: Upsample, crops: Int8Crops, source: ExportSource, calibration: Calibration
+) -> Learned:
     samples = random_samples(crops.train, min(crops.calib_images, _LEARNING_CROPS))
     log.info("learning ranges and rounding on %d crops", len(samples))
     images = torch.from_numpy(np.stack(list(read_crops(crops.train, samples))))
@@ -148,7 +151,7 @@ def _learn(config: ExportConfig, crops: Int8Crops, source: ExportSource, calibra
         source.model,
         images[:, :height, :width],
         lambda_bpp=_lambda_bpp(config, source),
-        by_phase=config.upsample.startswith("subpixel"),
+        by_phase=upsample.startswith("subpixel"),
         grid=grid_of(calibration),
     )
 

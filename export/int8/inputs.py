@@ -23,6 +23,7 @@ What the INT8 files were calibrated on, for a vendor's quantizer: {count} train 
 
 encoder/NNN.npy  x, shape {x}: RGB in [0, 1], channels first. No mean is taken off, nothing is divided by.
 decoder/NNN.npy  y_hat, shape {y_hat}: the latents of encoder/NNN.npy, rounded about the medians of tables.npz.
+encoder.txt, decoder.txt  these files, one path per line, relative to this folder: RKNN-Toolkit2's build(dataset=).
 """
 
 
@@ -48,6 +49,8 @@ def write_calibration(
             files.append(folder / part / f"{len(files):03}.npy")
             np.save(files[-1], np.ascontiguousarray(array, np.float32))
     shapes = {"x": x_1CHW.shape, "y_hat": y_hat_1Mhw.shape}
+    for part in Calibration._fields:
+        (folder / f"{part}.txt").write_text("".join(f"{part}/{file.name}\n" for file in getattr(written, part)))
     (folder / "README.txt").write_text(_README.format(count=len(written.encoder), **shapes))
     return written
 

@@ -61,10 +61,14 @@ def interleaved(model: onnx.ModelProto, name: str) -> list[str]:
     """An activation, and what only has its values in another order: see `export.upsample`."""
     names = [name]
     for node in model.graph.node:
-        reorders = node.op_type == "DepthToSpace" or (node.op_type == "ConvTranspose" and len(node.input) == 2)
-        if reorders and node.input[0] == names[-1]:
+        if reorders(node) and node.input[0] == names[-1]:
             names.append(node.output[0])
     return names
+
+
+def reorders(node: onnx.NodeProto) -> bool:
+    """Whether a node of a float part gives the values of its input in another order."""
+    return node.op_type == "DepthToSpace" or (node.op_type == "ConvTranspose" and len(node.input) == 2)
 
 
 def as_range(low: float, high: float) -> list[dict[str, np.float32]]:

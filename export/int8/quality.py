@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from export.int8.overrides import reorders
 from export.parts import INPUT_NAMES, Part
 from relic.arrays import Floats
 from relic.bitstream.container import OVERHEAD_BYTES, pack
@@ -63,8 +64,12 @@ def score_symbols(x_1CHW: Floats, x_hat_1CHW: Floats, symbols: npt.NDArray[np.in
 def layer_noise(
     part: Part, model: onnx.ModelProto, int8: onnx.ModelProto, inputs: Iterable[Floats]
 ) -> list[LayerNoise]:
-    """The noise of every activation that `int8` holds in 8 bits, in the graph's order, the input first."""
-    makers = {model.graph.input[0].name: "input"} | {node.output[0]: node.name for node in model.graph.node}
+    """The noise of every activation that `int8` holds in 8 bits, in the graph's order, the input first.
+
+    What is only another order of an activation has the same noise, and is left out.
+    """
+    computing = {node.output[0]: node.name for node in model.graph.node if not reorders(node)}
+    makers = {model.graph.input[0].name: "input"} | computing
     rounded = _rounded_activations(int8)
     names = [name for name in makers if name in rounded]
     in_float, in_int8 = _WithActivations(model, names), _WithActivations(int8, [rounded[name] for name in names])

@@ -15,13 +15,11 @@ from export.crops import evenly_spread, fit_to_size, read_crops
 from export.devices.lint import lint
 from export.devices.rules import SOURCES, TARGETS
 from export.int8.quality import score_symbols
-from export.onnx_files import shape_of
 from export.output_folder import staged_output
-from export.tflite.conversion import to_tflite
+from export.toolchains.part import compile_part
 from export.toolchains.plan import CompilePlan
-from export.toolchains.registry import TOOLCHAINS
 from export.toolchains.report import REPORT, CompileReport, DeviceComparison, write_compile_report
-from export.toolchains.running import CompiledPart, run_script
+from export.toolchains.running import CompiledPart
 from relic import __version__
 from relic.arrays import Floats, Symbols
 from relic.bitstream.tables import Tables, dequantize, quantize
@@ -41,7 +39,7 @@ def compile_all(plan: CompilePlan) -> CompileReport:
     y_NMhw = _run(open_encoder(config.export, tables), x_N3HW)
     sent = _symbols(y_NMhw, tables)
     own = _run(open_decoder(config.export, tables), _latents(sent, tables))
-    with staged_output(config.folder, last=REPORT) as staging:
+    with staged_output(plan.folder, last=REPORT) as staging:
         encoder, y_device = _compile(plan, "encoder", x_N3HW, staging)
         of_device = _symbols(y_device, tables)
         # Pixels are compared for the symbols of onnxruntime. The quality of the device is that of its own symbols.
@@ -76,25 +74,11 @@ def compile_all(plan: CompilePlan) -> CompileReport:
 
 def _compile(plan: CompilePlan, part: PartName, inputs: Floats, out: Path) -> tuple[CompiledPart, Floats]:
     config = plan.config
-    file = config.export / onnx_name(part)
-    model = onnx.load(file)
-    _predict(part, model, plan)
+    _predict(part, onnx.load(config.export / onnx_name(part)), plan)
     try:
-        if config.toolchain == "ethos-u":
-            data = to_tflite(model, f"relic {part}, tables {plan.manifest.tables.digest}")
-            file = out / f"{part}.tflite"
-            file.write_bytes(data)
-        script = TOOLCHAINS[config.toolchain].script
-        compiled, outputs = run_script(plan.python, script, part, config.target_device, file, inputs, out)
+        return compile_part(config.toolchain, plan.python, config.target_device, config.export, part, inputs, out)
     except InputError as error:
-        raise InputError(f"--toolchain {config.toolchain}: {error}{_way_out(plan, part)}") from error
-    shape = (len(inputs), *shape_of(model, "o")[1:])
-    if outputs.shape != shape or not np.isfinite(outputs).all():
-        raise InputError(
-            f"--toolchain {config.toolchain}: its simulator gives {outputs.shape} for the {part}, or values that are "
-            f"not finite, and not finite values of {shape}"
-        )
-    return compiled, outputs
+        raise InputError(f"{error}{_way_out(plan, part)}") from error
 
 
 def _way_out(plan: CompilePlan, part: PartName) -> str:

@@ -1,6 +1,5 @@
 """Flags of `export/compile_parts.py` and `export/install_toolchain.py`. Imports no torch."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +50,6 @@ class CompileConfig:
     def target_device(self) -> str:
         """The device to compile for."""
         return self.device or TOOLCHAINS[self.toolchain].devices[0]
-
-    @property
-    def folder(self) -> Path:
-        """The folder that the results are written to."""
-        export = Path(os.path.abspath(self.export)) if self.export.name in ("", "..") else self.export
-        return self.out or export.with_name(f"{export.name}-{self.target_device}")
 
 
 @dataclass(frozen=True)

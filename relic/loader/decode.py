@@ -1,4 +1,4 @@
-"""Read samples into rows of a batch: raw ones without decoding, JPEG by simplejpeg, PNG by Pillow."""
+"""Read samples into rows of a batch: raw ones as they are, JPEG by simplejpeg, PNG by ISA-L or Pillow."""
 
 import io
 import threading
@@ -12,13 +12,15 @@ from PIL import PngImagePlugin
 
 from relic.arrays import Pixels
 from relic.loader.order import Indices
-from relic.loader.shard_files import OpenShard, ShardFiles
+from relic.loader.reading import Reading
+from relic.loader.shard_files import OpenShard, Scratch, ShardFiles, Waits
 from relic.options import Verify
-from relic.pictures.png import read_png
+from relic.pictures.crop_png import decode_crop_png
+from relic.pictures.png import check_rows, read_png
 from relic.pictures.reasons import unreadable
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.image_header import Geometry, read_geometry
-from relic.shards.npy import HEADER_BYTES, npy_header, read_npy
+from relic.shards.npy import PAGE_BYTES, npy_header, read_npy
 from relic.shards.plain_webdataset import PACK
 from relic.shards.shard_set import ShardSet
 
@@ -41,15 +43,16 @@ class SampleDecoder:
     `verify`: when to compare a sample's xxh3-64: at its `first` read in this process, `always`, or never (`off`).
     """
 
-    def __init__(self, shards: ShardSet, verify: Verify) -> None:
-        self._files = ShardFiles(shards.tars, shards.indexes, shards.remotes)
+    def __init__(self, shards: ShardSet, verify: Verify, reading: Reading, waits: Waits) -> None:
+        self._files = ShardFiles(shards, reading, waits)
         self._starts = np.cumsum([0, *shards.samples])
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding
-        self._npy_header = npy_header(shards.height, shards.width)
         self._verify = verify
-        self._verified = np.zeros(shards.num_samples if verify == "first" else 0, bool)
-        self._scratch = threading.local()
+        # A bit per sample. The kernel gives memory only to the pages that are written to.
+        self._verified = np.zeros(-(-shards.num_samples // 8) if verify == "first" else 0, np.uint8)
+        self._verified_lock = threading.Lock()
+        self._scratch = Scratch()
 
     def fill(self, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
         """Decode `samples` (n,) into `rows` (n, H, W, 3), contiguous. Return their keys and the time taken.
@@ -62,7 +65,8 @@ class SampleDecoder:
         else:
             seconds = self._fill_decoded(rows, located, _jpg if self._encoding == "jpg" else _png)
         if self._verify == "first":
-            self._verified[samples] = True
+            with self._verified_lock:
+                np.bitwise_or.at(self._verified, samples >> 3, (1 << (samples & 7)).astype(np.uint8))
         return [shard.key(place) for shard, place, _ in located], seconds
 
     def _locate(self, samples: Indices) -> list[_Sample]:
@@ -70,27 +74,29 @@ class SampleDecoder:
         places = (samples - self._starts[numbers]).tolist()
         checks = [self._verify == "always"] * len(places)
         if self._verify == "first":
-            checks = (~self._verified[samples]).tolist()
+            checks = (self._verified[samples >> 3] >> (samples & 7) & 1 == 0).tolist()
         shards = self._files.open(set(numbers.tolist()))
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
     def _fill_raw(self, rows: Pixels, located: Iterable[_Sample]) -> Seconds:
-        """Read pixels from the file directly into the rows. The 128 bytes of .npy header before them go elsewhere."""
+        """Read pixels from the file directly into the rows. The .npy header before them goes elsewhere."""
         began = time.perf_counter()
-        header, expected_header = bytearray(HEADER_BYTES), self._npy_header
-        row_bytes, pixels, start = rows[0].nbytes, rows.data.cast("B"), 0
+        height, width, _ = self._shape
+        row_bytes, pixels, address, start = rows[0].nbytes, rows.data.cast("B"), rows.ctypes.data, 0
         for number, sample in enumerate(located):
             shard, place, check = sample
-            row = pixels[start : start + row_bytes]
-            start += row_bytes
-            if shard.sizes[place] == HEADER_BYTES + row_bytes:
-                shard.read_into((header, row), place)
+            header_bytes = shard.sizes[place] - row_bytes
+            if 0 < header_bytes <= PAGE_BYTES:
+                row = pixels[start : start + row_bytes]
+                header = shard.read_into(row, address + start, place, self._scratch)
                 if check:
                     digest = xxhash.xxh3_64(header)
                     digest.update(row)
                     _compare(digest.intdigest(), shard, place)
-                if header == expected_header:
+                if header == npy_header(height, width, header_bytes):
+                    start += row_bytes
                     continue
+            start += row_bytes
             self._fill_decoded(rows[number : number + 1], [sample], _npy)
         return Seconds(time.perf_counter() - began, 0.0)
 
@@ -100,8 +106,7 @@ class SampleDecoder:
         reading = decoding = 0.0
         for row, (shard, place, check) in zip(rows, located, strict=True):
             began = time.perf_counter()
-            data = self._buffer(shard.sizes[place])
-            shard.read_into((data,), place)
+            data = shard.read(place, self._scratch)
             if check:
                 _compare(xxhash.xxh3_64_intdigest(data), shard, place)
             read = time.perf_counter()
@@ -121,13 +126,6 @@ class SampleDecoder:
         expected = Geometry(self._encoding, *self._shape[:2])
         return "" if found in (None, expected) else f"is {found}, the set's crops are {expected}; {PACK}"
 
-    def _buffer(self, size: int) -> memoryview:
-        """Scratch memory of this thread, reused: new memory for every sample costs page faults."""
-        scratch = getattr(self._scratch, "data", None)
-        if scratch is None or len(scratch) < size:
-            scratch = self._scratch.data = bytearray(max(size, 1 << 16))
-        return memoryview(scratch)[:size]
-
 
 def _npy(data: memoryview, row: Pixels) -> tuple[int, ...]:
     """Copy an array whose header has another length than relic's, or whose pixels are in Fortran order."""
@@ -143,9 +141,15 @@ def _jpg(data: memoryview, row: Pixels) -> tuple[int, ...]:
 
 
 def _png(data: memoryview, row: Pixels) -> tuple[int, ...]:
-    with PngImagePlugin.PngImageFile(io.BytesIO(read_png(bytes(data)).data)) as image:
+    """PNGs that other programs wrote go through Pillow, and so do damaged ones: their reasons are the same for all."""
+    if decode_crop_png(data, row):
+        return row.shape
+    plain = read_png(bytes(data)).data
+    with PngImagePlugin.PngImageFile(io.BytesIO(plain)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"a PNG of mode {image.mode} has more than 8 bits per channel; {PACK}")
+        image.load()
+        check_rows(image, plain)
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape == row.shape:
         row[:] = pixels

@@ -1,13 +1,11 @@
 """Batches of crops from a shard set: threads fill a small ring of reused buffers."""
 
+import functools
 import math
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,8 +15,11 @@ from torch import Tensor
 
 from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.order import Indices
+from relic.loader.reading import plan_reading
+from relic.loader.threads import LoaderThreads
 from relic.machine import share_of_cores
-from relic.options import Verify
+from relic.options import Direct, Verify
+from relic.shards.npy import PAGE_BYTES
 from relic.shards.shard_set import ShardSet
 
 _PREFETCH = 4
@@ -94,17 +95,26 @@ class ShardLoader:
         *,
         batch_size: int,
         threads: int = 0,
+        io_threads: int = 0,
+        direct: Direct = "auto",
         verify: Verify = "first",
         pin_memory: bool = False,
     ) -> None:
-        """`batch_size`: crops in the largest batch. `threads`: 0 takes `share_of_cores`."""
+        """`batch_size`: crops in the largest batch. `threads` decode at a time: 0 takes `share_of_cores`.
+
+        `io_threads`: most reads in flight, but at least `threads`; `direct`: see `plan_reading`.
+        """
         self.shards = shards
         self.times = LoaderTimes()
-        self._decoder = SampleDecoder(shards, verify)
-        self._threads = threads or share_of_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="relic-loader", initializer=_avoid_preemption)
+        cores = threads or share_of_cores()
+        self.reading = plan_reading(shards, direct, io_threads, cores)
+        self._threads = LoaderThreads(cores, self.reading.in_flight)
+        self._decoder = SampleDecoder(shards, verify, self.reading, self._threads)
         shape = (batch_size, shards.height, shards.width, 3)
         self._ahead = max(_PREFETCH, -(-_PREFETCH_BYTES // math.prod(shape)))
+        self._rows_per_task = _ROWS_PER_TASK[shards.encoding]
+        self._rows_per_waiting_task = max(1, self._ahead * batch_size // (2 * self.reading.in_flight))
+        self._waits = -1
         self._ring = list(_buffers((self._ahead + HOLD - 1, *shape), pin_memory))
         self._rows = [batch.numpy() for batch in self._ring]
 
@@ -114,9 +124,14 @@ class ShardLoader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def ring_bytes(self) -> int:
+        """Memory of the ring of batches."""
+        return sum(rows.nbytes for rows in self._rows)
+
     def close(self) -> None:
         """End the threads once their present tasks are done."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
         """Yield a `Batch` for every array of sample numbers in `plan`, in order. Use one iterator at a time."""
@@ -138,10 +153,15 @@ class ShardLoader:
 
     def _start(self, slot: int, samples: Indices) -> _Filling:
         rows = self._rows[slot]
-        step = _ROWS_PER_TASK[self.shards.encoding]
+        step = self._rows_per_task
+        if self._waits != self._threads.waits:  # reads wait for the storage: have tasks for all threads
+            self._waits = self._threads.waits
+            step = min(step, self._rows_per_waiting_task)
         parts = [
-            self._pool.submit(
-                self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
+            self._threads.submit(
+                functools.partial(
+                    self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
+                )
             )
             for first in range(0, len(samples), step)
         ]
@@ -166,22 +186,16 @@ class ShardLoader:
         return Batch(self._ring[batch.slot][: batch.rows], keys)
 
 
-def _avoid_preemption() -> None:
-    """Give this thread the policy SCHED_BATCH: waking it does not take the core of a running thread.
-
-    The consumer wakes the threads when it requests a batch. Without this it could lose its core for a whole task: a
-    consumer of 20 ms per batch was measured to wait six times as long.
-    """
-    if hasattr(os, "sched_setscheduler"):
-        with suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
-
-
 def _buffers(shape: tuple[int, ...], pin_memory: bool) -> Tensor:
-    """uint8 memory. numpy asks the kernel for huge pages and torch does not: 1.3 times the raw crops per second.
+    """uint8 memory that begins at a page, as direct reads need.
 
-    It is allocated in one piece, because torch rounds each pinned piece up to a power of two.
+    numpy asks the kernel for huge pages and torch does not: 1.3 times the raw crops per second. It is allocated in one
+    piece, because torch rounds each pinned piece up to a power of two.
     """
+    size = math.prod(shape) + PAGE_BYTES
     if pin_memory:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-    return torch.from_numpy(np.empty(shape, np.uint8))
+        memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    else:
+        memory = torch.from_numpy(np.empty(size, np.uint8))
+    first = -memory.data_ptr() % PAGE_BYTES
+    return memory[first : first + math.prod(shape)].view(shape)

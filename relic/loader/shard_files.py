@@ -1,17 +1,26 @@
-"""Open shards: the descriptor and the index of each. The number of open shards is bounded."""
+"""Open shards: the descriptor and the index of each, and reads of samples. The number of open shards is bounded."""
 
+import errno
 import functools
+import mmap
 import os
 import resource
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from relic.errors import InputError
+from relic.loader.direct import DIRECT, direct_unit
+from relic.loader.reading import Reading
 from relic.shards.index import read_index, shown_key
+from relic.shards.npy import PAGE_BYTES
+from relic.shards.shard_set import ShardSet
 
 _RESERVED_DESCRIPTORS = 256
 """For everything else in the process, and for the shards that are opened per read."""
@@ -36,25 +45,61 @@ Remote = Callable[[int, int], memoryview]
 """Brings bytes of a shard: their offset, their number."""
 
 
+class Scratch(threading.local):
+    """Memory of each thread, reused: new memory for every sample costs page faults. It begins at a page."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1 << 16)
+
+    def view(self, size: int) -> memoryview:
+        """The first `size` bytes. The next call gives the same ones."""
+        if len(self._memory) < size:
+            self._memory = mmap.mmap(-1, size)
+        return memoryview(self._memory)[:size]
+
+
+class Waits(Protocol):
+    """Is told when a thread begins and ends to wait for the storage."""
+
+    def lend_core(self) -> None: ...
+
+    def take_core(self) -> None: ...
+
+
 class OpenShard:
-    """A tar and the records of its index. They are kept as arrays, since many shards are open at once.
+    """A tar and the records of its index.
 
     The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
     no descriptor and opens its tar at every read.
 
     `remote` brings bytes of the shard while its tar is not there; the tar may come and go.
+
+    `direct`: read past the page cache. Where the file system refuses that, what was read is dropped from the cache
+    again, unless it was there before.
     """
 
-    def __init__(self, tar: Path, index: Path, remote: Remote | None = None) -> None:
+    def __init__(
+        self,
+        tar: Path,
+        index: Path,
+        *,
+        direct: bool = False,
+        waits: Waits | None = None,
+        remote: Remote | None = None,
+    ) -> None:
         self.tar = tar
         self._descriptor = -1
         self._remote = remote
         header, records = read_index(index)
-        self.offsets, self.sizes, self.digests = (
-            array("Q", records[name].tobytes()) for name in ("offset", "size", "xxh3")
-        )
-        self._keys = records["key"].tobytes()
+        self.offsets, self.sizes, self.digests, self._keys = _columns(records)
         self._key_bytes = records.dtype["key"].itemsize
+        unit = direct_unit(tar) if direct else None
+        self._flags = os.O_RDONLY | os.O_NONBLOCK if unit is None else DIRECT
+        self._unit = unit or 1
+        """Bytes of which memory, offset and length of a read are multiples; 1 for reads through the page cache."""
+        self._drops = direct and unit is None
+        self._waits = waits
+        self._tries_cache = waits is not None and unit is None
         self._budget = _descriptors()
         if remote is not None:
             return
@@ -70,35 +115,101 @@ class OpenShard:
     def _opened(self) -> int:
         """The tar's descriptor, or -1 while only the server has the shard."""
         try:
-            return os.open(self.tar, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = os.open(self.tar, self._flags)
         except OSError as error:
             if self._remote is not None and isinstance(error, FileNotFoundError):
                 return -1
             raise InputError(f"{self.tar}: cannot be opened ({error.strerror})") from error
+        if self._drops:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else the kernel reads ahead, into the cache
+        return descriptor
 
     def key(self, place: int) -> str:
         """The key of sample `place`."""
-        return shown_key(self._keys[place * self._key_bytes : (place + 1) * self._key_bytes].rstrip(b"\0"))
+        return shown_key(bytes(self._keys[place * self._key_bytes : (place + 1) * self._key_bytes]).rstrip(b"\0"))
 
-    def read_into(self, buffers: Sequence[memoryview | bytearray], place: int) -> None:
-        """Fill `buffers` with the payload of sample `place`. Raises InputError when the file ends too early."""
+    def read(self, place: int, scratch: Scratch) -> memoryview:
+        """The payload of sample `place`, in `scratch`. Raises InputError when the file ends too early."""
+        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
+        skipped = offset % unit
+        data = scratch.view(-(-(skipped + size) // unit) * unit)
+        self._fill((data,), offset - skipped, skipped + size, place)
+        return data[skipped : skipped + size]
+
+    def read_into(self, row: memoryview, address: int, place: int, scratch: Scratch) -> memoryview:
+        """Read the payload of sample `place`. Its end fills `row`, which lies at `address`; returns what is before it.
+
+        A direct read goes into the row if the pixels and the row begin at multiples of the unit. Otherwise it goes to
+        `scratch` and is copied, which costs as much processor time again as the read.
+        """
+        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
+        before = size - len(row)
+        if (offset + before) % unit or address % unit or len(row) % unit:
+            payload = self.read(place, scratch)
+            np.copyto(np.frombuffer(row, np.uint8), np.frombuffer(payload[before:], np.uint8))  # releases the GIL
+            return payload[:before]
+        skipped = offset % unit
+        head = scratch.view(skipped + before)
+        self._fill((head, row), offset - skipped, skipped + size, place)
+        return head[skipped:]
+
+    def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
         if descriptor < 0:
-            assert self._remote is not None
-            data, start = self._remote(self.offsets[place], self.sizes[place]), 0
-            for buffer in buffers:
-                buffer[:] = data[start : start + len(buffer)]
-                start += len(buffer)
+            self._from_server(buffers, offset, least)
             return
         try:
-            got = os.preadv(descriptor, buffers, self.offsets[place])
+            if self._from_cache(descriptor, buffers, offset) >= least:
+                return
+            got = self._from_storage(descriptor, buffers, offset)
         except OSError as error:  # a failing disk: the system's error names no file
             raise self.fault(place, f"cannot be read ({error.strerror})") from error
         finally:
             if descriptor != self._descriptor:
                 os.close(descriptor)
-        if got != self.sizes[place]:
-            raise self.fault(place, f"{self.sizes[place]} bytes expected, {got} found; the shard was cut")
+        if got < least:
+            skipped = self.offsets[place] - offset
+            found = max(got - skipped, 0)
+            raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
+
+    def _from_cache(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Read what is in the page cache, without waiting. Returns the number of bytes."""
+        if not self._tries_cache:
+            return -1
+        try:
+            return os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            self._tries_cache = False  # this file system or kernel cannot tell
+            return -1
+
+    def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if self._waits is None:
+            return os.preadv(descriptor, buffers, offset)
+        self._waits.lend_core()
+        try:
+            return os.preadv(descriptor, buffers, offset)
+        finally:
+            if self._drops:
+                length = sum(map(len, buffers)) + PAGE_BYTES
+                os.posix_fadvise(descriptor, offset // PAGE_BYTES * PAGE_BYTES, length, os.POSIX_FADV_DONTNEED)
+            self._waits.take_core()
+
+    def _from_server(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
+        assert self._remote is not None
+        if self._waits is not None:
+            self._waits.lend_core()
+        try:
+            data = self._remote(offset, length)
+        finally:
+            if self._waits is not None:
+                self._waits.take_core()
+        for buffer in buffers:
+            part, data = data[: len(buffer)], data[len(buffer) :]
+            np.copyto(np.frombuffer(buffer, np.uint8)[: len(part)], np.frombuffer(part, np.uint8))  # releases the GIL
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
@@ -110,23 +221,40 @@ class OpenShard:
             self._budget.release()
 
 
+def _columns(records: npt.NDArray[np.void]) -> list[memoryview]:
+    """Offsets, sizes and hashes as whole numbers, and the bytes of the keys.
+
+    In memory of its own: malloc would spread them over its arenas, one for each thread, and keep these when a shard is
+    closed.
+    """
+    memory = memoryview(mmap.mmap(-1, max(records.nbytes, 1)))
+    columns, filled = [], 0
+    for name in ("offset", "size", "xxh3", "key"):
+        column = memory[filled : filled + len(records) * records.dtype[name].itemsize]
+        np.frombuffer(column, records.dtype[name])[:] = records[name]
+        columns.append(column if name == "key" else column.cast("Q"))
+        filled += len(column)
+    return columns
+
+
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory. `check` is
+    called with the number of a shard before it is opened.
     """
 
     def __init__(
         self,
-        tars: Sequence[Path],
-        indexes: Sequence[Path],
-        remotes: Sequence[Remote] = (),
+        shards: ShardSet,
+        reading: Reading,
+        waits: Waits,
         max_open: int = 512,
         max_records: int = 2_000_000,
     ) -> None:
-        self._tars = tars
-        self._indexes = indexes
-        self._remotes = remotes
+        self._shards = shards
+        self._reading = reading
+        self._waits = waits
         self._max_open = max_open
         self._max_records = max_records
         self._records = 0
@@ -141,8 +269,14 @@ class ShardFiles:
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            remote = self._remotes[number] if self._remotes else None
-            shard = OpenShard(self._tars[number], self._indexes[number], remote)
+            self._shards.check(number)
+            shard = OpenShard(
+                self._shards.tars[number],
+                self._shards.indexes[number],
+                direct=number >= self._reading.cached,
+                waits=None if self._reading.in_memory else self._waits,
+                remote=self._shards.remotes[number] if self._shards.remotes else None,
+            )
             self._open[number] = shard
             self._records += len(shard.offsets)
             while len(self._open) > self._max_open or (self._records > self._max_records and len(self._open) > 1):

@@ -1,4 +1,8 @@
-"""Names of the files in an export folder. Imports nothing."""
+"""Names of the files in an export folder, and whether they are there. Imports no package."""
+
+from pathlib import Path
+
+from relic.errors import InputError
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -17,3 +21,10 @@ TABLES_KEY = "relic.tables"
 def onnx_name(part: str) -> str:
     """The file of a part (`encoder`, `decoder` or `full`) in an export folder."""
     return f"{part}.onnx"
+
+
+def check_export(flag: str, folder: Path, *names: str) -> None:
+    """Raise InputError naming `flag` unless `folder` holds these files."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(f"{flag} {folder}: holds no {name}; export/onnx_parts.py --part all writes it")

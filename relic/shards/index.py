@@ -84,15 +84,17 @@ def record_dtype(record_bytes: int) -> npt.DTypeLike:
     return np.dtype([("offset", "<u8"), ("size", "<u8"), ("xxh3", "<u8"), ("key", f"S{record_bytes - _FIXED_BYTES}")])
 
 
-def write_index(path: Path, records: Sequence[IndexRecord], tar_bytes: int, *, tar_mtime_ns: int = 0) -> None:
-    """Write the index of a shard of `tar_bytes` bytes atomically."""
+def write_index(
+    path: Path, records: Sequence[IndexRecord], tar_bytes: int, *, tar_mtime_ns: int = 0, once: bool = False
+) -> None:
+    """Write the index of a shard of `tar_bytes` bytes atomically. `once`: see `relic.files.publish_once`."""
     keys = [key_bytes(record.key) for record in records]
     widest = max((len(key) for key in keys), default=1)
     record_bytes = _FIXED_BYTES + -(-widest // 8) * 8
     table = np.zeros(len(records), record_dtype(record_bytes))
     for row, record, key in zip(table, records, keys, strict=True):
         row["offset"], row["size"], row["xxh3"], row["key"] = record.offset, record.size, record.xxh3, key
-    with atomic_write(path) as file:
+    with atomic_write(path, once=once) as file:
         file.write(index_bytes(table, tar_bytes, tar_mtime_ns))
 
 

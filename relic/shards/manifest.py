@@ -57,8 +57,14 @@ class Packing:
 
     def difference(self, other: "Packing") -> str:
         """What differs, as `encoding: raw -> jpg; seed: 0 -> 1` (self -> other); empty when nothing differs."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return "; ".join(f"{name}: {mine[name]} -> {theirs[name]}" for name in mine if mine[name] != theirs[name])
+        mine, theirs = self._parts(), other._parts()
+        names = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+        return "; ".join(f"{name}: {mine.get(name, 'none')} -> {theirs.get(name, 'none')}" for name in names)
+
+    def _parts(self) -> dict[str, object]:
+        parts = dataclasses.asdict(self)
+        versions = parts.pop("libraries")
+        return parts | {f"library {name}": version for name, version in versions.items()}
 
 
 @dataclasses.dataclass(frozen=True)

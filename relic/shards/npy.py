@@ -1,4 +1,4 @@
-"""Raw crops as `.npy` files: a header of 128 bytes, then height x width x 3 bytes."""
+"""Raw crops as `.npy` files: a header, which may have any number of spaces, then height x width x 3 bytes."""
 
 import functools
 import io
@@ -7,19 +7,46 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-HEADER_BYTES = 128
+PAGE_BYTES = 4096
+"""Pixels begin at a multiple of it in a shard, so that they can be read past the page cache into the batch."""
+_NUMPY_BYTES = 128
+"""Of the header as numpy writes it."""
+_PREFIX = b"\x93NUMPY\x01\0"
+_LENGTH_BYTES = 2
 _LONGEST_HEADER = 1 << 16
 
 
 @functools.cache
-def npy_header(height: int, width: int) -> bytes:
-    """The 128 bytes before a C-ordered uint8 (height, width, 3) array, as numpy writes them."""
+def npy_header(height: int, width: int, length: int = _NUMPY_BYTES) -> bytes:
+    """The `length` bytes before a C-ordered uint8 (height, width, 3) array: as numpy writes them, with other padding.
+
+    Longer if the text does not fit into `length`.
+    """
     buffer = io.BytesIO()
     shape = {"descr": "|u1", "fortran_order": False, "shape": (height, width, 3)}
     np.lib.format.write_array_header_1_0(buffer, shape)
     header = buffer.getvalue()
-    assert len(header) == HEADER_BYTES
-    return header
+    assert len(header) == _NUMPY_BYTES
+    return header if length == _NUMPY_BYTES else _padded(header, length)
+
+
+def aligned_header(payload: bytes, offset: int) -> tuple[bytes, int]:
+    """A header for the `.npy` file `payload`, with which its array begins at a multiple of `PAGE_BYTES`.
+
+    `offset`: where the file begins in the shard. Also returns the number of bytes of `payload` that it replaces: none
+    if these are not an `.npy` file as relic writes it.
+    """
+    if not payload.startswith(_PREFIX):
+        return b"", 0
+    start = len(_PREFIX) + _LENGTH_BYTES
+    found = start + int.from_bytes(payload[len(_PREFIX) : start], "little")
+    return _padded(payload[:found], found + -(offset + found) % PAGE_BYTES), found
+
+
+def _padded(header: bytes, length: int) -> bytes:
+    start = len(_PREFIX) + _LENGTH_BYTES
+    text = header[start:].rstrip().ljust(length - start - 1) + b"\n"
+    return _PREFIX + len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 class NpyHeader(NamedTuple):

@@ -15,12 +15,16 @@ from relic.files import errors_named, open_regular
 from relic.options import Encoding
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_index_header, read_records, shown_key
-from relic.shards.manifest import Manifest, manifest_path, read_manifest
+from relic.shards.manifest import Manifest, ShardInfo, manifest_path, read_manifest
 from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
 from relic.shards.tar_indexes import TarIndex, ensure_indexes
 
 Remotes = tuple[Callable[[int, int], memoryview], ...]
+
+_CHECKED_AT_START = 4096
+"""The largest number of packed shards that are all looked at when their set is opened. To look at 100,000 takes seconds
+on a local disk and minutes on a network. In a larger set a shard is looked at when it is first read."""
 
 
 class ShardSet(NamedTuple):
@@ -31,6 +35,8 @@ class ShardSet(NamedTuple):
     tars: tuple[Path, ...]
     indexes: tuple[Path, ...]
     """The index of each tar."""
+    tar_bytes: tuple[int, ...]
+    """Length of each tar."""
     samples: tuple[int, ...]
     """Samples in each shard."""
     height: int
@@ -40,6 +46,13 @@ class ShardSet(NamedTuple):
     """sha256 over what decides the samples and their order: the shards and their contents."""
     remotes: Remotes = ()
     """For each tar, what brings bytes of it (offset, number) while it is not there. Empty if all tars are there."""
+    unchecked: tuple[ShardInfo, ...] = ()
+    """The manifest's entry of each shard where its files were not looked at yet; otherwise empty."""
+
+    def check(self, number: int) -> None:
+        """Raise InputError if a shard that was not looked at yet is not what the manifest says."""
+        if self.unchecked:
+            _check_packed(self.tars[number], self.unchecked[number])
 
     @property
     def num_samples(self) -> int:
@@ -54,8 +67,9 @@ def plan_path(folder: Path, split: str) -> Path:
 def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> ShardSet:
     """Open a split of a folder: the one its manifest describes, or without a manifest that of any WebDataset.
 
-    With a manifest this reads the index headers and no sample. Without one the split's tars (`select_split`) are read
-    once and indexed. Raises InputError, naming `flag` and the path, for a folder that is missing, empty, unfinished or
+    With a manifest this reads the index headers and no sample; of more than 4,096 shards it takes the manifest's word,
+    and `ShardSet.check` looks at each shard later. Without a manifest the split's tars (`select_split`) are read once
+    and indexed. Raises InputError, naming `flag` and the path, for a folder that is missing, empty, unfinished or
     incomplete, and for a shard whose length is not the indexed one.
     """
     if not folder.is_dir():
@@ -86,20 +100,38 @@ def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> Shard
 
 
 def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> ShardSet:
-    indexes = []
-    for shard in manifest.shards:
-        tar = folder / shard.name
-        if not tar.exists():
-            raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
-        header = read_index_header(index_path(tar))
-        if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
-            raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
-        indexes.append(TarIndex(index_path(tar), header))
     if not any(shard.samples for shard in manifest.shards):
         raise InputError(f"{flag} {folder}: the {split} shards hold no sample")
     packing = manifest.packing
     geometry = Geometry(packing.encoding, packing.height, packing.width)
-    return _shard_set(folder, split, [folder / shard.name for shard in manifest.shards], indexes, geometry)
+    tars = [folder / shard.name for shard in manifest.shards]
+    if len(tars) <= _CHECKED_AT_START:
+        headers = list(map(_check_packed, tars, manifest.shards))
+        return _shard_set(folder, split, tars, list(map(TarIndex, map(index_path, tars), headers)), geometry)
+    identity = "".join(f"{shard.samples}:{shard.sha256};" for shard in manifest.shards)
+    return ShardSet(
+        folder=folder,
+        split=split,
+        tars=tuple(tars),
+        indexes=tuple(map(index_path, tars)),
+        tar_bytes=tuple(shard.bytes for shard in manifest.shards),
+        samples=tuple(shard.samples for shard in manifest.shards),
+        height=geometry.height,
+        width=geometry.width,
+        encoding=geometry.encoding,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        unchecked=manifest.shards,
+    )
+
+
+def _check_packed(tar: Path, shard: ShardInfo) -> IndexHeader:
+    """The header of the index of a tar that relic packed. Raises InputError if one of both is not the manifest's."""
+    if not tar.exists():
+        raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
+    header = read_index_header(index_path(tar))
+    if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
+        raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
+    return header
 
 
 def open_parts(folder: Path, shown: Path, manifest: Manifest, names: Sequence[str], remotes: Remotes) -> ShardSet:
@@ -149,6 +181,7 @@ def _shard_set(
         split=split,
         tars=tuple(tars),
         indexes=tuple(index.path for index in indexes),
+        tar_bytes=tuple(header.tar_bytes for header in headers),
         samples=tuple(header.samples for header in headers),
         height=geometry.height,
         width=geometry.width,

@@ -1,4 +1,4 @@
-"""Write one shard: USTAR members with a fixed owner and time, its index and its listing. Renames publish them."""
+"""Write one shard: USTAR members with a fixed owner and time, its index and its listing, published at the end."""
 
 import contextlib
 import hashlib
@@ -10,9 +10,10 @@ from types import TracebackType
 import xxhash
 
 from relic.errors import InputError
-from relic.files import atomic_write, open_temporary, sync_folder
+from relic.files import atomic_write, open_temporary, publish_once, sync_folder
 from relic.shards.index import IndexRecord, index_path, write_index
 from relic.shards.manifest import ShardInfo
+from relic.shards.npy import aligned_header
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MAX_KEY_BYTES = 80
@@ -25,12 +26,17 @@ class ShardWriter:
     """Write `path` (a .tar) with `.index` and `.jsonl` beside it.
 
     Used as a context manager. Leaving the block without an error publishes the three files, the tar last: a tar that
-    exists is complete. Leaving it with an error removes the temporary files. The bytes depend on the samples alone.
+    exists is complete. Without a sample nothing is published. Leaving the block with an error removes the temporary
+    files. The bytes depend on the samples alone.
+
+    Several processes may write one shard at once, since each has temporary files of its own and none replaces a file
+    that is there. If their bytes differ, all but the first fail: files of two of them are never mixed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: ShardInfo | None = None
+        """The published shard; None without a sample."""
         self._records: list[IndexRecord] = []
         self._keys: set[str] = set()
         self._lines: list[str] = []
@@ -44,25 +50,31 @@ class ShardWriter:
         return self
 
     def add(self, key: str, suffix: str, payload: bytes, listing: dict[str, object]) -> None:
-        """Append the member `key + suffix`; `listing` follows `key` in its line of the .jsonl."""
+        """Append the member `key + suffix`; `listing` follows `key` in its line of the .jsonl.
+
+        The header of an `.npy` payload gets more padding, so that its pixels begin at a multiple of 4,096 bytes.
+        """
         if key in self._keys:
             raise InputError(f"{self.path}: two samples have the key {key}")
         if len(key.encode()) > _MAX_KEY_BYTES:
             raise InputError(f"{self.path}: the key {key} is longer than {_MAX_KEY_BYTES} bytes")
-        header = ustar_header(key + suffix, len(payload))
-        padding = bytes(-len(payload) % BLOCK_BYTES)
+        payload_offset = self._offset + BLOCK_BYTES
+        npy_header, replaced = aligned_header(payload, payload_offset) if suffix == ".npy" else (b"", 0)
+        rest = memoryview(payload)[replaced:]
+        digest = xxhash.xxh3_64(npy_header)
+        digest.update(rest)
+        size = len(npy_header) + len(rest)
+        header = ustar_header(key + suffix, size)
         self._keys.add(key)
-        self._records.append(
-            IndexRecord(self._offset + len(header), len(payload), xxhash.xxh3_64_intdigest(payload), key)
-        )
+        self._records.append(IndexRecord(payload_offset, size, digest.intdigest(), key))
         self._lines.append(json.dumps({"key": key, **listing}))
-        for part in (header, payload, padding):
+        for part in (header, npy_header, rest, bytes(-size % BLOCK_BYTES)):
             self._write(part)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        if kind is not None or not self._records:
             self._discard()
             return
         try:
@@ -70,10 +82,10 @@ class ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            write_index(index_path(self.path), self._records, self._offset)
-            with atomic_write(self.path.with_suffix(".jsonl"), "w") as listing:
+            write_index(index_path(self.path), self._records, self._offset, once=True)
+            with atomic_write(self.path.with_suffix(".jsonl"), "w", once=True) as listing:
                 listing.writelines(line + "\n" for line in self._lines)
-            os.replace(self._temporary, self.path)
+            publish_once(self._temporary, self.path)
         except BaseException:
             self._discard()
             raise
@@ -85,7 +97,7 @@ class ShardWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _write(self, part: bytes) -> None:
+    def _write(self, part: bytes | memoryview) -> None:
         self._file.write(part)
         self._sha256.update(part)
         self._offset += len(part)

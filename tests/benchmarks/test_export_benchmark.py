@@ -17,7 +17,7 @@ PARTS = ("encoder", "decoder")
 
 
 def test_every_part_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--channels", "4,6", "--sizes", "32x16,48x48", "--rounds", "1"]
+    flags = ["--channels", "4,6", "--sizes", "32x16,48x48", "--rounds", "1", "--upsample", "deconv5"]
     outputs = ["--json", str(tmp_path / "export.json"), "--plot", str(tmp_path / "export.png")]
     assert main([*flags, *outputs]) == 0
     found = json.loads((tmp_path / "export.json").read_text())

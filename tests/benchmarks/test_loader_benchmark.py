@@ -1,5 +1,6 @@
 """Tiny runs of the loader benchmark: tests the form of its results, not the speed."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,17 +13,18 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from benchmarks._loader.ceilings import copy_ceiling, decode_ceiling
-from benchmarks._loader.measure import Pass, steady_rate, time_shares
+from benchmarks._loader.ceilings import block_ceiling, copy_ceiling, decode_ceiling, mapped_members, read_ceiling
+from benchmarks._loader.config import LoaderBenchmarkConfig
+from benchmarks._loader.measure import RATIOS, Pass, steady_rate, time_shares
+from benchmarks._loader.tables import comparison_table
 from benchmarks._shared.crops import prepare_crops
-from benchmarks.loader import LoaderBenchmarkConfig, main
+from benchmarks.loader import main
 from relic.errors import InputError
 from relic.machine import available_cores
 from relic.shards.shard_set import open_shard_set
-from tests.conftest import ShardFactory
 
-FIGURES = {"relic_raw", "relic_jpg", "relic_png", "webdataset_jpg", "webdataset_npy", "torch_folder", "copy_ceiling",
-           "decode_ceiling"}  # fmt: skip
+FIGURES = {"relic_raw", "relic_jpg", "relic_png", "webdataset_jpg", "webdataset_npy", "torch_folder", "block_ceiling",
+           "block_ceiling_1", "copy_ceiling", "read_ceiling", "decode_ceiling", "decode_ceiling_png"}  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,10 +41,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "images", folder / "work"
 
 
+@pytest.mark.commands
 def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Path) -> None:
     images, folder = work
     flags = {"images": images, "work_dir": folder, "crops": 24, "batch_size": 8, "epochs": 2}
-    outputs = {"json": tmp_path / "loader.json", "plot": tmp_path / "loader.png"}
+    outputs = {name: tmp_path / f"loader.{ending}" for name, ending in (("json", "json"), ("plot", "png"),
+                                                                        ("markdown", "md"))}  # fmt: skip
     arguments = [text for flag, value in (flags | outputs).items() for text in (f"--{flag}", str(value))]
     command = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -59,8 +63,16 @@ def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Pa
     assert all(name in done.stdout for name in (*FIGURES, *found["ratios"]))
     with Image.open(tmp_path / "loader.png") as picture:
         assert picture.format == "PNG"
+    table = (tmp_path / "loader.md").read_text()
+    assert table in done.stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == ["raw", "jpg", "png"]
+    of_copying, of_reading = (found["ratios"][f"relic_raw/{name}_ceiling"] for name in ("copy", "read"))
+    assert rows[2][1:3] == [f"{found['relic_raw']:,.0f}", f"{of_copying:.2f} of copying, {of_reading:.2f} of reading"]
+    assert rows[4][2] == f"{found['ratios']['relic_png/decode_ceiling_png']:.2f} of decoding"
 
 
+@pytest.mark.commands
 def test_a_consumer_s_wait_on_raw_and_jpg(
     work: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,17 +84,6 @@ def test_a_consumer_s_wait_on_raw_and_jpg(
     assert found["relic_raw_consumer_ms"] == found["relic_jpg_consumer_ms"] == 5
     assert 0 < found["relic_raw_wait"] < 1 and 0 < found["relic_jpg_wait"] < 1
     assert "relic_raw: a consumer of 5 ms" in capsys.readouterr().out
-
-
-def test_a_user_s_own_set(make_shards: ShardFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_shards(tmp_path / "own", "val", (9, 8), side=64, encoding="jpg")
-    flags = ["--shards", str(tmp_path / "own"), "--split", "val", "--gpu_images_per_second", "0.5"]
-    assert main([*flags, "--batch_size", "4", "--epochs", "2", "--json", str(tmp_path / "own.json")]) == 0
-    found = json.loads((tmp_path / "own.json").read_text())
-    assert found["gpus"] == pytest.approx(found["images_per_second"] / 0.5)
-    assert {found["bound_by"], found["first_bound_by"]} <= {"read", "decode", "copy"}
-    assert 0 < found["shares"]["decode"] <= 1
-    assert "17 val crops of 64x64, jpg, 2 shards" in capsys.readouterr().out
 
 
 def members(folder: Path) -> dict[str, bytes]:
@@ -98,12 +99,33 @@ def members(folder: Path) -> dict[str, bytes]:
 
 
 def test_ceilings_deliver_every_crop_once(work: tuple[Path, Path]) -> None:
-    raw, jpg = (open_shard_set(work[1] / encoding, "train") for encoding in ("raw", "jpg"))
-    copied = [image.tobytes() for batch in copy_ceiling(raw, 7)(0) for image in batch]
-    assert sorted(copied) == sorted(data[128:] for data in members(raw.folder).values())
+    raw, jpg, png = (open_shard_set(work[1] / encoding, "train") for encoding in ("raw", "jpg", "png"))
+    pixels = sorted(np.load(io.BytesIO(data)).tobytes() for data in members(raw.folder).values())
+    jpgs = sorted(simplejpeg.decode_jpeg(data).tobytes() for data in members(jpg.folder).values())
+    pngs = sorted(np.asarray(Image.open(io.BytesIO(data))).tobytes() for data in members(png.folder).values())
     with ExitStack() as stack:
-        decoded = [image.tobytes() for batch in decode_ceiling(jpg, 4, 2, stack)(0) for image in batch]
-    assert sorted(decoded) == sorted(simplejpeg.decode_jpeg(data).tobytes() for data in members(jpg.folder).values())
+        ceilings = {
+            "copy": (copy_ceiling(raw, mapped_members(raw), 7, 2, stack), pixels),
+            "read": (read_ceiling(raw, 7, 2, stack), pixels),
+            "jpg": (decode_ceiling(jpg, mapped_members(jpg), 4, 2, stack), jpgs),
+            "png": (decode_ceiling(png, mapped_members(png), 4, 2, stack), pngs),
+            "twice": (copy_ceiling(raw, mapped_members(raw), 7, 3, stack, repeats=2), sorted(2 * pixels)),
+        }
+        for name, (epoch, expected) in ceilings.items():
+            assert sorted(image.tobytes() for batch in epoch(0) for image in batch) == expected, name
+        copied = [len(block) for block in block_ceiling(raw, 2, stack)(0)]
+    assert copied == [15, 15] and raw.num_samples == 30
+
+
+def test_what_bounds_the_copying_is_told(work: tuple[Path, Path]) -> None:
+    raw = open_shard_set(work[1] / "raw", "train")
+    figures = {"relic_raw": 900.0, "relic_jpg": 10.0, "relic_png": 1.0, "block_ceiling": 100_000.0,
+               "copy_ceiling": 100_000.0, "read_ceiling": 80_000.0}  # fmt: skip
+    pairs = {f"{ours}/{theirs}": 0.5 for ours, theirs in RATIOS} | {"block_ceiling/block_ceiling_1": 1.25}
+    table = comparison_table("crops", figures, pairs | {"copy_ceiling/block_ceiling": 0.9}, raw, 2)
+    assert "bound by the bandwidth of the memory: " in table and "(15.1 GB/s with all threads, 1.25 times" in table
+    assert "a crop takes a thread 5.0 us more" in table  # 2 / 80,000 s less 2 / 100,000 s
+    assert "bound by the calls for each crop: " in comparison_table("crops", figures, pairs, raw, 2)
 
 
 def test_the_loose_files_are_the_members(work: tuple[Path, Path]) -> None:
@@ -120,14 +142,39 @@ def test_a_figure_is_the_median_after_the_first_epoch() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"wait": True, "shards": Path("d")}, "--wait"),
+        ({"wait": True, "shards": "d"}, "--shards and --wait"),
+        ({"cold": True, "wait": True}, "--cold and --wait"),
         ({"plot": Path("p.png"), "wait": True}, "--plot"),
+        ({"plot": Path("p.png"), "cold": True}, "leave out --cold"),
+        ({"markdown": Path("p.md"), "wait": True}, "--markdown"),
         ({"consumer_ms": 5.0}, "--consumer_ms"),
+        ({"consumer_ms": 0.0, "cold": True}, "--consumer_ms 0.0: must be more than 0"),
         ({"gpu_images_per_second": 5.0}, "--gpu_images_per_second"),
         ({"crops": 63}, "--crops 63"),
         ({"epochs": 1}, "--epochs 1"),
+        ({"seconds": 0.0}, "--seconds 0.0: must be more than 0"),
     ],
 )
 def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         LoaderBenchmarkConfig(**flags)  # type: ignore[arg-type]
+
+
+def test_many_crops_are_packed_for_cold_runs() -> None:
+    usual, cold, chosen = LoaderBenchmarkConfig(), LoaderBenchmarkConfig(cold=True), LoaderBenchmarkConfig(crops=70)
+    assert (usual.packed_crops, cold.packed_crops, chosen.packed_crops) == (3000, 24_000, 70)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--shards", "nowhere"], "--shards nowhere: no such folder; python prep/make_shards.py makes one"),
+        (["--images", "nowhere"], "--images nowhere: no such folder"),
+        (["--markdown", "nowhere/x.md"], "--markdown nowhere/x.md: no folder nowhere"),
+        (["--work_dir", "/proc/here"], "--work_dir /proc/here: /proc is not a folder that can be written to"),
+    ],
+)
+def test_what_is_missing_is_refused(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"benchmarks/loader.py: error: {said}") and error.count("\n") == 1

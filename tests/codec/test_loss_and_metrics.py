@@ -68,13 +68,45 @@ def test_ms_ssim_and_its_gradient_are_those_of_pytorch_msssim_in_float64(noise: 
     x = pictures(3)
     y = (x + noise * torch.randn_like(x)).clamp(0, 1)
     wide = y.double().requires_grad_()
-    theirs = their_ms_ssim(x.double(), wide, data_range=1.0, size_average=False)
+    theirs = their_ms_ssim(wide, x.double(), data_range=1.0, size_average=False)
     (wanted,) = torch.autograd.grad(theirs.sum(), wide)
     y.requires_grad_()
-    ours = ms_ssim(x, y, floor=floor)
+    ours = ms_ssim(y, x, floor=floor)
     (found,) = torch.autograd.grad(ours.sum(), y)
     assert torch.allclose(ours.double(), theirs, atol=3e-7)
     assert float((found - wanted).norm() / wanted.norm()) < 2e-5  # pytorch_msssim in float32: 6e-5 with little noise
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("height", "width"), [(176, 176), (161, 190), (177, 163)])
+def test_the_gradient_written_out_is_that_of_autograd_for_each_size_and_layout(
+    height: int, width: int, layout: torch.memory_format
+) -> None:
+    """Sides of even and odd scales. Each image and channel has an upstream gradient of its own."""
+    torch.manual_seed(3)
+    coarse = torch.rand(3, 3, 12, 12, dtype=torch.float64)
+    x = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear").to(memory_format=layout)
+    y = (x + 0.05 * torch.randn_like(x)).requires_grad_()
+    upstream = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(their_ms_ssim(y, x, data_range=1.0, size_average=False), y, upstream)
+    (found,) = torch.autograd.grad(ms_ssim(y, x), y, upstream)
+    assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-15) and found.stride() == y.stride()
+    (narrow,) = torch.autograd.grad(ms_ssim(y.float(), x.float()), y, upstream.float())
+    assert float((narrow - wanted).norm() / wanted.norm()) < 2e-5
+
+
+def test_the_gradient_written_out_is_that_of_finite_differences() -> None:
+    """With the luminance far from that of the other image, which pytorch_msssim's figures hardly show."""
+    x = pictures(2).double()
+    y = (0.5 * x + 0.2 + 0.02 * torch.randn_like(x)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda images: ms_ssim(images, x), y, fast_mode=True)
+
+
+def test_ms_ssim_has_no_second_derivative_and_says_so() -> None:
+    y = pictures(seed=1).requires_grad_()
+    (slope,) = torch.autograd.grad(ms_ssim(y, pictures()).sum(), y, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 def test_the_gradient_of_the_product_is_that_of_torch_prod() -> None:
@@ -95,7 +127,7 @@ def test_no_value_is_read_from_the_device_to_compute_the_loss_and_its_gradient()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         compute_loss(pictures(), x_hat, likelihoods, LossConfig("rd", "l1_msssim", 0.4, 0.1)).total.backward()
     names = {event.key for event in seen.key_averages()}
-    assert "aten::convolution_backward" in names
+    assert "_LossesBackward" in names
     assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
@@ -123,7 +155,9 @@ def test_a_compiled_loss_is_one_graph_with_the_same_gradient() -> None:
         assert x_hat.grad is not None
         found.append((total.detach(), x_hat.grad))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    assert all(torch.equal(one, other) for again in found[:2] for one, other in zip(again, found[2], strict=True))
+    (total, gradient), compiled = found[2], found[:2]
+    assert all(torch.equal(again, total) for again, _ in compiled)
+    assert all(float((again - gradient).norm() / gradient.norm()) < 3e-6 for _, again in compiled)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -133,20 +167,15 @@ def test_on_cuda_the_filters_take_the_depthwise_kernel(
     """Shown without a GPU, by torch's own choice of the kernel for tensors that only claim to be on one."""
 
     class Convolutions(TorchDispatchMode):
-        """The arguments of each convolution, and those of the backward passes."""
+        """The arguments of each convolution."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.forward: list[Any] = []
-            self.backward: list[Any] = []
+            self.seen: list[Any] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.convolution.default:
-                self.forward.append(args)
-            elif func is torch.ops.aten.convolution_backward.default:
-                upstream, values, window, _, *options = args[:-1]
-                assert upstream.is_contiguous()
-                self.backward.append((values, window, None, *options))
+                self.seen.append(args)
             return func(*args, **(kwargs or {}))
 
     def kernel(values: torch.Tensor, window: torch.Tensor, *options: Any) -> str:
@@ -162,14 +191,14 @@ def test_on_cuda_the_filters_take_the_depthwise_kernel(
         torch.nn.functional.conv2d(
             y.to(memory_format=torch.channels_last), torch.ones(3, 1, 1, 11, device="cuda"), groups=3
         )
-    *found, slow = (kernel(*arguments) for arguments in fake.forward)
+    *found, slow = (kernel(*arguments) for arguments in fake.seen)
     assert found == ["CudaDepthwise2d"] * 10 and slow == "Cudnn"
 
     # Autograd needs a real device. On `meta` the tensors have the same layouts as on CUDA.
     with Convolutions() as meta:
         x, y = (torch.empty(16, 3, 224, 224, device="meta").to(memory_format=layout) for _ in range(2))
-        torch.autograd.grad(ms_ssim(x, y.requires_grad_(), floor=1e-6).sum(), y)
-    assert [kernel(*arguments) for arguments in meta.backward] == ["CudaDepthwise2d"] * 10
+        torch.autograd.grad(ms_ssim(y.requires_grad_(), x, floor=1e-6).sum(), y)
+    assert [kernel(*arguments) for arguments in meta.seen] == ["CudaDepthwise2d"] * 20
 
 
 @pytest.mark.parametrize("name", ["inverse", "constant", "noise", "equal", "far out of range"])
@@ -191,17 +220,15 @@ def test_loss_and_gradient_are_finite_and_something_is_left_to_learn_from(name: 
 
 def test_tf32_is_off_in_the_loss_and_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     class Switches(TorchDispatchMode):
-        """The TF32 setting at each convolution, and whether a convolution belonged to a backward pass."""
+        """The TF32 setting at each convolution."""
 
         def __init__(self) -> None:
             super().__init__()
             self.on: list[bool] = []
-            self.backward = False
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if "convolution" in func.name():
                 self.on.append(torch.backends.cudnn.allow_tf32)
-                self.backward |= "backward" in func.name()
             return func(*args, **(kwargs or {}))
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
@@ -211,7 +238,7 @@ def test_tf32_is_off_in_the_loss_and_its_backward_pass(monkeypatch: pytest.Monke
             pictures(), x_hat, torch.ones(2, 1, 1, 1), LossConfig("rd", "l1_msssim", 0.4, 0.1)
         ).total.backward()
         assert torch.backends.cudnn.allow_tf32
-    assert switches.backward and len(switches.on) == 20 and not any(switches.on)
+    assert len(switches.on) == 20 and not any(switches.on)  # 10 of them in the backward pass
 
 
 @pytest.mark.parametrize("loss_type", ["recon", "rd"])

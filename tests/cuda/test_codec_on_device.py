@@ -1,9 +1,12 @@
 """The swapped codec on a device: what mixed precision costs, and its calibration."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from compressai.layers import GDN
 from compressai.models import FactorizedPrior
+from compressai.zoo.image import model_urls
 from torch import Tensor
 
 from benchmarks._gpu.learners import tf32_as_in
@@ -21,10 +24,21 @@ _NOISE_DB = 45.0
 _FLIPPED = 0.005
 """Share of latents that round to another integer than in fp32."""
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_ZOO_FILE = Path(torch.hub.get_dir(), "checkpoints", Path(model_urls["bmshj2018-factorized"]["mse"][8]).name)
+each_codec = pytest.mark.parametrize(
+    "source",
+    [
+        "embedded",
+        pytest.param("zoo", marks=pytest.mark.skipif(not _ZOO_FILE.is_file(), reason="CompressAI's file is not here")),
+    ],
+)
+"""CompressAI's codec has quality 8, the default of a run. It is not downloaded for a test."""
 
 
-def calibrated(device: torch.device, crops: Tensor) -> tuple[FactorizedPrior, list[FittedLayer]]:
-    model = load_codec("embedded", quality=1, channels=None).build().to(device)
+def calibrated(
+    device: torch.device, crops: Tensor, source: str = "embedded"
+) -> tuple[FactorizedPrior, list[FittedLayer]]:
+    model = load_codec(source, quality=8, channels=None).build().to(device)
     fitted = swap_calibrated(model, "all", crops)
     replace_gdn_with_relu(model, "all")
     return model.eval(), fitted
@@ -43,10 +57,13 @@ def symbols_and_images(model: FactorizedPrior, x: Tensor) -> tuple[Tensor, Tenso
         pytest.param(CUDA, "fp16", id="fp16", marks=needs_cuda),
     ],
 )
-def test_a_faster_precision_does_not_drown_a_calibrated_codec(device: torch.device, precision: str) -> None:
+@each_codec
+def test_a_faster_precision_does_not_drown_a_calibrated_codec(
+    device: torch.device, precision: str, source: str
+) -> None:
     """bf16 is not among them: under autocast on a CPU it left 39.6 dB, and 1.84 % of the latents flipped."""
     crops = photograph_crops(24)
-    model, _ = calibrated(device, crops[:20])
+    model, _ = calibrated(device, crops[:20], source)
     x = to_float(crops[20:].to(device))
     with tf32_as_in("fp32"):
         exact_symbols, exact_images = symbols_and_images(model, x)
@@ -60,9 +77,10 @@ def test_a_faster_precision_does_not_drown_a_calibrated_codec(device: torch.devi
 
 
 @both_devices
-def test_inputs_of_gdn_stay_where_fp16_can_square_them(device: torch.device) -> None:
+@each_codec
+def test_inputs_of_gdn_stay_where_fp16_can_square_them(device: torch.device, source: str) -> None:
     """The square of more than 256 is infinite in fp16, and GDN's output then zero, which no check can see."""
-    model = load_codec("embedded", quality=1, channels=None).build().to(device).eval()
+    model = load_codec(source, quality=8, channels=None).build().to(device).eval()
     largest: list[Tensor] = []
     for module in model.modules():
         if isinstance(module, GDN):

@@ -84,11 +84,19 @@ def make_export(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeC
     """A function from the replaced parts to an export folder, of a fixed size or not."""
 
     @functools.cache
-    def make(replaced: Parts = "all", *, dynamic: bool = False) -> Path:
+    def make(replaced: Parts = "all", *, dynamic: bool = False, upsample: str = "subpixel") -> Path:
         from export.onnx_parts import main
 
         folder = tmp_path_factory.mktemp("exports") / "new" / replaced
-        size = ["--height", str(HEIGHT), "--width", str(WIDTH), *(["--dynamic"] if dynamic else [])]
+        size = [
+            "--height",
+            str(HEIGHT),
+            "--width",
+            str(WIDTH),
+            *(["--dynamic"] if dynamic else []),
+            "--upsample",
+            upsample,
+        ]
         assert main(["--ckpt", str(make_checkpoint(replaced)), "--part", "all", "--out", str(folder), *size]) == 0
         return folder
 

@@ -6,13 +6,12 @@ python tests/loader/read_ranks.py SHARDS OUT IMAGES_PER_STEP
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
-from relic.loader.shard_files import OpenShard
+from relic.loader.shard_files import OpenShard, Scratch
 from relic.storage.spec import resolve_shards
 
 
@@ -23,9 +22,9 @@ def main(shards_spec: str, out: str, images_per_step: int) -> None:
     read: list[str] = []
     read_into = OpenShard.read_into
 
-    def spy(self: OpenShard, buffers: Sequence[memoryview | bytearray], place: int) -> None:
+    def spy(self: OpenShard, row: memoryview, address: int, place: int, scratch: Scratch) -> memoryview:
         read.append(self.key(place))
-        read_into(self, buffers, place)
+        return read_into(self, row, address, place, scratch)
 
     OpenShard.read_into = spy  # type: ignore[method-assign]
     found: dict[str, object] = {"read": read}

@@ -15,11 +15,12 @@ import torch
 
 from relic.arrays import Pixels
 from relic.errors import InputError
-from relic.loader import shard_files
+from relic.loader import decode, shard_files
 from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
 from relic.loader.order import Indices, epoch_order, eval_batches, train_batches
+from relic.shards import shard_set
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import ShardFactory
@@ -36,6 +37,12 @@ def read_all(folder: Path, threads: int = 2, batch_size: int = 3, epoch: int | N
             for batch in loader.batches(plan)
             for key, image in zip(batch.keys, batch.images, strict=True)
         ]
+
+
+def late_byte_of(tar: Path, place: int) -> int:
+    """Where one of the last bytes of a sample is in its shard."""
+    record = read_records(index_path(tar))[place]
+    return int(record["offset"]) + int(record["size"]) - 5
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpg", "png"])
@@ -120,7 +127,7 @@ def test_an_error_comes_at_its_batch_and_leaves_the_loader_usable(tmp_path: Path
     make_shards(tmp_path, counts=(20,), side=32)
     tar = tmp_path / "train-000000.tar"
     data = bytearray(tar.read_bytes())
-    data[int(read_records(index_path(tar))[7]["offset"]) + 200] ^= 1
+    data[late_byte_of(tar, 7)] ^= 1
     tar.write_bytes(data)
     keys: list[str] = []
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=2) as loader:
@@ -135,19 +142,32 @@ def test_an_error_comes_at_its_batch_and_leaves_the_loader_usable(tmp_path: Path
 def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, make_shards: ShardFactory, encoding: str) -> None:
     make_shards(tmp_path, counts=(3, 6), side=48, encoding=encoding)
     tar = tmp_path / "train-000001.tar"
-    record = read_records(index_path(tar))[4]
     data = bytearray(tar.read_bytes())
-    data[int(record["offset"]) + int(record["size"]) - 5] ^= 1
+    data[late_byte_of(tar, 4)] ^= 1
     tar.write_bytes(data)
     with pytest.raises(InputError, match=r"train-000001\.tar: sample train00007: its bytes changed"):
         read_all(tmp_path)
+
+
+def test_a_shard_of_a_large_set_is_checked_when_its_first_sample_is_read(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_set, "_CHECKED_AT_START", 1)
+    make_shards(tmp_path, counts=(3, 3), side=32)
+    (tmp_path / "train-000001.tar").unlink()
+    shards = open_shard_set(tmp_path, "train")
+    with ShardLoader(shards, batch_size=3) as loader:
+        batches = loader.batches(eval_batches(shards.num_samples, 3, 0, 1))
+        assert next(batches).keys == ["train00000", "train00001", "train00002"]
+        with pytest.raises(InputError, match=r"train-000001\.tar: the shard is missing; run the same make_shards\.py"):
+            next(batches)
 
 
 def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(4,), side=48)
     tar = tmp_path / "train-000000.tar"
     shards = open_shard_set(tmp_path, "train")
-    offset = int(read_records(index_path(tar))[2]["offset"]) + 200
+    offset = late_byte_of(tar, 2)
     with (
         ShardLoader(shards, batch_size=4, verify="first") as first,
         ShardLoader(shards, batch_size=4, verify="off") as off,
@@ -165,6 +185,22 @@ def test_verify_off_and_first(tmp_path: Path, make_shards: ShardFactory) -> None
         assert len(list(off.batches(plan))) == 1
         with pytest.raises(InputError, match="train00002"):
             list(always.batches(plan))
+
+
+def test_each_sample_is_verified_once(
+    tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, by several threads, and also when its shard was closed meanwhile."""
+    make_shards(tmp_path, counts=(9, 12), side=32, encoding="jpg")
+    shards = open_shard_set(tmp_path, "train")
+    compared: list[str] = []
+    monkeypatch.setattr(decode, "_compare", lambda digest, shard, place: compared.append(shard.key(place)))
+    with ShardLoader(shards, batch_size=7, threads=3, verify="first") as loader:
+        for epoch in range(3):
+            for batch in loader.batches(train_batches(epoch_order(shards.samples, 0, epoch), 7, 0, 1)):
+                assert set(batch.keys) <= set(compared)
+            loader._decoder._files._open.clear()
+    assert sorted(compared) == [f"train{number:05d}" for number in range(21)]
 
 
 @pytest.mark.timeout(5)

@@ -51,6 +51,29 @@ MiB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"evaluated": last + 1, "MiB": MiB}))
 """
 
+BILLION = """
+import json, resource, sys
+from pathlib import Path
+import relic.loader.loader
+used = resource.getrusage(resource.RUSAGE_SELF)
+before = used.ru_utime + used.ru_stime, used.ru_maxrss
+
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order, train_batches
+from relic.shards.shard_set import open_shard_set
+
+shards = open_shard_set(Path(sys.argv[1]), "train")
+order = epoch_order(shards.samples, 0, 0, window=4)
+with ShardLoader(shards, batch_size=64, verify="first") as loader:
+    batches = loader.batches(train_batches(order, 512, 7, 8, int(sys.argv[2])))
+    keys = [next(batches).keys for _ in range(4)]
+    batches.close()
+used = resource.getrusage(resource.RUSAGE_SELF)
+seconds, MiB = used.ru_utime + used.ru_stime - before[0], (used.ru_maxrss - before[1]) / 1024
+print(json.dumps({"samples": len(order), "CPU seconds": seconds, "MiB": MiB, "keys": keys}))
+"""
+"""Time and memory beside those that torch takes, which it does for any set."""
+
 
 class Reads:
     """Counts what is read of a set."""
@@ -69,9 +92,9 @@ class Reads:
         def read_records(path: Path) -> npt.NDArray[np.void]:
             return read_index(path)[1]
 
-        def preadv(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-            self.samples += 1
-            return system_preadv(descriptor, buffers, offset)
+        def preadv(descriptor: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
+            self.samples += not flags  # with a flag, it only looks into the page cache
+            return system_preadv(descriptor, buffers, offset, flags)
 
         system_preadv = os.preadv
         monkeypatch.setattr(shard_set, "read_index_header", read_header)
@@ -127,9 +150,9 @@ def write_sparse(tar: Path, count: int) -> None:
     index_path(tar).write_bytes(index_bytes(table, count * SAMPLE_BYTES + 1024))
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(script: str, *arguments: str) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEASURE, str(folder)]
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, timeout=100)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -161,9 +184,9 @@ def test_the_order_of_coco_and_its_batches_are_made_without_a_loop_over_samples(
     samples = [1000] * (COCO // 1000) + [COCO % 1000]
     with count_lines() as lines:
         order = epoch_order(samples, 0, 0)
-        resumed = train_batches(order, 64, 0, 1, COCO // 2)
+        first = next(train_batches(order, 64, 0, 1, COCO // 2))
     assert len(order) == COCO
-    assert len(resumed) == COCO // 64 - COCO // 2 // 64
+    assert first.tolist() == order[COCO // 2 // 64 * 64 :][:64].tolist()
     assert 0 < lines[0] < 1000
 
 
@@ -175,7 +198,31 @@ def test_ten_million_samples_cost_little_memory(tmp_path: Path, per_shard: int) 
     for name, samples in (("small", 6464 * 2), ("large", 10_000_000)):
         (tmp_path / name).mkdir()
         simulate(tmp_path / name, samples, per_shard)
-        found = measure(tmp_path / name)
+        found = measure(MEASURE, str(tmp_path / name))
         assert found["evaluated"] == samples
         sizes[name] = found["MiB"]
     assert sizes["large"] - sizes["small"] <= 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("begun", [0, 499_999_744])
+def test_a_billion_samples_start_at_once_in_little_memory(tmp_path: Path, begun: int) -> None:
+    """100,000 shards in the manifest. Only those of the first batches exist."""
+    per_shard, count = 10_000, 100_000
+    size = per_shard * SAMPLE_BYTES + 1024
+    infos = tuple(ShardInfo(f"train-{number:06d}.tar", per_shard, size, f"{number:064x}") for number in range(count))
+    packing = a_packing(width=SIDE, height=SIDE, samples_per_shard=per_shard)
+    write_manifest(tmp_path, Manifest(packing, infos, per_shard * count, 0))
+    plan = epoch_order([per_shard] * count, 0, 0, window=4)[begun : begun + 40 * 512]
+    needed = {sample // per_shard for sample in plan.tolist()}
+    first, *others = (tmp_path / infos[number].name for number in sorted(needed))
+    write_sparse(first, per_shard)
+    for tar in others:
+        os.link(first, tar)
+        os.link(index_path(first), index_path(tar))
+    found = measure(BILLION, str(tmp_path), str(begun))
+    taken = train_batches(epoch_order([per_shard] * count, 0, 0, window=4), 512, 7, 8, begun)
+    expected = [[f"{sample % per_shard:012d}" for sample in next(taken).tolist()] for _ in range(4)]
+    assert (found["samples"], found["keys"]) == (per_shard * count, expected)
+    assert found["CPU seconds"] <= 5 and found["MiB"] <= 300, found

@@ -1,12 +1,13 @@
 """Small COCO-like folders, and helpers for the tests of prep."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from prep.engine import Finished, RunningItems
 from tests.conftest import photograph
 
 
@@ -34,3 +35,15 @@ def digests() -> Callable[[Path], dict[str, str]]:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
     return read
+
+
+@pytest.fixture
+def tasks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the tasks in this process: starting workers takes most of the time."""
+
+    def run_here(work: Callable[..., object], tasks: list[object], **options: object) -> Iterator[object]:
+        for task in tasks:
+            yield RunningItems(0)
+            yield Finished(task, work(task, lambda item: None))
+
+    monkeypatch.setattr("prep.pool.run_tasks", run_here)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prep.make_shards import main
-from prep.pool import Finished, RunningItems
 from prep.shard_worker import pack_shard
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import open_shard_set, plan_path
@@ -33,16 +31,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the tasks in this process: starting workers takes most of the time."""
-
-    def run_here(work: Callable[..., object], tasks: list[object], **options: object) -> Iterator[object]:
-        for task in tasks:
-            yield RunningItems(0)
-            yield Finished(task, work(task, lambda item: None))
-
-    for module in ("prep.packing", "prep.comparing"):
-        monkeypatch.setattr(f"{module}.run_tasks", run_here)
+def _here(tasks_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.comparing._MARGIN_NS", 0)
 
 
@@ -54,7 +43,7 @@ def run(tmp_path: Path, *flags: str) -> int:
 def level_of(tmp_path: Path, number: int) -> int:
     tar = tmp_path / "out" / f"train-{number // 3:06d}.tar"
     record = read_records(index_path(tar))[number % 3]
-    return tar.read_bytes()[int(record["offset"]) + 128]
+    return tar.read_bytes()[int(record["offset"] + record["size"]) - 1]
 
 
 def age(folder: Path) -> None:

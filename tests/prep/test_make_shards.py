@@ -271,19 +271,6 @@ def test_too_little_disk_is_refused_at_the_start(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_use_is_refused(
-    make_coco: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from prep.split_folder import only_writer
-
-    monkeypatch.setattr("prep.split_folder._LOCK_SECONDS", 0.2)
-    (tmp_path / "out").mkdir()
-    with only_writer(tmp_path / "out"):
-        assert run(make_coco(train=1, val=1), tmp_path / "out") == 1
-    assert "another make_shards.py" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

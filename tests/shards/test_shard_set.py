@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from relic.errors import InputError
+from relic.shards import shard_set
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, ShardInfo, read_manifest, write_manifest
 from relic.shards.shard_set import open_shard_set, plan_path
@@ -79,6 +80,51 @@ def test_what_is_wrong_is_named(tmp_path: Path, harm: Any, message: str) -> None
     harm(tmp_path)
     with pytest.raises(InputError, match=message):
         open_shard_set(tmp_path, "train")
+
+
+def pack_more(folder: Path) -> None:
+    """A shard of another packing in the place of one: with an index that fits it."""
+    (folder / "other").mkdir()
+    pack(folder / "other", (3,))
+    for file in ("train-000000.tar", "train-000000.index"):
+        (folder / "other" / file).replace(folder / file)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "train-000000.tar").unlink(),
+        lambda folder: index_path(folder / "train-000000.tar").unlink(),
+        cut_tar,
+        pack_more,
+    ],
+)
+def test_in_a_large_set_the_same_is_said_of_a_shard_when_it_is_read(
+    tmp_path: Path, harm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(tmp_path, (2, 1))
+    harm(tmp_path)
+    with pytest.raises(InputError) as at_once:
+        open_shard_set(tmp_path, "train")
+    monkeypatch.setattr(shard_set, "_CHECKED_AT_START", 1)
+    shards = open_shard_set(tmp_path, "train")
+    shards.check(1)
+    with pytest.raises(InputError) as later:
+        shards.check(0)
+    assert str(later.value) == str(at_once.value)
+
+
+def test_of_a_large_set_only_the_manifest_is_opened(tmp_path: Path, opened: list[Path]) -> None:
+    infos = [ShardInfo(f"train-{number:06d}.tar", 7, 9000 + number, f"{number:064x}") for number in range(5000)]
+    prints = []
+    for names in (infos, infos, infos[::-1]):
+        write_manifest(tmp_path, Manifest(PACKING, tuple(names), 35_000, 0))
+        opened.clear()
+        shards = open_shard_set(tmp_path, "train")
+        assert opened == [tmp_path / "train.json"]
+        assert (shards.num_samples, len(shards.tars), shards.indexes[1]) == (35_000, 5000, index_path(shards.tars[1]))
+        prints.append(shards.fingerprint)
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_an_unfinished_packing_says_so(tmp_path: Path) -> None:

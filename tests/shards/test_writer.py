@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import math
 import struct
 import subprocess
 import tarfile
@@ -42,6 +43,41 @@ def shard(tmp_path: Path) -> tuple[Path, dict[str, NDArray[Any]]]:
 def test_the_raw_header_is_numpy_s_own() -> None:
     for shape in ((1, 1, 3), (224, 224, 3), (8192, 4096, 3)):
         assert npy(np.zeros(shape, np.uint8))[:128] == npy_header(*shape[:2])
+        for length in (128, 192, 512, 4096):
+            header = npy_header(*shape[:2], length)
+            assert len(header) == length
+            assert np.load(io.BytesIO(header + bytes(math.prod(shape)))).shape == shape
+
+
+def test_pixels_begin_at_multiples_of_4096_bytes(tmp_path: Path) -> None:
+    """The `.npy` header before them is as long as that takes. No payload has bytes after its pixels."""
+    rng = np.random.default_rng(1)
+    for number, side in enumerate((5, 36, 37, 38, 224)):
+        path = tmp_path / f"train-{number:06d}.tar"
+        crops = [rng.integers(0, 256, (side, side + 1, 3), dtype=np.uint8) for _ in range(9)]
+        with ShardWriter(path) as writer:
+            for place, crop in enumerate(crops):
+                writer.add(str(place), ".npy", npy(crop), {})
+        with tarfile.open(path, "r:") as archive:
+            for member, crop in zip(archive.getmembers(), crops, strict=True):
+                pixels_offset = member.offset_data + member.size - crop.nbytes
+                assert pixels_offset % 4096 == 0
+                assert path.read_bytes()[pixels_offset : pixels_offset + crop.nbytes] == crop.tobytes()
+                assert 128 <= member.size - crop.nbytes <= 4096
+        assert path.stat().st_size <= 9 * (-(-crops[0].nbytes // 4096) + 1) * 4096 + 1024
+
+
+def test_what_is_no_npy_file_of_numpy_is_stored_as_it_is(tmp_path: Path) -> None:
+    fortran = io.BytesIO()
+    np.lib.format.write_array(fortran, np.zeros((4, 4, 3), np.uint8), version=(2, 0))
+    payloads = [b"", b"x", b"\x93NUMPY", fortran.getvalue(), npy(np.zeros((4, 4, 3), np.uint8))]
+    with ShardWriter(tmp_path / "train-000000.tar") as writer:
+        for number, payload in enumerate(payloads):
+            writer.add(str(number), ".jpg" if number == 4 else ".npy", payload, {})
+    with tarfile.open(tmp_path / "train-000000.tar") as archive:
+        for member, payload in zip(archive.getmembers(), payloads, strict=True):
+            stored = archive.extractfile(member)
+            assert stored is not None and stored.read() == payload
 
 
 def test_tarfile_reads_the_same_keys_and_pixels(shard: tuple[Path, dict[str, NDArray[Any]]]) -> None:
@@ -97,7 +133,8 @@ def test_the_index_points_at_every_payload(shard: tuple[Path, dict[str, NDArray[
     assert header.records_xxh3 == xxhash.xxh3_64_intdigest(raw[64:])
     for record, (key, crop) in zip(read_records(index_path(path)), crops.items(), strict=True):
         payload = data[int(record["offset"]) : int(record["offset"]) + int(record["size"])]
-        assert payload == npy(crop)
+        assert payload.endswith(crop.tobytes())
+        np.testing.assert_array_equal(np.load(io.BytesIO(payload)), crop)
         assert record["key"].decode() == key
         assert int(record["xxh3"]) == xxhash.xxh3_64_intdigest(payload)
     lines = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]

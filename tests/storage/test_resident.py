@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,7 @@ def test_a_smaller_bound_removes_what_is_no_longer_to_stay(packed: Path, s3: S3S
 def test_shards_packed_anew_replace_the_old_ones(packed: Path, s3: S3Server) -> None:
     opened(1)
     wait_until(lambda: whole(packed) == NAMES)
+    shutil.rmtree(packed)
     write_shards(packed, counts=COUNTS, side=64, seed=5)
     s3.put_folder("bucket/set", {path.name: path.read_bytes() for path in packed.iterdir()})
     assert keys_of(opened(1)) == KEYS

@@ -177,7 +177,7 @@ def test_the_counter_sees_every_kind_of_read() -> None:
 
 @pytest.mark.parametrize(
     ("flags", "most"),
-    [(ENCODER_RECON, 370), (BOTH_RD, 380), ((*BOTH_RD, "--precondition"), 465), (GDN_RD, 575)],
+    [(ENCODER_RECON, 335), (BOTH_RD, 345), ((*BOTH_RD, "--precondition"), 430), (GDN_RD, 540)],
     ids=["recon", "rd", "precondition", "GDN"],
 )
 def test_a_step_takes_few_operators(

@@ -15,7 +15,7 @@ from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
 from train.main import main
-from train.plan import make_plan
+from train.plan import check_resumed, make_plan
 
 
 def test_a_run_opens_each_shard_set_and_each_checkpoint_once(run: Run, crops: Path, opened: list[Path]) -> None:
@@ -133,3 +133,43 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(
     config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", "4"), prog="train")
     with pytest.raises(InputError, match="--batch_size 4: not divisible by the 3 processes"):
         make_plan(config)
+
+
+def test_a_form_of_the_decoder_that_is_not_used_does_not_stop_a_resumed_run() -> None:
+    """Without --qat no run uses --qat_upsample, whatever default an older run recorded."""
+    plain, quantized = (TrainConfig(shards="shards", qat=qat) for qat in (False, True))
+    check_resumed(plain, {**plain.plain_values(), "qat_upsample": "deconv5"})
+    with pytest.raises(InputError, match="--qat_upsample subpixel: the run to resume has deconv5"):
+        check_resumed(quantized, {**quantized.plain_values(), "qat_upsample": "deconv5"})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "machines", "restarts", "said"),
+    [
+        (12, 3, 3, ""),  # 2 and 4 processes divide it too
+        (8, 4, 3, "goes on only with 1 or 2 of the 4 (2 processes each)"),
+        (6, 3, 3, "goes on only with 1 of the 3 (2 processes each)"),
+        (8, 4, 0, ""),
+    ],
+)
+def test_which_machines_can_go_on_is_said_at_the_start(
+    crops: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    batch_size: int,
+    machines: int,
+    restarts: int,
+    said: str,
+) -> None:
+    set_ranks(monkeypatch, size=machines * 2)
+    for name, value in (
+        ("LOCAL_WORLD_SIZE", 2),
+        ("GROUP_WORLD_SIZE", machines),
+        ("TORCHELASTIC_MAX_RESTARTS", restarts),
+    ):
+        monkeypatch.setenv(name, str(value))
+    config = parse(TrainConfig, tiny(crops, tmp_path, "--batch_size", str(batch_size)), prog="train")
+    make_plan(config)
+    lost = [record.getMessage() for record in caplog.records if "machines are lost" in record.getMessage()]
+    assert (len(lost) == 1 and said in lost[0]) if said else not lost

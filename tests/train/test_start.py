@@ -51,6 +51,14 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "naive" / "checkpoints" / "last.pt").architecture == Architecture((4, 6), "all")
 
 
+def test_every_run_keeps_freed_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is not calibrated, or goes on, needs it too."""
+    calls: list[str] = []
+    monkeypatch.setattr("train.start.keep_freed_memory", lambda: calls.append("kept"))
+    assert run("--epochs", "0") == 0 and calls == ["kept"]
+    assert run("--epochs", "0", "--resume", "auto") == 0 and len(calls) == 2
+
+
 def test_runs_repeat_and_other_seeds_see_other_crops(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[torch.Tensor] = []
@@ -78,7 +86,7 @@ def test_its_crops_are_the_first_of_the_first_epoch(run: Run, crops: Path, monke
     assert run("--swap_init", "calibrated", "--calib_images", "5", "--epochs", "0", "--seed", "2") == 0
     shards = open_shard_set(crops, "train")
     with ShardLoader(shards, batch_size=12) as loader:
-        (batch,) = loader.batches([epoch_order(shards.samples, 2, 0)])
+        (batch,) = loader.batches([epoch_order(shards.samples, 2, 0)[:]])
         assert torch.equal(seen[0], batch.images[:5])
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.devices.lint import lint
-from export.devices.rules import SOURCES, TARGETS
+from export.devices.rules import SEEN, SOURCES, TARGETS
 
 DECONV5: dict[str, Any] = {"kernel_shape": [5, 5], "strides": [2, 2], "pads": [2] * 4, "output_padding": [1, 1]}
 DECONV6: dict[str, Any] = {"kernel_shape": [6, 6], "strides": [2, 2], "pads": [2] * 4}
@@ -84,3 +84,10 @@ def test_every_rule_names_a_document() -> None:
     for target in TARGETS.values():
         assert {target.gdn.source, *(rule.source for rule in target.rules)} <= SOURCES.keys()
         assert 13 in target.opsets
+
+
+def test_the_sources_say_whether_a_compiler_was_run() -> None:
+    for name, target in TARGETS.items():
+        sources = {target.gdn.source, *(rule.source for rule in target.rules)}
+        assert bool(sources & SEEN.keys()) is (name not in ("drpai", "tidl")), name
+    assert SOURCES["RKNN 2.5.0"].startswith("seen: RKNN-Toolkit2") and SOURCES["TIDL list"].startswith("read: TI")

@@ -9,7 +9,7 @@ import pytest
 
 from export.onnx_parts import main
 from relic.codec.checkpoint import save_checkpoint
-from relic.options import Parts
+from relic.options import Parts, Upsample
 from tests.export.conftest import tiny_codec
 from tests.export.int8.conftest import SIDE, Crops
 from tests.export.int8.test_fake_quantization import scales
@@ -17,10 +17,10 @@ from tests.export.int8.test_fake_quantization import scales
 STEPS = {"g_a.1": 0.011, "g_a.3": 0.023, "g_a.5": 0.037, "g_s.1": 0.041, "g_s.3": 0.053, "g_s.5": 0.067}
 
 
-def export_of(folder: Path, crops: Crops, replaced: Parts, *flags: str) -> Path:
+def export_of(folder: Path, crops: Crops, replaced: Parts, *flags: str, trained_for: Upsample = "deconv5") -> Path:
     steps = {name: step for name, step in STEPS.items() if replaced == "all" or name.startswith("g_a")}
     checkpoint = dataclasses.replace(
-        tiny_codec(replaced), quantization={"upsample": "deconv5", "activation_steps": steps}
+        tiny_codec(replaced), quantization={"upsample": trained_for, "activation_steps": steps}
     )
     save_checkpoint(folder / "trained.pt", checkpoint)
     given = ["--ckpt", str(folder / "trained.pt"), "--part", "all", "--out", str(folder / "set"), "--int8", *flags]
@@ -59,3 +59,13 @@ def test_a_method_that_is_given_comes_before_the_trained_steps(tmp_path: Path, c
     folder = export_of(tmp_path, crops, "all", "--calib_method", "minmax")
     assert not set(relu_scales(folder)) & {np.float32(step) for step in STEPS.values()}
     assert json.loads((folder / "export.json").read_text())["int8"]["calibration"]["method"] == "minmax"
+
+
+def test_the_form_is_the_one_that_was_trained_for(
+    tmp_path: Path, crops: Crops, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = export_of(tmp_path, crops, "all", trained_for="deconv6")
+    assert json.loads((folder / "export.json").read_text())["upsample"] == "deconv6"
+    folder = export_of(tmp_path, crops, "all", "--target", "openvino", trained_for="deconv6")
+    assert json.loads((folder / "export.json").read_text())["upsample"] == "subpixel"
+    assert "trained with --qat_upsample deconv6; --upsample subpixel rounds its weights otherwise" in caplog.text

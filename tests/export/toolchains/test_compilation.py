@@ -93,7 +93,7 @@ def test_a_report_says_what_the_compiler_said_and_how_numbers_differ(
     assert compared["device"]["psnr_db"] < compared["onnxruntime"]["psnr_db"]
 
     page, said = (out / "report.md").read_text(), capsys.readouterr().out
-    assert "vendor 1.0; float32, --upsample deconv5, 80x64, N=8 M=12" in page and "An estimate." in page
+    assert "vendor 1.0; float32, --upsample subpixel, 80x64, N=8 M=12" in page and "An estimate." in page
     for text in (page, said):
         assert "99.58% of the symbols are equal (others by up to 1)" in text and "1 Round" in text
         assert "2.00  4.00" in text and "chatter" not in text
@@ -119,7 +119,7 @@ def test_a_part_that_is_refused_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     vendor.write_text(SCRIPT.replace("FAULT", fault))
-    assert compile_parts(make_export(), crops, tmp_path / "out") == 1
+    assert compile_parts(make_export(upsample="deconv5"), crops, tmp_path / "out") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("export/compile_parts.py: error: ") and said in error
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from export.toolchains.config import CompileConfig, InstallConfig
 from export.toolchains.environment import environment_folder
-from export.toolchains.plan import make_plan
+from export.toolchains.plan import make_plan, results_folder
 from export.toolchains.registry import FOLDER, TOOLCHAINS
 from relic.cli import parse
 from relic.errors import InputError
@@ -39,10 +39,10 @@ def test_a_licence_that_is_not_open_has_to_be_accepted(capsys: pytest.CaptureFix
 
 
 def test_results_lie_beside_the_export() -> None:
-    assert CompileConfig(Path("a/onnx"), "qnn").folder == Path("a/onnx-htp")
-    assert CompileConfig(Path("a/onnx"), "ethos-u").folder == Path("a/onnx-ethos-u55-256")
-    assert CompileConfig(Path("."), "qnn").folder == Path.cwd().with_name(f"{Path.cwd().name}-htp")
-    assert CompileConfig(Path("a/onnx"), "ethos-u", out=Path("b")).folder == Path("b")
+    assert results_folder(CompileConfig(Path("a/onnx"), "qnn")) == Path("a/onnx-htp")
+    assert results_folder(CompileConfig(Path("a/onnx"), "ethos-u")) == Path("a/onnx-ethos-u55-256")
+    assert results_folder(CompileConfig(Path("."), "qnn")) == Path.cwd().with_name(f"{Path.cwd().name}-htp")
+    assert results_folder(CompileConfig(Path("a/onnx"), "ethos-u", out=Path("b"))) == Path("b")
 
 
 @pytest.mark.parametrize("name", TOOLCHAINS)

@@ -4,15 +4,19 @@ RKNN-Toolkit2 takes 5.5 GB, so it is not installed by these tests; they use it w
 """
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export import onnx_parts
 from export.compile_parts import main
+from export.toolchains.environment import clean_environment, find_python
 from relic.codec.checkpoint import save_checkpoint
+from relic.onnx.sessions import open_session
 from relic.options import ToolchainName
 from tests.conftest import write_shards
 from tests.export.conftest import tiny_codec
@@ -106,3 +110,51 @@ def test_what_the_rules_say_is_what_the_compiler_says(
     error = capfd.readouterr().err
     assert "the compiler refuses it" in error and said in error
     assert not (tmp_path / "out").exists()
+
+
+BY_HAND = """
+import sys
+import numpy as np
+from rknn.api import RKNN
+
+def run(model, pixels, format, config, **build):
+    rknn = RKNN()
+    assert rknn.config(target_platform="rk3588", **config) == 0
+    assert rknn.load_onnx(model=model) == 0
+    assert rknn.build(**build) == 0
+    assert rknn.init_runtime() == 0
+    return rknn.inference(inputs=[pixels], data_format=[format])[0]
+
+export, out = sys.argv[1:]
+x = np.load(f"{export}/calibration/encoder/001.npy")
+pixels = np.rint(x * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+whole = {"mean_values": [[0, 0, 0]], "std_values": [[255, 255, 255]]}
+np.savez(
+    out,
+    x=x,
+    uint8=run(f"{export}/encoder.onnx", pixels, "nhwc", whole, do_quantization=False),
+    floats=run(f"{export}/encoder.onnx", x, "nchw", {}, do_quantization=False),
+    own=run(
+        f"{export}/float/encoder.onnx", x, "nchw", {}, do_quantization=True, dataset=f"{export}/calibration/encoder.txt"
+    ),
+)
+"""
+
+
+def test_rknn_takes_uint8_pixels_and_the_list_of_the_calibration(
+    installed: Callable[[ToolchainName], None], tmp_path: Path
+) -> None:
+    installed("rknn")
+    save_checkpoint(tmp_path / "c.pt", tiny_codec("all"))
+    write_shards(tmp_path / "shards", "train", (16,), side=64)
+    write_shards(tmp_path / "shards", "val", (2,), side=64)
+    folder = export_int8(tmp_path / "c.pt", tmp_path / "shards", tmp_path / "export", "subpixel", 64)
+    (tmp_path / "elsewhere").mkdir()
+    command = [str(find_python("rknn")), "-c", BY_HAND, str(folder), str(tmp_path / "found.npz")]
+    subprocess.run(command, cwd=tmp_path / "elsewhere", env=clean_environment(), check=True)
+    found = np.load(tmp_path / "found.npz")
+    assert np.array_equal(found["uint8"], found["floats"])
+    (exact,) = open_session(folder / "float" / "encoder.onnx").run(None, {"x": found["x"]})
+    for name in ("floats", "own"):
+        noise = np.square(found[name] - exact).mean() / np.square(exact).mean()
+        assert -10 * np.log10(noise) > 15, name
