@@ -126,7 +126,7 @@ def write_shards(
     encoding: Encoding = "raw",
     seed: int = 0,
 ) -> dict[str, NDArray[Any]]:
-    """Write a split of random smooth crops. Returns key -> pixels, in the order of the shards."""
+    """Write a split of random smooth crops; no tar for a count of 0. Returns key -> pixels, in the order of the shards."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     packed: dict[str, NDArray[Any]] = {}
@@ -139,8 +139,8 @@ def write_shards(
                 pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
                 writer.add(key, MEMBER_SUFFIX[encoding], encode(pixels, encoding), {"source": f"{key}.jpg"})
                 packed[key] = pixels
-        assert writer.info is not None
-        infos.append(writer.info)
+        if writer.info is not None:
+            infos.append(writer.info)
     packing = a_packing(split=split, width=side, height=side, encoding=encoding)
     write_manifest(folder, Manifest(packing, tuple(infos), len(packed), 0))
     return packed
