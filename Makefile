@@ -45,7 +45,7 @@ unit: .venv/.installed-dev ## Run the tests that need neither torch nor whole co
 test: lint ## Check style and types, and run the tests
 	$(PY) -m pytest -m "not slow" $(if $(FILE),,$(PARALLEL)) $(FILE)
 
-test-slow: .venv/.installed-dev ## Run the tests that take longer
+test-slow: .venv/.installed-dev .venv/.installed-cluster ## Run the tests that take longer
 	$(PY) -m pytest -m slow $(FILE)
 
 flags: .venv/.installed ## Write docs/flags.md from the configs
@@ -68,3 +68,7 @@ lock: ## Pin all requirements at today's versions (needs uv)
 .venv/.installed-dev: requirements-dev.txt .venv/.installed
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
+
+# Without ray, the tests of --engine ray are skipped.
+.venv/.installed-cluster: requirements-cluster.txt .venv/.installed
+	if $(PY) -m pip install --quiet -r requirements-cluster.txt; then touch $@; fi

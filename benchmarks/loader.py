@@ -72,7 +72,7 @@ def _compare(plan: Plan, folder: Path) -> Outcome:
         peers = all_peers(crops, config.batch_size, plan.threads, stack)
         passes = take_turns(runs_of(peers), config.epochs)
     figures = {name: steady_rate(made) for name, made in passes.items()}
-    quotients = ratios(figures)
+    quotients = ratios(passes)
     shares = {peer.name: time_shares(passes[peer.name][1:], plan.threads) for peer in peers if peer.times}
     what = f"{crops.raw.num_samples:,} crops of 224x224, batches of {config.batch_size}"
     table = comparison_table(what, figures, quotients, crops.raw, plan.threads)

@@ -7,6 +7,7 @@ then two attempts pack one shard, see `prep.split_folder`. The nodes get the cod
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
 import time
@@ -38,7 +39,7 @@ def ray_engine(address: str, workers: int) -> Iterator[Engine]:
     packages = [str(_ROOT / name) for name in ("prep", "relic")]
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        _reach(address)
+        _reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         ray.init(
             address=address,
             runtime_env={"py_modules": packages, "excludes": ["__pycache__", "*.pt"]},

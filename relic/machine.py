@@ -61,10 +61,10 @@ def available_memory() -> int:
 
 
 def is_in_memory(path: Path) -> bool:
-    """Whether the file lies in a file system that has no storage, such as /dev/shm."""
-    status = path.stat()
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    """Whether the file lies in a file system that has no storage, such as /dev/shm. False for one that is missing."""
     with contextlib.suppress(OSError):
+        status = path.stat()
+        device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
         for line in (_PROC / "self" / "mountinfo").read_text().splitlines():
             mount, _, source = line.partition(" - ")
             if mount.split()[2] == device:

@@ -126,7 +126,7 @@ def write_shards(
     encoding: Encoding = "raw",
     seed: int = 0,
 ) -> dict[str, NDArray[Any]]:
-    """Write a split of random smooth crops; no tar for a count of 0. Returns key -> pixels, in the shards' order."""
+    """Write a split of random smooth crops; no tar for a count of 0. Returns key -> pixels, in order."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     packed: dict[str, NDArray[Any]] = {}

@@ -14,6 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from relic.arrays import Pixels
+from relic.pictures.crop_png import decode_crop_png
 from relic.pictures.turbo import decode_jpeg
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
@@ -108,8 +109,9 @@ def _jpg(member: bytes | memoryview, row: Pixels) -> None:
 
 
 def _png(member: bytes | memoryview, row: Pixels) -> None:
-    with Image.open(io.BytesIO(member), formats=("PNG",)) as image:
-        row[:] = np.asarray(image.convert("RGB"))
+    if not decode_crop_png(memoryview(member), row):  # a PNG of another program
+        with Image.open(io.BytesIO(member), formats=("PNG",)) as image:
+            row[:] = np.asarray(image.convert("RGB"))
 
 
 def _epochs(

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks._loader.fio import Fio, find_fio
-from benchmarks._loader.measure import Pass, Run, measure_epoch, steady_rate, take_turns
+from benchmarks._loader.measure import Pass, Run, measure_epoch, ratios, steady_rate, take_turns
 from benchmarks._loader.memory import forget_peak, peak_mib, resident_mib
 from benchmarks._loader.page_cache import cached_share, drop_from_cache
 from benchmarks._loader.peers import Peer, other_peers, relic_peer
@@ -107,7 +107,7 @@ def measure_cold(
     return Cold(
         rates=rates,
         cpu_us={name: _cpu_us(made) for name, made in passes.items()},
-        ratios=_ratios(rates),
+        ratios=ratios(passes, _pairs(passes)),
         by_epoch={name: [one.images_per_second for one in made] for name, made in passes.items()},
         engine=fio.engine if fio else "",
         block_bytes=blocks,
@@ -146,16 +146,15 @@ def _cpu_us(passes: Sequence[Pass]) -> float:
     return statistics.median(1e6 * one.cpu / one.images for one in passes[1:])
 
 
-def _ratios(rates: Mapping[str, float]) -> dict[str, float]:
-    """Every loader of tars to the reference that reads as many bytes at once."""
-    reference = next(name for name in REFERENCES if f"{name}_raw" in rates)
-    found = {}
-    for name, rate in rates.items():
+def _pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Every loader of tars, and the reference that reads as many bytes at once."""
+    names = list(names)
+    reference = next(name for name in REFERENCES if f"{name}_raw" in names)
+    found = []
+    for name in names:
         loader, _, suffix = name.partition("_")
-        if loader in REFERENCES or suffix == "folder":
-            continue
-        beside = f"{reference}_{'jpg' if suffix.startswith('jpg') else 'raw'}"
-        found[f"{name}/{beside}"] = rate / rates[beside]
+        if loader not in REFERENCES and suffix != "folder":
+            found.append((name, f"{reference}_{'jpg' if suffix.startswith('jpg') else 'raw'}"))
     return found
 
 

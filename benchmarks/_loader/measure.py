@@ -5,7 +5,7 @@ import itertools
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -98,9 +98,18 @@ def steady_rate(passes: Sequence[Pass]) -> float:
     return statistics.median(one.images_per_second for one in passes[1:])
 
 
-def ratios(figures: Mapping[str, float]) -> dict[str, float]:
-    """Name, for example `relic_raw/copy_ceiling` -> ratio of two figures."""
-    return {f"{ours}/{theirs}": figures[ours] / figures[theirs] for ours, theirs in RATIOS}
+def ratios(passes: Mapping[str, Sequence[Pass]], pairs: Iterable[tuple[str, str]] = RATIOS) -> dict[str, float]:
+    """Name, for example `relic_raw/copy_ceiling` -> ratio of their rates: the median over the epochs after the first.
+
+    Each ratio is of two epochs of the same number, one after the other: a slow period of the machine affects both.
+    """
+    return {
+        f"{ours}/{theirs}": statistics.median(
+            one.images_per_second / other.images_per_second
+            for one, other in zip(passes[ours][1:], passes[theirs][1:], strict=True)
+        )
+        for ours, theirs in pairs
+    }
 
 
 def time_shares(passes: Sequence[Pass], threads: int) -> Shares:

@@ -16,7 +16,9 @@ from benchmarks._loader.page_cache import drop_from_cache
 from benchmarks._loader.storage import StorageReader
 from relic.loader.loader import ShardLoader
 from relic.loader.order import Indices, epoch_order, train_batches
+from relic.loader.reading import plan_reading
 from relic.machine import available_memory
+from relic.options import Direct
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
 
@@ -50,11 +52,11 @@ class OwnSet(NamedTuple):
     first_bound_by: str
     """The part with the smallest rate."""
     images_per_second: float | None
-    """The loader in later epochs, from memory. None: the set is larger than the free memory."""
+    """The loader in later epochs, from memory. None: the set does not fit in the available memory."""
     bound_by: str
-    """The same without the disk. For a set larger than the memory: as in the first epoch."""
+    """The same without the disk. For a set that does not fit: as in the first epoch."""
     set_bytes: int
-    free_bytes: int
+    available_bytes: int
 
 
 def measure_own_set(
@@ -72,16 +74,18 @@ def measure_own_set(
     `urls`: of shards that are fetched again, to measure the network; empty for a set on disk. A slow network is
     measured in fewer rounds.
     """
-    set_bytes = sum(tar.stat().st_size for tar in shards.tars)
+    set_bytes, available = sum(shards.tar_bytes), available_memory()
     image_bytes = set_bytes / shards.num_samples
-    free = available_memory()
-    fits = set_bytes < free
-    shards = _some_shards(shards)
+    reading = plan_reading(shards, "auto", io_threads, threads)
+    fits = reading.cached == len(shards.tars)
+    shards, whole = _some_shards(shards), shards
+    # A part of a set that does not fit in memory might, and would be read in another way.
+    direct: Direct = "auto" if fits or shards is whole else "on"
     chosen = _some_samples(shards)
     rates: dict[str, list[float]] = {}
     network: list[float] = []
     with ExitStack() as stack:
-        loader = stack.enter_context(_loader(shards, batch_size, io_threads))
+        loader = stack.enter_context(_loader(shards, batch_size, io_threads, direct))
         for _ in loader.batches(_batches(chosen, batch_size)):
             pass  # names a sample that is damaged, and brings all of them into memory
         reader = StorageReader(shards, stack)
@@ -91,7 +95,7 @@ def measure_own_set(
             "disk": reader.epoch,
             "cores": bare(shards, members, batch_size, threads, stack, _REPEATS),
             "feed": _feed_ceiling(shards, batch_size, threads, stack),
-            "first": lambda number: _first_epoch(_loader(shards, batch_size, io_threads), batch_size, number),
+            "first": lambda number: _first_epoch(_loader(shards, batch_size, io_threads, direct), batch_size, number),
         }
         if fits:
             parts["later"] = lambda number: _images(loader, _again(chosen, batch_size, number))
@@ -110,7 +114,7 @@ def measure_own_set(
     return OwnSet(
         network=statistics.median(network) if network else None,
         ceilings=found,
-        reading=str(loader.reading),
+        reading=str(reading),
         direct=reader.direct,
         device="cuda" if _on_cuda() else "cpu",
         first_images_per_second=first,
@@ -118,7 +122,7 @@ def measure_own_set(
         images_per_second=later,
         bound_by=min((name for name in found if name not in _COLD or not fits), key=found.__getitem__),
         set_bytes=set_bytes,
-        free_bytes=free,
+        available_bytes=available,
     )
 
 
@@ -135,7 +139,9 @@ def _some_shards(shards: ShardSet) -> ShardSet:
     return shards._replace(
         tars=tuple(shards.tars[number] for number in chosen),
         indexes=tuple(shards.indexes[number] for number in chosen),
+        tar_bytes=tuple(shards.tar_bytes[number] for number in chosen),
         samples=tuple(shards.samples[number] for number in chosen),
+        unchecked=tuple(shards.unchecked[number] for number in chosen) if shards.unchecked else (),
     )
 
 
@@ -157,8 +163,8 @@ def _again(samples: Indices, batch_size: int, seed: int) -> Iterator[Indices]:
     return itertools.chain.from_iterable(_batches(rng.permutation(samples), batch_size) for _ in range(_REPEATS))
 
 
-def _loader(shards: ShardSet, batch_size: int, io_threads: int) -> ShardLoader:
-    return ShardLoader(shards, batch_size=batch_size, io_threads=io_threads, pin_memory=_on_cuda())
+def _loader(shards: ShardSet, batch_size: int, io_threads: int, direct: Direct) -> ShardLoader:
+    return ShardLoader(shards, batch_size=batch_size, io_threads=io_threads, direct=direct, pin_memory=_on_cuda())
 
 
 def _first_epoch(loader: ShardLoader, batch_size: int, number: int) -> Iterator[Sized]:

@@ -69,7 +69,7 @@ def _copy_bound(figures: Mapping[str, float], quotients: Mapping[str, float], ra
 
 _COLD_NAMES = {
     "fio": "fio, random reads of {kib:.0f} KiB, {in_flight} in flight",
-    "direct": "{in_flight} threads that only read samples",
+    "direct": "bare reads of samples, {in_flight} threads",
     "relic": "relic, {suffix}",
     "webdataset": "webdataset, {suffix}",
     "torch": "torch folder loader, jpg",
@@ -78,13 +78,14 @@ _COLD_NAMES = {
 
 def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None) -> str:
     """Cold loaders as Markdown, grouped by the size of their reads, and under which conditions they were measured."""
-    reference = "fio" if cold.engine else "those threads"
+    reference = "fio" if cold.engine else "bare reads"
     rows = [("", "images/s", f"relative to {reference}", "CPU us per image")]
     order = sorted(cold.rates, key=lambda name: (_suffix(name) != "raw", not name.startswith(("fio", "direct"))))
     for name in order:
         ratio = next((f"{ratio:.2f}" for pair, ratio in cold.ratios.items() if pair.startswith(f"{name}/")), "")
         rows.append((_cold_name(name, cold), f"{cold.rates[name]:,.0f}", ratio, f"{cold.cpu_us[name]:,.0f}"))
-    set_bytes = sum(tar.stat().st_size for tar in shards.tars)
+    reads = cold.rates["fio_raw" if cold.engine else "direct_raw"]
+    set_bytes = sum(shards.tar_bytes)
     stayed = "unknown" if cold.still_cached is None else f"{cold.still_cached:.1%}"
     lines = [
         f"{shards.num_samples:,} crops of 224x224 ({set_bytes / _GB:.3g} GB raw), batches of {batch_size}, "
@@ -102,11 +103,12 @@ def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None)
         *([] if cold.direct else ["- The file system refuses reads past the page cache (O_DIRECT)."]),
     ]
     for mode, one in cold.consumers.items():
+        asked = one.asked_images_per_second
         lines.append(
-            f"- relic, raw{_mode_told(mode)}: a consumer of {one.consumer_ms:g} ms per batch asks for "
-            f"{one.asked_images_per_second:,.0f} images/s and waits {one.wait:.2%} of an epoch. Resident memory: "
-            f"{one.before_mib:,.0f} MiB before, {one.peak_mib:,.0f} MiB at most, with a ring of "
-            f"{one.ring_mib:,.0f} MiB: {one.beyond_ring_mib:,.0f} MiB beyond it."
+            f"- relic, raw{_mode_told(mode)}: a consumer of {one.consumer_ms:g} ms per batch asks for {asked:,.0f} "
+            f"images/s, {asked / reads:.2f} of {reference}, and waits {one.wait:.2%} of an epoch. Resident memory: "
+            f"{one.before_mib:,.0f} MiB before, {one.peak_mib:,.0f} MiB at most, with a ring of {one.ring_mib:,.0f} "
+            f"MiB: {one.beyond_ring_mib:,.0f} MiB beyond it."
         )
     return "\n".join(lines)
 
@@ -149,11 +151,11 @@ def own_set_table(shards: ShardSet, measured: OwnSet, gpu_images_per_second: flo
     rows.append(("loader, first epoch: from disk, checking hashes", f"{first:,.0f}"))
     if later is not None:
         rows.append(("loader, later epochs: from memory", f"{later:,.0f}"))
-    holds = "fits in" if later is not None else "is larger than"
+    holds = "fits in" if later is not None else "does not fit in"
     lines = [
         f"{shards.folder}: {shards.num_samples:,} {shards.split} crops of {shards.width}x{shards.height}, "
         f"{shards.encoding}, {counted(len(shards.tars), 'shard')}; {measured.set_bytes / _GB:.3g} GB, which {holds} "
-        f"the free memory of {measured.free_bytes / _GB:.3g} GB",
+        f"the available memory of {measured.available_bytes / _GB:.3g} GB",
         "",
         markdown_table(rows),
         "",

@@ -96,9 +96,11 @@ def test_a_tiny_cold_run(
         assert consumer["peak_mib"] >= consumer["before_mib"] > 0 and consumer["ring_mib"] > 80
     table = (tmp_path / "cold.md").read_text()
     assert table in capsys.readouterr().out
-    assert (
-        "- fio used io_uring." in table
-    ) == with_fio and f"relative to {reference if with_fio else 'those'}" in table
+    assert ("- fio used io_uring." in table) == with_fio
+    told = "fio" if with_fio else "bare reads"
+    share = 8000 / found["rates"][f"{reference}_raw"]
+    assert f"relative to {told}" in table
+    assert f"asks for 8,000 images/s, {share:.2f} of {told}, and waits" in table
 
 
 @pytest.mark.commands

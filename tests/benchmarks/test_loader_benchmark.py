@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks._loader.ceilings import block_ceiling, copy_ceiling, decode_ceiling, mapped_members, read_ceiling
 from benchmarks._loader.config import LoaderBenchmarkConfig
-from benchmarks._loader.measure import RATIOS, Pass, steady_rate, time_shares
+from benchmarks._loader.measure import RATIOS, Pass, ratios, steady_rate, time_shares
 from benchmarks._loader.tables import comparison_table
 from benchmarks._shared.crops import prepare_crops
 from benchmarks.loader import main
@@ -136,6 +136,8 @@ def test_the_loose_files_are_the_members(work: tuple[Path, Path]) -> None:
 def test_a_figure_is_the_median_after_the_first_epoch() -> None:
     passes = [Pass(100, seconds, 0.5, 0.25, 0.1) for seconds in (50.0, 1.0, 4.0, 2.0)]
     assert steady_rate(passes) == 50
+    others = [Pass(100, seconds) for seconds in (1.0, 2.0, 2.0, 8.0)]
+    assert ratios({"one": passes, "other": others}, [("one", "other")]) == {"one/other": 2}  # of 2, 0.5 and 4
     assert time_shares(passes[1:], 2) == pytest.approx((1.5 / 14, 0.75 / 14, 0.3 / 7))
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from benchmarks._loader import own_set
 from benchmarks._loader.own_set import OwnSet
 from benchmarks._loader.tables import own_set_table
 from benchmarks.loader import main
+from relic.loader.loader import ShardLoader
 from relic.options import Encoding
-from relic.shards.shard_set import open_shard_set
+from relic.shards.shard_set import ShardSet, open_shard_set
 from tests.conftest import ShardFactory, write_shards
 from tests.storage.http_shards import serve
 
@@ -51,6 +53,26 @@ def test_shards_at_urls_are_fetched_to_measure_the_network(tmp_path: Path, capsy
     assert "While shards are fetched, the network is" in capsys.readouterr().out
 
 
+@pytest.mark.commands
+def test_a_part_of_a_set_beyond_memory_is_read_as_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the set would fit, and would then be read through the page cache."""
+    write_shards(tmp_path, counts=(6, 6), side=64)
+    whole = open_shard_set(tmp_path, "train")
+    monkeypatch.setattr("relic.loader.reading.available_memory", lambda: sum(whole.tar_bytes))
+    monkeypatch.setattr(own_set, "_MOST_SHARDS", 1)
+    seen = []
+
+    class Loader(ShardLoader):
+        def __init__(self, *shards: ShardSet, **options: Any) -> None:
+            super().__init__(*shards, **options)
+            seen.append(self.reading.cached)
+
+    monkeypatch.setattr(own_set, "ShardLoader", Loader)
+    found = own_set.measure_own_set(whole, (), batch_size=2, rounds=2, seconds=0.1, threads=1, io_threads=0)
+    assert seen == [0, 0, 0]  # none of its shards through the page cache, in three loaders
+    assert found.images_per_second is None and "do not fit" in found.reading
+
+
 def test_a_set_smaller_than_a_batch_is_refused(
     make_shards: ShardFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,7 +87,7 @@ def measured(**changed: object) -> OwnSet:
         network=None, ceilings={"disk": 2400.0, "cores": 9000.0, "feed": 50_000.0}, reading="train shards are read",
         direct=True, device="cpu",
         first_images_per_second=2232.0, first_bound_by="disk", images_per_second=8550.0, bound_by="cores",
-        set_bytes=2_000_000_000, free_bytes=8_000_000_000,
+        set_bytes=2_000_000_000, available_bytes=8_000_000_000,
     )  # fmt: skip
     return figures._replace(**changed)  # type: ignore[arg-type]
 
@@ -85,8 +107,8 @@ def measured(**changed: object) -> OwnSet:
         (measured(network=1200.0), "While shards are fetched, the network is the limit: 1,200 images/s."),
         (measured(network=9999.0), "While shards are fetched, the network is not the limit: 9,999 images/s."),
         (measured(), "The loader: train shards are read."),
-        (measured(), "2 GB, which fits in the free memory of 8 GB"),
-        (measured(images_per_second=None), "2 GB, which is larger than the free memory of 8 GB"),
+        (measured(), "2 GB, which fits in the available memory of 8 GB"),
+        (measured(images_per_second=None), "2 GB, which does not fit in the available memory of 8 GB"),
         (measured(direct=False), "| disk: reads alone, after dropping the page cache; O_DIRECT is refused "),
         (measured(), "At 3,000 images/s per GPU this feeds 2 GPUs (2.85), in the first epoch 0.74."),
     ],
@@ -125,5 +147,6 @@ def test_of_many_shards_some_are_measured(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(places) == 2 and places == sorted(places)
     assert some.indexes == tuple(whole.indexes[place] for place in places)
     assert some.samples == tuple(whole.samples[place] for place in places)
+    assert some.tar_bytes == tuple(tar.stat().st_size for tar in some.tars)
     monkeypatch.setattr(own_set, "_MOST_BYTES", 3 * 64 * 64 * 3)  # two samples with their headers
     assert len(vars(own_set)["_some_samples"](whole)) == 2

@@ -143,6 +143,21 @@ def test_records_that_are_seen_late_are_waited_for(
 
 
 @pytest.mark.commands
+def test_temporaries_of_other_parts_stay(coco: Path, tmp_path: Path, whole: dict[str, str], digests: Digests) -> None:
+    """A part that begins may not remove what another part is writing on another host."""
+    out = tmp_path / "out"
+    out.mkdir()
+    writing = [out / f"train-{shard:06d}.tar.{'a' * 16}.tmp" for shard in range(4)]
+    writing.append(out / f"train.plan.json.{'b' * 16}.tmp")
+    for path in writing:
+        path.touch()
+    assert run(coco, out, "--part", "0/2") == 0
+    assert [path for path in writing if path.exists()] == [writing[1], writing[3], writing[4]]
+    assert run(coco, out, "--part", "1/2") == 0
+    assert digests(out) == whole
+
+
+@pytest.mark.commands
 def test_parts_of_other_flags_are_refused(
     coco: Path, tmp_path: Path, tasks_here: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
