@@ -16,7 +16,7 @@ KODAK_IMAGES = 24
 GONE = {
     "coco_dir": "pass a folder of images as --images, or packed shards as --shards",
     "use_prepared": "pass packed shards as --shards, or a folder of images as --images",
-    "num_workers": "leave it out: shards are read by threads, as many as there are cores",
+    "num_workers": "leave it out: shards are read by threads; see --io_threads",
 }
 
 

@@ -83,12 +83,13 @@ class SampleDecoder:
         began = time.perf_counter()
         height, width, _ = self._shape
         row_bytes, pixels, address, start = rows[0].nbytes, rows.data.cast("B"), rows.ctypes.data, 0
+        memory = self._scratch.view(row_bytes + 3 * PAGE_BYTES)
         for number, sample in enumerate(located):
             shard, place, check = sample
             header_bytes = shard.sizes[place] - row_bytes
             if 0 < header_bytes <= PAGE_BYTES:
                 row = pixels[start : start + row_bytes]
-                header = shard.read_into(row, address + start, place, self._scratch)
+                header = shard.read_into(row, address + start, place, memory)
                 if check:
                     digest = xxhash.xxh3_64(header)
                     digest.update(row)

@@ -109,6 +109,7 @@ class OpenShard:
             self._descriptor = descriptor
         else:
             os.close(descriptor)
+        self._tries_cache = self._tries_cache and self._descriptor >= 0
         if length != header.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
@@ -130,36 +131,43 @@ class OpenShard:
 
     def read(self, place: int, scratch: Scratch) -> memoryview:
         """The payload of sample `place`, in `scratch`. Raises InputError when the file ends too early."""
-        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
-        skipped = offset % unit
-        data = scratch.view(-(-(skipped + size) // unit) * unit)
-        self._fill((data,), offset - skipped, skipped + size, place)
-        return data[skipped : skipped + size]
+        return self._read(place, scratch.view(self.sizes[place] + 2 * self._unit))
 
-    def read_into(self, row: memoryview, address: int, place: int, scratch: Scratch) -> memoryview:
+    def read_into(self, row: memoryview, address: int, place: int, memory: memoryview) -> memoryview:
         """Read the payload of sample `place`. Its end fills `row`, which lies at `address`; returns what is before it.
 
         A direct read goes into the row if the pixels and the row begin at multiples of the unit. Otherwise it goes to
-        `scratch` and is copied, which costs as much processor time again as the read.
+        `memory`, which begins at a page and has two pages more than the payload, and is copied.
         """
         offset, size, unit = self.offsets[place], self.sizes[place], self._unit
         before = size - len(row)
+        if unit == 1:
+            head = memory[:before]
+            self._fill((head, row), offset, size, place)
+            return head
         if (offset + before) % unit or address % unit or len(row) % unit:
-            payload = self.read(place, scratch)
+            payload = self._read(place, memory)
             np.copyto(np.frombuffer(row, np.uint8), np.frombuffer(payload[before:], np.uint8))  # releases the GIL
             return payload[:before]
         skipped = offset % unit
-        head = scratch.view(skipped + before)
+        head = memory[: skipped + before]
         self._fill((head, row), offset - skipped, skipped + size, place)
         return head[skipped:]
 
+    def _read(self, place: int, memory: memoryview) -> memoryview:
+        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
+        skipped = offset % unit
+        self._fill((memory[: -(-(skipped + size) // unit) * unit],), offset - skipped, skipped + size, place)
+        return memory[skipped : skipped + size]
+
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
+        """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
         descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
         if descriptor < 0:
             self._from_server(buffers, offset, least)
             return
         try:
-            if self._from_cache(descriptor, buffers, offset) >= least:
+            if self._tries_cache and self._from_cache(descriptor, buffers, offset) >= least:
                 return
             got = self._from_storage(descriptor, buffers, offset)
         except OSError as error:  # a failing disk: the system's error names no file
@@ -168,22 +176,15 @@ class OpenShard:
             if descriptor != self._descriptor:
                 os.close(descriptor)
         if got < least:
-            skipped = self.offsets[place] - offset
-            found = max(got - skipped, 0)
+            found = max(got - (self.offsets[place] - offset), 0)
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
 
     def _from_cache(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read what is in the page cache, without waiting. Returns the number of bytes."""
-        if not self._tries_cache:
-            return -1
+        """Read without waiting. Returns the number of bytes."""
         try:
             return os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return -1
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            self._tries_cache = False  # this file system or kernel cannot tell
+        except OSError as error:  # others than EAGAIN: this kernel or file system cannot tell, or the disk fails
+            self._tries_cache = error.errno == errno.EAGAIN
             return -1
 
     def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:

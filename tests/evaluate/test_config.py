@@ -38,6 +38,8 @@ def checkpoint(tmp_path: Path) -> Path:
             "--out {checkpoint}: {checkpoint} is not a folder",
         ),
         ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "is inside --images"),
+        ("--checkpoint {checkpoint} --shards {shards} --io_threads -1", "--io_threads -1: must be 0 or more"),
+        ("--checkpoint {checkpoint} --shards {shards} --direct no", "--direct no: choose from auto, on, off"),
         ("--checkpoint {checkpoint} --images {folder} --workers -1", "--workers -1: must be 0 or more"),
         ("--onnx {empty} --images {folder}", "--onnx {empty}: holds no encoder.onnx"),
         ("--onnx {folder}/nope --images {folder}", "--onnx {folder}/nope: holds no encoder.onnx"),

@@ -192,8 +192,10 @@ def test_latents_outside_the_density_are_pointed_out(
     run: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     path = save_codec(model=make_codec(gain=3000.0))
-    outcome = run("--checkpoint", path, "--shards", shards, "--strict", strict)
+    outcome = run("--checkpoint", path, "--shards", shards, "--strict", strict, "--direct", "on")
+    assert "val shards (" in caplog.text and "--direct on; up to" in caplog.text
     assert outcome.code == code
     assert outcome.summary[0]["bpp_real"] > 0
     assert "latents have left the density" in caplog.text and "--train_scope replaced+hyper" in caplog.text

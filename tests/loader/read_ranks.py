@@ -11,7 +11,7 @@ from pathlib import Path
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
-from relic.loader.shard_files import OpenShard, Scratch
+from relic.loader.shard_files import OpenShard
 from relic.storage.spec import resolve_shards
 
 
@@ -22,9 +22,9 @@ def main(shards_spec: str, out: str, images_per_step: int) -> None:
     read: list[str] = []
     read_into = OpenShard.read_into
 
-    def spy(self: OpenShard, row: memoryview, address: int, place: int, scratch: Scratch) -> memoryview:
+    def spy(self: OpenShard, row: memoryview, address: int, place: int, memory: memoryview) -> memoryview:
         read.append(self.key(place))
-        return read_into(self, row, address, place, scratch)
+        return read_into(self, row, address, place, memory)
 
     OpenShard.read_into = spy  # type: ignore[method-assign]
     found: dict[str, object] = {"read": read}

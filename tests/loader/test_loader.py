@@ -207,8 +207,8 @@ def test_each_sample_is_verified_once(
 def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_shards: ShardFactory) -> None:
     make_shards(tmp_path, counts=(64,), side=48)
     tar = tmp_path / "train-000000.tar"
-    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
-        batches = loader.batches(itertools.cycle(eval_batches(64, 2, 0, 1)))  # more than is read ahead of the cut
+    with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=32, threads=1) as loader:
+        batches = loader.batches(itertools.cycle(eval_batches(64, 32, 0, 1)))  # more than is read ahead of the cut
         next(batches)
         with tar.open("r+b") as file:
             file.truncate(2000)

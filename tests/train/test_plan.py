@@ -64,6 +64,7 @@ def test_a_default_is_recorded_as_a_default_beside_what_it_came_to(
     folder = tmp_path / "checkpoints"
     assert run("--swap_init", "calibrated", "--epochs", "0") == 0
     assert "calibrated on 12 crops" in caplog.text
+    assert "train shards (0.00124 GB) are" in caplog.text and "val shards (" in caplog.text
     assert load_checkpoint(folder / "last.pt").config["calib_images"] is None
     assert lines(tmp_path, "start")[0]["calib_images"] == 12
     write_shards(tmp_path / "smaller", "train", (6,))
