@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
 from relic.shards.manifest import ShardInfo
 from relic.shards.shard_set import ShardSet
-from relic.storage.faults import PermanentError
+from relic.storage import objects
+from relic.storage.faults import NetworkError, PermanentError
 from relic.storage.resident import CacheRoom, choose_residents
 from relic.storage.spec import resolve_shards
 from tests.conftest import write_shards
@@ -125,6 +127,19 @@ def test_no_room_reads_all_from_the_server(packed: Path, s3: S3Server) -> None:
     assert keys_of(opened(1e-9)) == KEYS
     assert not cached()
     assert all(s3.requests[f"GET bucket/set/{name.replace('tar', 'index')}"] == 1 for name in NAMES)
+
+
+def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "_RETRIES", 1)
+    shards = opened(1e-9)
+    s3.busy = Counter({f"bucket/set/{name}": 99 for name in NAMES})
+    with pytest.raises(NetworkError, match=r"^s3://bucket/set/train-00000\d\.tar: .*in 2 attempts: .*HTTP 503"):
+        keys_of(shards)
+    s3.busy.clear()
+    assert keys_of(shards) == KEYS
+    s3.objects[f"bucket/set/{NAMES[3]}"] = bytes(100_000)  # replaced meanwhile
+    with pytest.raises(InputError, match=r"train-000003\.tar: sample train\d+: "):
+        keys_of(shards)
 
 
 START = """
