@@ -16,7 +16,8 @@ from relic.codec.constants import EMBEDDED, MIN_CALIB_IMAGES, MIN_MS_SSIM_SIDE, 
 from relic.errors import InputError, RefusedError
 from relic.files import check_folder
 from relic.launch import launch_name, read_ranks
-from relic.loader.order import check_divides
+from relic.loader.order import ORDER_BYTES, check_divides
+from relic.machine import available_memory
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
 from relic.storage.remote_file import find_file, local_name
@@ -150,6 +151,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     if ranks.rank == 0 and ranks.machines > 1 and ranks.max_restarts:
         _say_who_can_go_on(config.batch_size, ranks.machines, ranks.local_size)
     train_set, val_set = _open_shards(config)
+    _check_order_fits(config, train_set, ranks.local_size)
     return TrainPlan(
         config=config,
         train_set=train_set,
@@ -296,6 +298,15 @@ def _open_val(config: TrainConfig, room: CacheRoom | None) -> ShardSet:
     if config.val_shards is None:
         return resolve_shards(config.shards, "val", room=room)
     return resolve_shards(config.val_shards, "val", flag="--val_shards", room=room)
+
+
+def _check_order_fits(config: TrainConfig, train_set: ShardSet, processes: int) -> None:
+    order_bytes = ORDER_BYTES * train_set.num_samples
+    if not config.shuffle_window and order_bytes * processes > available_memory():
+        raise InputError(
+            f"--shuffle_window 0: to shuffle {train_set.num_samples:,} samples takes {order_bytes / 1e9:.1f} GB of "
+            f"memory in each of the {processes} processes here, more than is free; give --shuffle_window 64"
+        )
 
 
 def _check_crops(shards: ShardSet, flag: str, *, needs_ms_ssim: bool) -> None:

@@ -56,6 +56,8 @@ class LoaderTimes:
 class _Filling(NamedTuple):
     slot: int
     rows: int
+    waits: int
+    """Those of all threads when this batch was begun."""
     parts: list["Future[tuple[list[str], Seconds]]"]
 
 
@@ -108,13 +110,13 @@ class ShardLoader:
         self.times = LoaderTimes()
         cores = threads or share_of_cores()
         self.reading = plan_reading(shards, direct, io_threads, cores)
-        self._threads = LoaderThreads(cores, self.reading.in_flight)
+        self._threads = LoaderThreads(cores, self.reading.in_flight, decodes=shards.encoding != "raw")
         self._decoder = SampleDecoder(shards, verify, self.reading, self._threads)
         shape = (batch_size, shards.height, shards.width, 3)
         self._ahead = max(_PREFETCH, -(-_PREFETCH_BYTES // math.prod(shape)))
         self._rows_per_task = _ROWS_PER_TASK[shards.encoding]
         self._rows_per_waiting_task = max(1, self._ahead * batch_size // (2 * self.reading.in_flight))
-        self._waits = -1
+        self._waited = True
         self._ring = list(_buffers((self._ahead + HOLD - 1, *shape), pin_memory))
         self._rows = [batch.numpy() for batch in self._ring]
 
@@ -153,9 +155,8 @@ class ShardLoader:
 
     def _start(self, slot: int, samples: Indices) -> _Filling:
         rows = self._rows[slot]
-        step = self._rows_per_task
-        if self._waits != self._threads.waits:  # reads wait for the storage: have tasks for all threads
-            self._waits = self._threads.waits
+        step, waits = self._rows_per_task, self._threads.waits
+        if self._waited:  # have tasks for all threads
             step = min(step, self._rows_per_waiting_task)
         parts = [
             self._threads.submit(
@@ -165,7 +166,7 @@ class ShardLoader:
             )
             for first in range(0, len(samples), step)
         ]
-        return _Filling(slot, len(samples), parts)
+        return _Filling(slot, len(samples), waits, parts)
 
     def _finish(self, batch: _Filling) -> Batch:
         began = time.perf_counter()
@@ -183,6 +184,7 @@ class ShardLoader:
             raise
         finally:
             self.times.wait += time.perf_counter() - began
+        self._waited = self._threads.waits > batch.waits
         return Batch(self._ring[batch.slot][: batch.rows], keys)
 
 

@@ -16,6 +16,8 @@ from relic.errors import InputError
 Indices = npt.NDArray[np.signedinteger[Any]]
 _BUCKET = 1 << 20
 """Samples sorted at once. Memory stays near that of words and result, and each sort fits the processor's cache."""
+ORDER_BYTES = 15
+"""Memory per sample while a group is shuffled: a word of 8 bytes, 4 of the order, 3 of the buckets."""
 
 
 class EpochOrder:

@@ -241,8 +241,8 @@ def _columns(records: npt.NDArray[np.void]) -> list[memoryview]:
 class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
-    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory. `check` is
-    called with the number of a shard before it is opened.
+    At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
+    `ShardSet.check` is called before a shard is opened.
     """
 
     def __init__(

@@ -19,16 +19,21 @@ class LoaderThreads:
     thread that comes back from a read gets a core before a further task is begun.
 
     Without such waits only `cores` threads are ever started, and each goes from task to task without being woken.
+
+    `decodes`: whether a core is needed after a read. If not, a task goes on without one: handing it from thread to
+    thread would take longer than what is left to do.
     """
 
-    def __init__(self, cores: int, most: int) -> None:
+    def __init__(self, cores: int, most: int, *, decodes: bool = True) -> None:
         self.waits = 0
-        """Number of calls of `lend_core`."""
+        """Number of times that a core was lent."""
+        self._decodes = decodes
         self._cores = cores
         """Cores that no thread holds."""
         self._most = max(cores, most)
         self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._threads: list[threading.Thread] = []
+        self._own = threading.local()
         self._closed = False
         lock = threading.Lock()
         self._lock = lock
@@ -42,8 +47,7 @@ class LoaderThreads:
             if self._closed:
                 raise RuntimeError("the loader is closed")
             self._tasks.append((future, task))
-            if self._cores:
-                self._cores -= 1
+            if self._take_free_core():
                 self._give_core()
         return future
 
@@ -62,18 +66,27 @@ class LoaderThreads:
 
     def lend_core(self) -> None:
         """Let another thread compute until this one calls `take_core`. Only a task may call it."""
-        with self._lock:
-            self.waits += 1
-            self._give_core()
+        if self._own.holds_core:
+            with self._lock:
+                self.waits += 1
+                self._own.holds_core = False
+                self._give_core()
 
     def take_core(self) -> None:
         """Go on computing; wait until a core is free."""
-        with self._lock:
-            if self._cores:
-                self._cores -= 1
-            elif not self._closed:
-                self._num_for_core += 1
-                self._for_core.wait()
+        if self._decodes:
+            with self._lock:
+                self._own.holds_core = True
+                if not self._take_free_core() and not self._closed:
+                    self._num_for_core += 1
+                    self._for_core.wait()
+
+    def _take_free_core(self) -> bool:
+        """Take a core that no thread holds, if there is one. The lock is held."""
+        if not self._cores:
+            return False
+        self._cores -= 1
+        return True
 
     def _give_core(self) -> None:
         """Pass this thread's core on: to a thread back from a read, or to one for the next task. The lock is held."""
@@ -93,9 +106,11 @@ class LoaderThreads:
     def _work(self) -> None:
         """Run tasks. Whoever wakes or starts a thread for a task has given it a core."""
         _avoid_preemption()
+        own = self._own
         with self._lock:
             while True:
-                while self._tasks and not self._num_for_core:
+                own.holds_core = True
+                while own.holds_core and self._tasks and not self._num_for_core:
                     future, task = self._tasks.popleft()
                     self._lock.release()
                     try:
@@ -103,7 +118,9 @@ class LoaderThreads:
                     finally:
                         del future, task  # they hold the rows of a batch
                         self._lock.acquire()
-                self._give_core()
+                    own.holds_core = own.holds_core or self._take_free_core()
+                if own.holds_core:
+                    self._give_core()
                 if not self._closed:
                     self._num_for_task += 1
                     self._for_task.wait()

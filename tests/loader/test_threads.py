@@ -44,6 +44,25 @@ def test_many_wait_and_few_compute() -> None:
 
 
 @pytest.mark.timeout(20)
+def test_what_is_not_decoded_goes_on_without_a_core() -> None:
+    """After their first read, 5 tasks go on together on one core."""
+    threads = LoaderThreads(1, 5, decodes=False)
+    together = [threading.Barrier(5) for _ in range(3)]
+
+    def task() -> int:
+        for barrier in together:
+            threads.lend_core()
+            barrier.wait(WAIT)
+            threads.take_core()
+        return threading.get_ident()
+
+    for _ in range(3):
+        assert len({future.result(WAIT) for future in [threads.submit(task) for _ in range(5)]}) == 5
+    assert threads.waits == 15
+    threads.close()
+
+
+@pytest.mark.timeout(20)
 def test_without_waits_only_as_many_threads_as_cores_are_started() -> None:
     threads = LoaderThreads(2, 32)
     began: list[int] = []

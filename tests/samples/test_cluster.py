@@ -24,21 +24,25 @@ SBATCH = ROOT / "samples" / "cluster" / "train.sbatch"
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 "$@" & task=$!
-trap 'kill -USR1 $task' USR1
-while kill -0 $task 2> /dev/null; do wait $task; code=$?; done
-exit $code
+echo $task >> {folder}/tasks
+trap '' USR1
+wait $task
 """
-"""Runs the command here and passes SIGUSR1 on, as Slurm's does."""
+SCANCEL = """#!/bin/bash
+[ "$*" = "--signal=USR1 77" ] && kill -USR1 $(cat {folder}/tasks)
+"""
+"""Slurm's reaches the tasks of all machines, and not the batch script. A signal to srun does not reach them."""
 SCONTROL = """#!/bin/bash
-[ "$1" = show ] && printf 'a\\nb\\n' || echo "$@" >> {asked}
+[ "$1" = show ] && printf 'a\\nb\\n' || echo "$@" >> {folder}/asked
 """
 
 
 def submit(folder: Path, *flags: str) -> "subprocess.Popen[bytes]":
     """Start the script as Slurm starts it on the first of two machines."""
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL.format(asked=folder / "asked"))):
-        (folder / name).write_text(text)
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text.format(folder=folder))
         (folder / name).chmod(0o755)
+    (folder / "tasks").unlink(missing_ok=True)
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
     slurm = {"JOB_ID": "77", "JOB_NODELIST": "[a-b]", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "1", "CPUS_PER_TASK": "1"}

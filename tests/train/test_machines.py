@@ -102,7 +102,7 @@ def test_a_run_goes_on_when_a_machine_is_lost(tmp_path: Path, lost: int) -> None
                     [
                         *("-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc_per_node", "1"),
                         *("--max-restarts", "3", "--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}"),
-                        *("--rdzv_id", "job", "--rdzv_conf", "is_host=false,last_call_timeout=10"),
+                        *("--rdzv_id", "job", "--rdzv_conf", "is_host=false,last_call_timeout=5"),
                         *("--local_addr", f"127.0.0.{machine + 1}", str(script), *tiny(crops, tmp_path, *flags)),
                     ],
                     tmp_path / f"machine-{machine}.log",

@@ -1,6 +1,8 @@
 """The plan looks at the disk once, and what it refuses ends with exit code 2."""
 
+import functools
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,15 @@ def test_calibration_takes_what_there_is_up_to_64(tmp_path: Path, samples: int, 
 
 
 def test_a_default_is_recorded_as_a_default_beside_what_it_came_to(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, crops: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So that `--config config.yaml` takes what there is from a set of another size too."""
     caplog.set_level("INFO")
     folder = tmp_path / "checkpoints"
     assert run("--swap_init", "calibrated", "--epochs", "0") == 0
     assert "calibrated on 12 crops" in caplog.text
-    assert "train shards (0.00124 GB) are" in caplog.text and "val shards (" in caplog.text
+    size = sum(tar.stat().st_size for tar in crops.glob("train-*.tar"))
+    assert f"train shards ({size / 1e9:.3g} GB) are" in caplog.text and "val shards (" in caplog.text
     assert load_checkpoint(folder / "last.pt").config["calib_images"] is None
     assert lines(tmp_path, "start")[0]["calib_images"] == 12
     write_shards(tmp_path / "smaller", "train", (6,))
@@ -174,3 +177,17 @@ def test_which_machines_can_go_on_is_said_at_the_start(
     make_plan(config)
     lost = [record.getMessage() for record in caplog.records if "machines are lost" in record.getMessage()]
     assert (len(lost) == 1 and said in lost[0]) if said else not lost
+
+
+def test_an_order_that_does_not_fit_into_the_memory_is_refused(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 samples, 15 bytes each, in two processes."""
+    set_ranks(monkeypatch, size=2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for available, window, refused in ((360, 0, False), (359, 0, True), (359, 1, False)):
+        monkeypatch.setattr("train.plan.available_memory", functools.partial(int, available))
+        config = parse(TrainConfig, tiny(crops, tmp_path, "--shuffle_window", str(window)), prog="train")
+        said = pytest.raises(InputError, match="--shuffle_window 0: to shuffle 12 samples")
+        with said if refused else nullcontext():
+            make_plan(config)
