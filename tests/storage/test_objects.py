@@ -126,6 +126,22 @@ def test_a_public_bucket_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -
         assert bytes(read_range("s3://bucket/x", 0, 3)) == b"123"
 
 
+def test_the_other_clouds_are_read_by_their_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_s3() as server:  # their requests for a file are those of S3
+        server.objects["bucket/a/x y"] = b"0123456789"
+        for name, value in (
+            ("GOOGLE_BASE_URL", server.url),
+            ("GOOGLE_SKIP_SIGNATURE", "true"),
+            ("AZURE_ENDPOINT", server.url),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+            ("AZURE_SKIP_SIGNATURE", "true"),
+        ):
+            monkeypatch.setenv(name, value)
+        for url in ("gs://bucket/a/x y", "az://bucket/a/x y"):
+            assert bytes(read_range(url, 2, 3)) == b"234"
+            assert head(url).size == 10
+
+
 def test_a_web_server_is_read_in_parts_but_not_listed_nor_written(tmp_path: Path) -> None:
     (tmp_path / "a b.tar").write_bytes(b"0123456789")
     with serve(tmp_path) as server:
