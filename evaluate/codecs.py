@@ -23,6 +23,8 @@ from relic.errors import InputError, naming
 from relic.onnx.layout import MANIFEST, TABLES
 from relic.onnx.manifest import read_export_manifest
 from relic.onnx.sessions import check_input_size, load_tables, open_decoder, open_encoder, run_part
+from relic.storage.remote_file import local_name
+from relic.storage.urls import without_secrets
 
 Runtime = Literal["torch", "onnxruntime"]
 
@@ -194,12 +196,13 @@ def open_labelled(checkpoint: str, label: str, device: torch.device, *, contexts
 
     Raises InputError naming the file.
     """
-    path = codec_path(checkpoint)
+    path = codec_path(local_name(checkpoint))
     codec = read_codec(path, flag="--checkpoint")
     model = finished_model(codec, f"--checkpoint {path}")
     qat = codec.quantization is not None
     found = codec.contexts if contexts else None
-    return TorchCodec(checkpoint, label, codec.architecture, model, device, codec.swap_init, qat=qat, contexts=found)
+    shown = without_secrets(checkpoint)
+    return TorchCodec(shown, label, codec.architecture, model, device, codec.swap_init, qat=qat, contexts=found)
 
 
 def open_onnx(folder: Path, label: str, *, threads: int, contexts: bool = True) -> OnnxCodec:

@@ -29,20 +29,23 @@ class EvaluateConfig:
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "codecs": ("checkpoint", "onnx", "curve"),
-        "data": ("shards", "split", "images", "io_threads", "direct"),
+        "data": ("shards", "split", "cache_gb", "images", "io_threads", "direct"),
         "measurement": ("bitstream", "contexts", "strict", "references", "published"),
         "output": ("out", "recon_count", "report_images"),
         "machine": ("workers", "device"),
     }
 
     checkpoint: list[str] | None = None
-    """Checkpoints of relic, state dict files of CompressAI, or `embedded` (the codec in this repository). At least one
-    codec is needed, here or in --onnx."""
+    """Checkpoints of relic or state dict files of CompressAI, as paths or URLs, or `embedded` (the codec in this
+    repository). At least one codec is needed, here or in --onnx."""
     onnx: list[Path] | None = None
     """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8. They run in onnxruntime on the CPU."""
     shards: str | None = None
     """Folder of shards (from `prep/make_shards.py`, or any WebDataset of images), or tars or URLs such as
     `.../val-{000000..000004}.tar`. Give this or --images."""
+    cache_gb: float = 0.0
+    """GB (1e9 bytes) of disk for --shards at URLs. What does not fit is read from the server, sample by sample. 0: all
+    shards are fetched first."""
     split: Split = "val"
     """Split of --shards."""
     images: Path | None = None
@@ -79,7 +82,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other, naming the flag. Reads no file: `evaluate/plan.py` does."""
-        for name in ("io_threads", "recon_count", "report_images", "workers"):
+        for name in ("io_threads", "recon_count", "report_images", "workers", "cache_gb"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.strict and not self.bitstream:

@@ -12,7 +12,10 @@ from relic.files import TEMPORARY_SUFFIX, check_folder
 from relic.machine import available_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES, check_export
 from relic.shards.shard_set import ShardSet
+from relic.storage.remote_file import find_file, local_name
+from relic.storage.resident import CacheRoom
 from relic.storage.spec import resolve_shards
+from relic.storage.urls import is_url, url_path, without_secrets
 
 REPORT_FILES = ("report.html", "rd.png", "summary.md", "metrics.json", "per_image.csv")
 """What `evaluate/report_files.py` writes beside the folders of the codecs."""
@@ -47,8 +50,8 @@ def make_plan(config: EvaluateConfig) -> EvaluatePlan:
     reached.
     """
     for checkpoint in config.checkpoint or []:
-        if checkpoint != EMBEDDED and not Path(checkpoint).is_file():
-            raise InputError(f"--checkpoint {checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
+        if checkpoint != EMBEDDED:
+            find_file(checkpoint, flag="--checkpoint", otherwise=f"give a checkpoint, or `{EMBEDDED}`")
     for folder in config.onnx or []:
         check_export("--onnx", folder, ENCODER, DECODER, TABLES, MANIFEST)
     most = _WORKERS_PER_CORE * available_cores()
@@ -59,13 +62,13 @@ def make_plan(config: EvaluateConfig) -> EvaluatePlan:
     _refuse_twice(config.checkpoint or [], "--checkpoint")
     _refuse_twice(list(map(str, config.onnx or [])), "--onnx")
     check_folder("--out", config.out)
-    labels = unique_labels([Path(codec) if codec == EMBEDDED else Path(codec).resolve() for codec in config.codecs])
+    labels = unique_labels([_named(codec) for codec in config.codecs])
     images = _open_shards(config, config.shards) if config.shards is not None else _list_folder(config)
     return EvaluatePlan(config=config, labels=tuple(labels), images=images)
 
 
 def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:
-    opened = resolve_shards(shards, config.split)
+    opened = resolve_shards(shards, config.split, room=CacheRoom(config.cache_gb) if config.cache_gb else None)
     if opened.folder.resolve() == config.out.resolve():
         raise InputError(f"--out {config.out}: holds the shards; choose another folder for the results")
     return opened
@@ -82,6 +85,11 @@ def _list_folder(config: EvaluateConfig) -> ImageFolder:
             f"--out {config.out}: is inside --images {config.images} or contains it; choose another folder"
         )
     return ImageFolder(config.images, tuple(names))
+
+
+def _named(codec: str) -> Path:
+    """What the label of a codec is made of."""
+    return Path(codec) if codec == EMBEDDED else Path(url_path(codec) if is_url(codec) else codec).resolve()
 
 
 def unique_labels(paths: Sequence[Path]) -> list[str]:
@@ -116,7 +124,7 @@ def _last_folders(path: Path, count: int) -> tuple[str, ...]:
 def _refuse_twice(codecs: Sequence[str], flag: str) -> None:
     seen: set[Path] = set()
     for codec in codecs:
-        path = Path(codec).resolve()
+        path = Path(local_name(codec)).resolve()
         if path in seen:
-            raise InputError(f"{flag} {codec}: given twice")
+            raise InputError(f"{flag} {without_secrets(codec)}: given twice")
         seen.add(path)

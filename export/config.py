@@ -34,7 +34,8 @@ class ExportConfig:
     }
 
     ckpt: str
-    """A checkpoint of train/main.py, a state dict of CompressAI, or `embedded` (the codec in this repository)."""
+    """A checkpoint of train/main.py or a state dict of CompressAI, as a path or a URL, or `embedded` (the codec in this
+    repository)."""
     part: ExportPart
     """What to write. all: the three parts, tables.npz and export.json."""
     out: Path

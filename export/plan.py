@@ -1,13 +1,13 @@
 """What a run of `export/onnx_parts.py` reads, opened once, and where it writes. Imports no torch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from export.config import ExportConfig
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import check_folder
 from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.storage.remote_file import find_file
 
 _CALIB_IMAGES = 200
 """Number of crops for calibration without --calib_images, if the set holds as many."""
@@ -50,8 +50,8 @@ def make_plan(config: ExportConfig) -> ExportPlan:
 
 def check_checkpoint(ckpt: str) -> None:
     """Raise InputError unless --ckpt names a file or the embedded codec."""
-    if ckpt != EMBEDDED and not Path(ckpt).is_file():
-        raise InputError(f"--ckpt {ckpt}: no such file; or use {EMBEDDED}")
+    if ckpt != EMBEDDED:
+        find_file(ckpt, flag="--ckpt", otherwise=f"or use {EMBEDDED}")
 
 
 def _open_int8(config: ExportConfig, shards: ShardSet | None) -> Int8Crops | None:

@@ -13,6 +13,7 @@ from relic.codec.entropy import medians_of
 from relic.codec.model import Architecture
 from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.errors import InputError
+from relic.storage.remote_file import local_name
 
 _FLAG = "--ckpt"
 
@@ -34,7 +35,7 @@ def load_source(ckpt: str, replace_parts: str | None, *, contexts: bool = True) 
 
     Raises InputError naming the file.
     """
-    path = codec_path(ckpt)
+    path = codec_path(local_name(ckpt))
     sha256 = hashlib.sha256()
     checkpoint = read_codec(path, flag=_FLAG, digest=sha256)
     model = finished_model(checkpoint, f"{_FLAG} {path}")

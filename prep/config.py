@@ -137,3 +137,13 @@ class VerifyConfig:
 
     shards: Path
     """Folder written by prep/make_shards.py."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UploadConfig:
+    """Write packed shards, their indexes and manifests to an object store. What is there already is passed over."""
+
+    shards: Path
+    """Folder written by prep/make_shards.py."""
+    url: str
+    """Folder of an object store, such as s3://bucket/set. It gets the manifests last."""

@@ -29,7 +29,11 @@ from relic.errors import InputError, naming, print_error, speaks_for_all
 from relic.plain_yaml import Given, read_flags
 
 Config = TypeVar("Config")
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_EXPECTED = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path on this machine",
+}  # fmt: skip
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+"""A path that begins so would name a folder `s3:`."""
 _METAVAR = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _LARGEST = (1 << 63) - 1
 _SHOWN = 200
@@ -89,6 +93,8 @@ class Flag:
         if self.several and isinstance(value, list):
             value = next((part for part in value if not self._takes(part)), value)
         said = "null" if value is None else f"{value!s:.{_SHOWN}}"
+        if self.kinds == (Path,) and (found := _URL.match(said)):
+            said = f"{found[0]}..."  # what follows may hold a password
         if self.choices and self.kinds != (bool,):
             raise InputError(f"--{self.name} {said}: choose from {', '.join(self.choices)}")
         expected = " or ".join(_EXPECTED[kind] for kind in self.kinds)
@@ -114,7 +120,7 @@ class Flag:
                 return int(value)
             if kind is float and math.isfinite(float(value)):
                 return float(value)
-            if kind in (str, Path) and "\0" not in value:
+            if kind in (str, Path) and "\0" not in value and not (kind is Path and _URL.match(value)):
                 os.fsencode(value)  # a ValueError for what cannot be a path
                 return kind(value)
         raise ValueError

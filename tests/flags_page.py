@@ -7,7 +7,7 @@ from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from export.exchange.config import ExchangeConfig
 from export.toolchains.config import CompileConfig, InstallConfig
-from prep.config import PrepConfig, VerifyConfig
+from prep.config import PrepConfig, UploadConfig, VerifyConfig
 from relic.cli import flags_of
 from train.config import TrainConfig
 from train.count_contexts import ContextsConfig
@@ -45,6 +45,7 @@ TAIL = (
 CONFIGS = {
     "prep/make_shards.py": PrepConfig,
     "prep/verify_shards.py": VerifyConfig,
+    "prep/upload_shards.py": UploadConfig,
     "train/main.py": TrainConfig,
     "train/count_contexts.py": ContextsConfig,
     "evaluate/run.py": EvaluateConfig,

@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/shards": (SHARED | {"relic.pictures.jpeg", "relic.shards"}, {"numpy", "xxhash"}),
     "relic/storage": (
         {"relic.cache", "relic.errors", "relic.files", "relic.lock", "relic.shards", "relic.storage"},
-        {"braceexpand", "webdataset"},
+        {"braceexpand", "obstore"},
     ),
     "relic/bitstream": (SHARED | {"relic.bitstream"}, {"numpy"}),
     "relic/loader": (
@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "relic/onnx": (SHARED | {"relic.bitstream", "relic.onnx"}, {"numpy", "onnxruntime"}),
     "relic": (SHARED | {"relic.plain_yaml"}, {"yaml", "torch", "numpy", "PIL", "platformdirs", "filelock", "tabulate"}),
     "prep": (
-        SHARED | {"relic.pictures", "relic.shards", "relic.cli", "relic.columns", "prep"},
+        SHARED | {"relic.pictures", "relic.shards", "relic.storage", "relic.cli", "relic.columns", "prep"},
         {"isal", "numpy", "PIL", "ray", "simplejpeg", "xxhash", "tqdm"},
     ),
     "train": (
@@ -148,6 +148,7 @@ def test_only_command_lines_touch_the_import_path() -> None:
     [
         "prep.make_shards",
         "prep.verify_shards",
+        "prep.upload_shards",
         "export.codec",
         "train.plan",
         "evaluate.plan",

@@ -167,3 +167,10 @@ def test_a_message_is_short_and_obeyed_by_no_terminal(capsys: pytest.CaptureFixt
     print_error("test", "\x1b[2J" + "a" * 10**6 + "\nthe way out")
     error = capsys.readouterr().err
     assert error.startswith("test: error: \\x1b[2Jaaa") and error.endswith(" the way out\n") and len(error) < 1600
+
+
+def test_a_url_for_a_path_is_refused_without_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would become a folder called `s3:`."""
+    with pytest.raises(SystemExit, match="2"):
+        parse(Flags, ["--folder", "s3://user:hidden@bucket/x"], prog="x")
+    assert capsys.readouterr().err == "x: error: --folder s3://...: expected a path on this machine\n"

@@ -31,7 +31,7 @@ from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from export.exchange.config import ExchangeConfig
 from export.toolchains.config import CompileConfig, InstallConfig
-from prep.config import PrepConfig, VerifyConfig
+from prep.config import PrepConfig, UploadConfig, VerifyConfig
 from samples.build import SamplesConfig
 from samples.demo import DemoConfig
 from samples.wallpapers import WallpapersConfig
@@ -45,8 +45,14 @@ HERE = Path("missing")
 CONFIGS: dict[str, Callable[[], Any]] = {
     "PrepConfig": lambda: PrepConfig(HERE, HERE / "out", width=320, height=240, crop="random", crops_per_image=4),
     "VerifyConfig": lambda: VerifyConfig(HERE),
+    "UploadConfig": lambda: UploadConfig(HERE, "s3://bucket.invalid/set"),
     "TrainConfig": lambda: TrainConfig(
-        shards="https://host.invalid/train-{000000..000117}.tar", val_shards="missing", save_dir=HERE, resume="auto"
+        shards="https://host.invalid/train-{000000..000117}.tar",
+        val_shards="missing",
+        save_dir=HERE,
+        resume="auto",
+        save_url="s3://bucket.invalid/run",
+        cache_gb=1,
     ),
     "TrainConfig with a checkpoint": lambda: TrainConfig(shards="missing", pretrained="missing/last.pt"),
     "ContextsConfig": lambda: ContextsConfig("missing.pt", "missing", HERE),

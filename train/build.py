@@ -27,6 +27,7 @@ from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
 from relic.lock import lock
 from relic.options import Switch
+from relic.storage.run_copy import RunCopy, remove
 from train.arithmetic import mixed_dtype, set_backends
 from train.config import TrainConfig
 from train.guard import Guard
@@ -37,7 +38,7 @@ from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
 from train.resumed import check_training
 from train.schedule import Schedule
-from train.start import NOT_CALIBRATED, Start, calibration_crops, load_resumed, load_start
+from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,10 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
             check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
+        if config.save_url is not None:
+            if not plan.continues:
+                remove(config.save_url, CHECKPOINTS)
+            trainer.copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
         trainer.tracker = _open_records(plan, training, launches)
         stack.callback(trainer.tracker.close)
     return trainer
@@ -213,7 +218,7 @@ def _preconditioning(plan: TrainPlan, world: World, start: Start) -> Preconditio
         try:
             preconditioning.measure(calibration_crops(plan))
         except torch.linalg.LinAlgError as error:
-            raise InputError(f"--precondition: {NOT_CALIBRATED.format(config.pretrained)} ({error})") from error
+            raise InputError(f"--precondition: {not_calibrated(config)} ({error})") from error
         copy_from_main(preconditioning.tensors(), world)
     return preconditioning
 

@@ -25,6 +25,7 @@ from relic.options import (
     Upsample,
     Verify,
 )
+from relic.storage.run_copy import check_store
 from relic.storage.urls import without_secrets
 
 GONE = {
@@ -44,7 +45,9 @@ class TrainConfig:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("shards", "val_shards", "decode_threads", "io_threads", "direct", "verify", "shuffle_window"),
+        "data": (
+            "shards", "val_shards", "cache_gb", "decode_threads", "io_threads", "direct", "verify", "shuffle_window",
+        ),
         "model": (
             "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images",
         ),
@@ -58,9 +61,8 @@ class TrainConfig:
             "qat", "qat_upsample", "qat_ranges",
         ),
         "output": (
-            "save_dir", "save_every_steps", "validate_every_steps", "resume", "overwrite", "contexts", "recon_every",
-            "recon_count",
-            "recon_dir", "log_every", "wandb",
+            "save_dir", "save_url", "save_every_steps", "validate_every_steps", "resume", "overwrite", "contexts",
+            "recon_every", "recon_count", "recon_dir", "log_every", "wandb",
         ),
         "machine": ("device", "compile", "seed"),
     }  # fmt: skip
@@ -68,12 +70,16 @@ class TrainConfig:
     shards: str
     """Folder of shards (written by `prep/make_shards.py`, or any WebDataset of images), or a pattern of tars or URLs
     such as `.../train-{000000..000117}.tar`."""
+    cache_gb: float = 0.0
+    """GB (1e9 bytes) of disk for shards at URLs. A part of the set that fits is fetched while the training goes on; the
+    rest is read from the server, sample by sample. 0: all shards are fetched before the training."""
     val_shards: str | None = None
     """Shards whose `val` split is used for validation, in the same form as --shards. By default those of --shards."""
     quality: int = 8
     """Quality 1 to 8 of CompressAI's pretrained model. With --pretrained none it sets only the channels."""
     pretrained: str = "zoo"
-    """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a file."""
+    """`zoo` (CompressAI's weights, downloaded), `embedded` (the small codec in this repository), `none`, or a
+    file or its URL."""
     channels: str | None = None
     """Channels N,M of a model made with --pretrained none, for example 32,48."""
     replace_parts: Parts = "encoder"
@@ -138,12 +144,15 @@ class TrainConfig:
     """Folder of the reconstructions."""
     save_dir: Path = Path("checkpoints")
     """Folder of last.pt, best_msssim.pt, best_loss.pt, metrics.jsonl and config.yaml."""
+    save_url: str | None = None
+    """Folder of an object store, such as s3://bucket/run, that gets a copy of save_dir's files whenever a checkpoint is
+    written. --resume auto continues from there on another machine."""
     save_every_steps: int = 0
     """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
     validate_every_steps: int = 0
     """Steps between validations inside an epoch; 0: only at the end of each epoch."""
     resume: str | None = None
-    """Checkpoint to continue from: a file, or `auto` for save_dir/last.pt if it exists."""
+    """Checkpoint to continue from: a file or its URL, or `auto` for save_dir/last.pt if it exists."""
     overwrite: bool = False
     """Start a new run in a save_dir that holds another run, and delete that run's checkpoints."""
     contexts: bool = True
@@ -186,6 +195,8 @@ class TrainConfig:
         `train.plan` checks files and shards.
         """
         _within("quality", self.quality, 1, 8)
+        if self.save_url is not None:
+            check_store(self.save_url, "--save_url")
         for name in ("batch_size", "log_every"):
             _within(name, getattr(self, name), 1, None)
         for name in (
@@ -201,6 +212,7 @@ class TrainConfig:
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)
+        _within("cache_gb", self.cache_gb, 0, None)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
         if self.calib_images is not None:
@@ -251,7 +263,7 @@ class TrainConfig:
         values = {
             name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
         }
-        for name in ("shards", "val_shards"):
+        for name in ("shards", "val_shards", "pretrained", "resume", "save_url"):
             if (text := values[name]) is not None:
                 values[name] = without_secrets(str(text))
         return values

@@ -13,6 +13,7 @@ from relic.cli import parse
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError, before_work, command
 from relic.options import Device
+from relic.storage.remote_file import find_file, local_name
 from relic.storage.spec import resolve_shards
 
 PROG = "train/count_contexts.py"
@@ -29,7 +30,7 @@ class ContextsConfig:
     }
 
     checkpoint: str
-    """A checkpoint of relic, a state dict file of CompressAI, or `embedded`."""
+    """A checkpoint of relic or a state dict file of CompressAI, as a path or a URL, or `embedded`."""
     shards: str
     """Folder of shards, or tars or URLs. Its `train` crops are counted."""
     out: Path
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Count and write. Exit code 0: done; 1: it failed; 2: the flags are refused."""
     config = parse(ContextsConfig, argv, prog=PROG)
     with before_work():
-        if config.checkpoint != EMBEDDED and not Path(config.checkpoint).is_file():
-            raise InputError(f"--checkpoint {config.checkpoint}: no such file; give a checkpoint, or `{EMBEDDED}`")
+        if config.checkpoint != EMBEDDED:
+            find_file(config.checkpoint, flag="--checkpoint", otherwise=f"give a checkpoint, or `{EMBEDDED}`")
         if config.out.is_dir() or not config.out.parent.is_dir():
             raise InputError(f"--out {config.out}: name a file in a folder that is there")
         shards = resolve_shards(config.shards, "train")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from train.contexts import add_contexts_to, describe_contexts
 
     with join_world(config.device, PROG) as world:
-        contexts = add_contexts_to(config.checkpoint, config.out, shards, config.crops, world.device)
+        contexts = add_contexts_to(local_name(config.checkpoint), config.out, shards, config.crops, world.device)
     print(f"{config.out}: {describe_contexts(contexts)}")
     return 0
 

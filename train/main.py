@@ -13,8 +13,9 @@ from relic.cli import parse
 from relic.errors import InputError, before_work, command
 from relic.launch import is_launched
 from relic.machine import hide_gpus
+from relic.storage.run_copy import RunCopy
 from train.config import GONE, TrainConfig
-from train.plan import CHECKPOINTS, TrainPlan, make_plan
+from train.plan import CHECKPOINTS, RECORDS, TrainPlan, make_plan
 
 PROG = "train/main.py"
 _MKL_REPEATS = {"MKL_CBWR": "AUTO", "MKL_DYNAMIC": "FALSE"}
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.contexts:
             written = [path for name in CHECKPOINTS if (path := config.save_dir / name).is_file()]
             add_contexts(written, plan.train_set, CROPS, world.device)
+            if config.save_url is not None:
+                with RunCopy(config.save_dir, config.save_url) as copy:
+                    copy.put(*RECORDS, *CHECKPOINTS)
         print(f"done: {config.save_dir / 'last.pt'}")
     return 0
 

@@ -20,6 +20,9 @@ from relic.loader.order import ORDER_BYTES, check_divides
 from relic.machine import available_memory
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
+from relic.storage.remote_file import find_file, local_name
+from relic.storage.resident import CacheRoom
+from relic.storage.run_copy import fetch_run, holds
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
 from train.config import TrainConfig
@@ -27,6 +30,9 @@ from train.config import TrainConfig
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("last.pt", "best_msssim.pt", "best_loss.pt")
+RECORDS = ("config.yaml", "metrics.jsonl")
+_COPIED = (*RECORDS, *CHECKPOINTS[1:])
+"""What belongs to last.pt in the folder of a run."""
 LAUNCH = ".launch"
 """File in save_dir with the names of the torchrun launch that the run belongs to, one line per machine."""
 _CALIB_IMAGES = 64
@@ -128,11 +134,15 @@ class TrainPlan:
 def make_plan(config: TrainConfig) -> TrainPlan:
     """Check the files, folders and shards that `config` names. Writes only to the shard cache.
 
-    Raises InputError naming the flag, and DownloadError if shards could not be fetched.
+    Raises InputError naming the flag, and NetworkError if shards could not be fetched.
     """
     _check_files(config)
     ranks, launch = read_ranks(), launch_name()
+    if config.save_url is not None and config.resume == "auto":
+        fetch_run(config.save_url, config.save_dir, "last.pt", _COPIED)
     found = find_run(config, restarted=is_restarted(config.save_dir, launch))
+    if ranks.rank == 0 and not found.may_replace:
+        _check_copy(config.save_url)
     if ranks.rank == 0 and ranks.machines == 1:
         # When another rank comes to this line, rank 0 may have begun to write. With several machines, another one may
         # know that the launch was restarted.
@@ -150,6 +160,14 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         calib_images=_calib_images(config, train_set, begins=found.resume is None),
         launch=launch,
     )
+
+
+def _check_copy(save_url: str | None) -> None:
+    """Raise InputError if the store holds a run that this one may not replace."""
+    if save_url is not None and holds(save_url, CHECKPOINTS):
+        raise InputError(
+            f"--save_url {without_secrets(save_url)}: holds a run; --resume auto continues it, --overwrite starts anew"
+        )
 
 
 def _say_who_can_go_on(batch_size: int, machines: int, processes: int) -> None:
@@ -175,7 +193,7 @@ def find_run(config: TrainConfig, *, restarted: bool) -> FoundRun:
     if restarted or config.resume == "auto":
         resume = last if last.exists() else None
     else:
-        resume = Path(config.resume) if config.resume else None
+        resume = Path(local_name(config.resume)) if config.resume else None
     continues = resume is not None and resume.parent.resolve() == config.save_dir.resolve()
     goes_on = (restarted or config.resume is not None) and (resume is None or continues)
     if resume is not None:
@@ -231,10 +249,10 @@ def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tup
 
 
 def _check_files(config: TrainConfig) -> None:
-    if config.pretrained not in ("zoo", EMBEDDED, "none") and not Path(config.pretrained).is_file():
-        raise InputError(f"--pretrained {config.pretrained}: no such file; or use zoo, embedded or none")
-    if config.resume not in (None, "auto") and not Path(config.resume or "").is_file():
-        raise InputError(f"--resume {config.resume}: no such file; --resume auto continues from last.pt in --save_dir")
+    if config.pretrained not in ("zoo", EMBEDDED, "none"):
+        find_file(config.pretrained, flag="--pretrained", otherwise="or use zoo, embedded or none")
+    if config.resume is not None and config.resume != "auto":
+        find_file(config.resume, flag="--resume", otherwise="--resume auto continues from last.pt in --save_dir")
     check_folder("--save_dir", config.save_dir)
     if config.recon_every:
         check_folder("--recon_dir", config.recon_dir)
@@ -256,11 +274,12 @@ def _check_resumed_file(config: TrainConfig, path: Path) -> None:
 
 def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
     """The train split of --shards and the val split of --val_shards, or of --shards."""
-    train_set = resolve_shards(config.shards, "train")
-    if config.val_shards is None:
-        val_set = resolve_shards(config.shards, "val")
-    else:
-        val_set = resolve_shards(config.val_shards, "val", flag="--val_shards")
+    room = CacheRoom(config.cache_gb) if config.cache_gb else None
+    if room is not None:  # the val crops are read most often: they come first
+        val_set = _open_val(config, room)
+    train_set = resolve_shards(config.shards, "train", room=room)
+    if room is None:
+        val_set = _open_val(config, room)
     if train_set.fingerprint == val_set.fingerprint:
         log.warning("the train and val samples are the same: the validation tells nothing about other images")
     for flag, folder in (("--save_dir", config.save_dir), ("--recon_dir", config.recon_dir)):
@@ -273,6 +292,12 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
             f"--batch_size {config.batch_size}: {train_set.folder} holds only {train_set.num_samples} train samples"
         )
     return train_set, val_set
+
+
+def _open_val(config: TrainConfig, room: CacheRoom | None) -> ShardSet:
+    if config.val_shards is None:
+        return resolve_shards(config.shards, "val", room=room)
+    return resolve_shards(config.val_shards, "val", flag="--val_shards", room=room)
 
 
 def _check_order_fits(config: TrainConfig, train_set: ShardSet, processes: int) -> None:

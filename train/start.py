@@ -19,6 +19,8 @@ from relic.errors import InputError, before_work
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order
 from relic.machine import keep_freed_memory
+from relic.storage.remote_file import local_name
+from relic.storage.urls import without_secrets
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
 from train.plan import TrainPlan, changed_since, check_resumed
@@ -26,10 +28,13 @@ from train.resumed import check_progress
 
 log = logging.getLogger(__name__)
 
-NOT_CALIBRATED = (
-    "on the train crops, the layers of --pretrained {} have outputs that are not finite or too large to fit; its "
-    "weights have diverged, use another checkpoint"
-)
+
+def not_calibrated(config: TrainConfig) -> str:
+    """The message for layers that cannot be measured on the train crops."""
+    return (
+        f"on the train crops, the layers of --pretrained {without_secrets(config.pretrained)} have outputs that are "
+        "not finite or too large to fit; its weights have diverged, use another checkpoint"
+    )
 
 
 class Start(NamedTuple):
@@ -96,9 +101,9 @@ def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
                     model, plan.config.replace_parts, crops, on_progress=lambda share: bar.update(share - bar.n)
                 )
         except torch.linalg.LinAlgError as error:
-            raise InputError(f"--swap_init calibrated: {NOT_CALIBRATED.format(plan.config.pretrained)}") from error
+            raise InputError(f"--swap_init calibrated: {not_calibrated(plan.config)}") from error
     if not all(math.isfinite(layer.error) for layer in fitted):
-        raise InputError(f"--swap_init calibrated: {NOT_CALIBRATED.format(plan.config.pretrained)}")
+        raise InputError(f"--swap_init calibrated: {not_calibrated(plan.config)}")
     for layer in fitted:
         relu = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
         log.info("calibrated %s: %serror %.4f on held-out crops", layer.name, relu, layer.error)
@@ -125,7 +130,7 @@ def calibration_crops(plan: TrainPlan) -> Tensor:
 def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Checkpoint]:
     if config.pretrained == "zoo" and not world.is_main:
         wait_for_all(world)  # rank 0 downloads, the others find the file
-    codec = load_codec(config.pretrained, quality=config.quality, channels=config.channel_pair)
+    codec = load_codec(local_name(config.pretrained), quality=config.quality, channels=config.channel_pair)
     if config.pretrained == "zoo" and world.is_main:
         wait_for_all(world)
-    return codec.build(f"--pretrained {config.pretrained}").to(world.device), codec
+    return codec.build(f"--pretrained {without_secrets(config.pretrained)}").to(world.device), codec

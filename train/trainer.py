@@ -13,9 +13,10 @@ from relic.loader.device_feed import feed_device
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.signals import handling
+from relic.storage.run_copy import RunCopy
 from train.guard import WAYS_OUT, DivergedError, StopRequested
 from train.learner import Learner
-from train.plan import TrainPlan
+from train.plan import RECORDS, TrainPlan
 from train.records import Progress, StatusLine, Tracker
 from train.start import Start
 from train.validation import Validation, validate, write_reconstructions
@@ -36,6 +37,8 @@ class Trainer:
     val_loader: ShardLoader
     tracker: Tracker | None = None
     """None on all ranks but 0."""
+    copy: RunCopy | None = None
+    """Of --save_url, on rank 0."""
     progress: Progress = field(default_factory=Progress)
     best_ms_ssim: float = float("-inf")
     best_loss: float = float("inf")
@@ -177,6 +180,8 @@ class Trainer:
                 **content,
             )
             save_checkpoint(config.save_dir / name, checkpoint)
+            if self.copy is not None:
+                self.copy.put(*RECORDS, name)
         wait_for_all(self.world)
 
     def state_dict(self) -> dict[str, Any]:

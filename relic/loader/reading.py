@@ -42,6 +42,9 @@ def plan_reading(shards: ShardSet, direct: Direct, io_threads: int, cores: int) 
     """
     in_flight = max(cores, io_threads or max(_LEAST_IN_FLIGHT, _IN_FLIGHT // read_ranks().local_size))
     total = sum(shards.tar_bytes)
+    if shards.remotes:
+        why = "are read from the disk where they are there, else from the server"
+        return Reading(in_flight, len(shards.tars), False, f"{shards.split} shards ({_size(total)}) {why}")
     if is_in_memory(shards.tars[0]):
         return Reading(cores, len(shards.tars), True, f"{shards.split} shards ({_size(total)}) are in memory")
     cached, why = len(shards.tars), "--direct off"

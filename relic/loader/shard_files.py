@@ -7,7 +7,7 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,10 @@ def _descriptors() -> threading.Semaphore:
     return threading.Semaphore(max(soft - _RESERVED_DESCRIPTORS, 0))
 
 
+Remote = Callable[[int, int], memoryview]
+"""Brings bytes of a shard: their offset, their number."""
+
+
 class Scratch(threading.local):
     """Memory of each thread, reused: new memory for every sample costs page faults. It begins at a page."""
 
@@ -68,13 +72,24 @@ class OpenShard:
     The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
     no descriptor and opens its tar at every read.
 
+    `remote` brings bytes of the shard while its tar is not there; the tar may come and go.
+
     `direct`: read past the page cache. Where the file system refuses that, what was read is dropped from the cache
     again, unless it was there before.
     """
 
-    def __init__(self, tar: Path, index: Path, *, direct: bool = False, waits: Waits | None = None) -> None:
+    def __init__(
+        self,
+        tar: Path,
+        index: Path,
+        *,
+        direct: bool = False,
+        waits: Waits | None = None,
+        remote: Remote | None = None,
+    ) -> None:
         self.tar = tar
         self._descriptor = -1
+        self._remote = remote
         header, records = read_index(index)
         self.offsets, self.sizes, self.digests, self._keys = _columns(records)
         self._key_bytes = records.dtype["key"].itemsize
@@ -84,21 +99,27 @@ class OpenShard:
         """Bytes of which memory, offset and length of a read are multiples; 1 for reads through the page cache."""
         self._drops = direct and unit is None
         self._waits = waits
+        self._tries_cache = waits is not None and unit is None
+        self._budget = _descriptors()
+        if remote is not None:
+            return
         descriptor = self._opened()
         length = os.fstat(descriptor).st_size
-        self._budget = _descriptors()
         if self._budget.acquire(blocking=False):
             self._descriptor = descriptor
         else:
             os.close(descriptor)
-        self._tries_cache = waits is not None and unit is None and self._descriptor >= 0
+        self._tries_cache = self._tries_cache and self._descriptor >= 0
         if length != header.tar_bytes:
             raise InputError(f"{tar}: cut or changed since it was indexed; pack the shards again")
 
     def _opened(self) -> int:
+        """The tar's descriptor, or -1 while only the server has the shard."""
         try:
             descriptor = os.open(self.tar, self._flags)
         except OSError as error:
+            if self._remote is not None and isinstance(error, FileNotFoundError):
+                return -1
             raise InputError(f"{self.tar}: cannot be opened ({error.strerror})") from error
         if self._drops:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else the kernel reads ahead, into the cache
@@ -141,14 +162,13 @@ class OpenShard:
 
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
-        if self._tries_cache:
-            try:
-                if os.preadv(self._descriptor, buffers, offset, os.RWF_NOWAIT) >= least:
-                    return
-            except OSError as error:  # others than EAGAIN: this kernel or file system cannot tell, or the disk fails
-                self._tries_cache = error.errno == errno.EAGAIN
         descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
+        if descriptor < 0:
+            self._from_server(buffers, offset, least)
+            return
         try:
+            if self._tries_cache and self._from_cache(descriptor, buffers, offset) >= least:
+                return
             got = self._from_storage(descriptor, buffers, offset)
         except OSError as error:  # a failing disk: the system's error names no file
             raise self.fault(place, f"cannot be read ({error.strerror})") from error
@@ -158,6 +178,14 @@ class OpenShard:
         if got < least:
             found = max(got - (self.offsets[place] - offset), 0)
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
+
+    def _from_cache(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Read without waiting. Returns the number of bytes."""
+        try:
+            return os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT)
+        except OSError as error:  # others than EAGAIN: this kernel or file system cannot tell, or the disk fails
+            self._tries_cache = error.errno == errno.EAGAIN
+            return -1
 
     def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
         if self._waits is None:
@@ -170,6 +198,19 @@ class OpenShard:
                 length = sum(map(len, buffers)) + PAGE_BYTES
                 os.posix_fadvise(descriptor, offset // PAGE_BYTES * PAGE_BYTES, length, os.POSIX_FADV_DONTNEED)
             self._waits.take_core()
+
+    def _from_server(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
+        assert self._remote is not None
+        if self._waits is not None:
+            self._waits.lend_core()
+        try:
+            data = self._remote(offset, length)
+        finally:
+            if self._waits is not None:
+                self._waits.take_core()
+        for buffer in buffers:
+            part, data = data[: len(buffer)], data[len(buffer) :]
+            np.copyto(np.frombuffer(buffer, np.uint8)[: len(part)], np.frombuffer(part, np.uint8))  # releases the GIL
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
@@ -235,6 +276,7 @@ class ShardFiles:
                 self._shards.indexes[number],
                 direct=number >= self._reading.cached,
                 waits=None if self._reading.in_memory else self._waits,
+                remote=self._shards.remotes[number] if self._shards.remotes else None,
             )
             self._open[number] = shard
             self._records += len(shard.offsets)

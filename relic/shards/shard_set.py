@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from relic.shards.manifest import Manifest, ShardInfo, manifest_path, read_manif
 from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
 from relic.shards.tar_indexes import TarIndex, ensure_indexes
+
+Remotes = tuple[Callable[[int, int], memoryview], ...]
 
 _CHECKED_AT_START = 4096
 """The largest number of packed shards that are all looked at when their set is opened. To look at 100,000 takes seconds
@@ -42,6 +44,8 @@ class ShardSet(NamedTuple):
     encoding: Encoding
     fingerprint: str
     """sha256 over what decides the samples and their order: the shards and their contents."""
+    remotes: Remotes = ()
+    """For each tar, what brings bytes of it (offset, number) while it is not there. Empty if all tars are there."""
     unchecked: tuple[ShardInfo, ...] = ()
     """The manifest's entry of each shard where its files were not looked at yet; otherwise empty."""
 
@@ -128,6 +132,21 @@ def _check_packed(tar: Path, shard: ShardInfo) -> IndexHeader:
     if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
         raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
     return header
+
+
+def open_parts(folder: Path, shown: Path, manifest: Manifest, names: Sequence[str], remotes: Remotes) -> ShardSet:
+    """Open shards of a manifest whose indexes are in `folder` and whose tars may be. Messages call them `shown`."""
+    infos = {info.name: info for info in manifest.shards}
+    indexes = []
+    for name in names:
+        index = TarIndex(index_path(folder / name), read_index_header(index_path(folder / name)))
+        if (index.header.tar_bytes, index.header.samples) != (infos[name].bytes, infos[name].samples):
+            raise InputError(f"{shown}: {name}: its index does not fit the manifest; pack the shards again")
+        indexes.append(index)
+    packing = manifest.packing
+    geometry = Geometry(packing.encoding, packing.height, packing.width)
+    tars = [folder / name for name in names]
+    return _shard_set(shown, packing.split, tars, indexes, geometry)._replace(remotes=remotes)
 
 
 def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--shards") -> ShardSet:

@@ -24,9 +24,9 @@ from relic.shards.index import index_path, most_index_bytes, read_index_header, 
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
 from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.tar_indexes import mtime_stamp
-from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, DownloadError, download
-from relic.storage.transfer import PermanentError
-from relic.storage.urls import beside, file_name, is_http, without_secrets
+from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, download
+from relic.storage.faults import NetworkError, PermanentError
+from relic.storage.urls import beside, file_name, is_pipe, without_secrets
 
 _PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
 _PARALLEL = 4
@@ -35,27 +35,27 @@ _PARALLEL = 4
 log = logging.getLogger(__name__)
 
 
-class _RemoteShard(NamedTuple):
+class RemoteShard(NamedTuple):
     """A URL, and the path of its tar in the cache."""
 
     url: str
     tar: Path
 
 
-def _place(url: str) -> _RemoteShard:
+def _place(url: str) -> RemoteShard:
     name = file_name(url)
     folder = beside(url, "") if name else url
     if not name:
         name = "shard.tar"
     elif not re.fullmatch(r"[\w-][\w.-]{,150}\.tar", name, re.ASCII):
         name = f"{short_hash(name)}.tar"
-    return _RemoteShard(url, cache_folder("shards", short_hash(folder), name))
+    return RemoteShard(url, cache_folder("shards", short_hash(folder), name))
 
 
 def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
     """The tars of the cache for `urls`, in order; those that are missing are fetched.
 
-    Several processes share the work: none fetches a shard that another is fetching. Raises DownloadError when a host
+    Several processes share the work: none fetches a shard that another is fetching. Raises NetworkError when a host
     cannot be reached, and InputError for a shard that does not exist or is damaged.
     """
     shards = [_place(url) for url in urls]
@@ -65,7 +65,7 @@ def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
     return [shard.tar for shard in shards]
 
 
-def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShard], split: str) -> None:
+def _fetch_missing(shards: Sequence[RemoteShard], missing: Sequence[RemoteShard], split: str) -> None:
     first = without_secrets(missing[0].url)
     log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), first, cache_folder("shards"))
     manifests: dict[Path, Manifest | None] = {}
@@ -73,7 +73,7 @@ def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShar
         folder = shard.tar.parent
         if folder not in manifests:
             folder.mkdir(parents=True, exist_ok=True)
-            manifests[folder] = _fetch_manifest(shard, split)
+            manifests[folder] = fetch_manifest(shard, split)
     missing = [shard for shard in shards if not shard.tar.exists()]
     stop = threading.Event()
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="relic-fetch") as pool:
@@ -94,12 +94,12 @@ def _fetch_missing(shards: Sequence[_RemoteShard], missing: Sequence[_RemoteShar
         _fetch(shard, infos.get((shard.tar.parent, shard.tar.name)), stop, wait_seconds=math.inf)
 
 
-def _locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
+def locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
     """The lock file `path` of the cache. Two downloads into one file would damage it, so locks are required here."""
     return lock(path, wait_seconds=wait_seconds, create=True, advice="set XDG_CACHE_HOME to a local disk")
 
 
-def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
+def fetch_manifest(shard: RemoteShard, split: str) -> Manifest | None:
     """The manifest beside a shard that is named as relic names them, or None.
 
     Shards in the cache that the manifest no longer describes are removed. `parse_manifest` has made sure that the names
@@ -109,7 +109,7 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
         return None
     folder = shard.tar.parent
     path = manifest_path(folder, split)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         before = _readable_manifest(path, split)
         if not _fetch_optional(beside(shard.url, path.name), path, MOST_MANIFEST_BYTES):
             return None
@@ -125,15 +125,15 @@ def _fetch_manifest(shard: _RemoteShard, split: str) -> Manifest | None:
 def _fetch_optional(url: str, path: Path, most_bytes: int, stop: threading.Event | None = None) -> bool:
     """Fetch a file that may not exist; False where it does not.
 
-    Only HTTP tells a missing file from a failed transfer, which then raises DownloadError.
+    A `pipe:` command does not tell a missing file from a failed transfer; for other URLs that raises NetworkError.
     """
     try:
-        attempts = ATTEMPTS if is_http(url) else 1
+        attempts = 1 if is_pipe(url) else ATTEMPTS
         download(url, path, lambda temporary: None, attempts=attempts, most_bytes=most_bytes, stop=stop)
     except PermanentError:
         return False
-    except DownloadError:
-        if is_http(url):
+    except NetworkError:
+        if not is_pipe(url):
             raise
         return False
     return True
@@ -147,12 +147,12 @@ def _readable_manifest(path: Path, split: str) -> Manifest | None:
     return None
 
 
-def _fetch(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, *, wait_seconds: float) -> bool:
+def _fetch(shard: RemoteShard, info: ShardInfo | None, stop: threading.Event, *, wait_seconds: float) -> bool:
     """Fetch one shard with its index unless it is in the cache by now.
 
     Returns False when another process is still fetching it after `wait_seconds`.
     """
-    with _locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
+    with locked(shard.tar.with_name(shard.tar.name + ".lock"), wait_seconds=wait_seconds) as held:
         if held and not shard.tar.exists():
             most_bytes = info.bytes if info else MOST_SHARD_BYTES
             accept = functools.partial(_accept, shard, info, stop)
@@ -160,7 +160,7 @@ def _fetch(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, *
     return held
 
 
-def _accept(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, temporary: Path) -> None:
+def _accept(shard: RemoteShard, info: ShardInfo | None, stop: threading.Event, temporary: Path) -> None:
     """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
     if info is not None:
         with temporary.open("rb") as file:
@@ -180,7 +180,7 @@ def _accept(shard: _RemoteShard, info: ShardInfo | None, stop: threading.Event, 
     write_index(index_path(shard.tar), records, status.st_size, tar_mtime_ns=mtime_stamp(status))
 
 
-def _fetch_index(shard: _RemoteShard, tar: Path, stop: threading.Event) -> bool:
+def _fetch_index(shard: RemoteShard, tar: Path, stop: threading.Event) -> bool:
     """Fetch the index beside the URL; True if relic wrote it, for a tar of that length."""
     if not _PACKED_BY_RELIC.fullmatch(file_name(shard.url)):
         return False

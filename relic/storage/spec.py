@@ -1,6 +1,6 @@
 """What the text of `--shards` names, and its shards opened: a folder, local tars, or URLs.
 
-Imports neither torch nor webdataset unless a shard must be fetched.
+Imports no torch.
 """
 
 import re
@@ -14,6 +14,7 @@ from relic.errors import InputError
 from relic.shards.shard_set import ShardSet, open_shard_set, open_tars
 from relic.shards.splits import select_split
 from relic.storage.cache import fetch_shards
+from relic.storage.resident import CacheRoom, open_bounded
 from relic.storage.urls import is_url, url_path, without_secrets
 
 
@@ -109,10 +110,11 @@ def tars_of_split(spec: ShardSpec, split: str) -> list[str]:
     return [tar for tar, path in zip(spec.tars, paths, strict=True) if path in chosen]
 
 
-def resolve_shards(text: str, split: str, *, flag: str = "--shards") -> ShardSet:
+def resolve_shards(text: str, split: str, *, flag: str = "--shards", room: CacheRoom | None = None) -> ShardSet:
     """Open a split of what the text of a flag names. URLs that are not in the cache are fetched first.
 
-    Raises InputError naming `flag`, path or URL, and DownloadError when a host cannot be reached.
+    With `room`, a part of the shards at URLs is fetched while the work goes on, and the rest is read from the server.
+    Raises InputError naming `flag`, path or URL, and NetworkError when a host cannot be reached.
     """
     spec = parse_spec(text, flag=flag)
     if spec.folder is not None:
@@ -122,5 +124,7 @@ def resolve_shards(text: str, split: str, *, flag: str = "--shards") -> ShardSet
         raise InputError(f"{flag} {spec.shown}: names no {split} shard; {split} shards are called {split}-*.tar")
     if len(set(named)) != len(named):
         raise InputError(f"{flag} {spec.shown}: names a tar twice; each sample is read once")
+    if spec.is_remote and room is not None:
+        return open_bounded(named, split, room, flag=flag)
     tars = fetch_shards(named, split) if spec.is_remote else [Path(tar) for tar in named]
     return open_tars(tars, split, Path(spec.shown), flag=flag)

@@ -12,9 +12,19 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def is_pipe(url: str) -> bool:
+    """Whether `url` is a `pipe:` command."""
+    return url.startswith("pipe:")
+
+
 def is_http(url: str) -> bool:
     """Whether a web server answers for `url`."""
-    return url.lower().startswith(("http://", "https://"))
+    return scheme_of(url) in ("http", "https")
+
+
+def scheme_of(url: str) -> str:
+    """What stands before the colon, in small letters."""
+    return url.partition(":")[0].lower()
 
 
 def url_path(url: str) -> str:
@@ -31,6 +41,11 @@ def beside(url: str, name: str) -> str:
     """The URL of the file `name` in the folder of `url`."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{name}"))
+
+
+def in_folder(url: str, name: str) -> str:
+    """The URL of the file `name` in the folder `url`."""
+    return f"{url.rstrip('/')}/{name}"
 
 
 def without_secrets(text: str) -> str:

@@ -20,6 +20,13 @@ class ShardServer:
         """By file name: the HTTP code of every answer."""
         self.redirects: dict[str, str] = {}
         """By file name: where the answer leads."""
+        self.versions: dict[str, str] = {}
+        """By file name: the ETag of the answers. Parts of such a file are sent on request."""
+        self.ranges: list[str] = []
+        """The `Range` of each request that had one."""
+        self.sent = 0
+        """Bytes of bodies."""
+        self.authorizations: list[str | None] = []
         self.stalls: set[str] = set()
         """File names whose answers stop in the middle and keep the connection open."""
         self.stalled = threading.Event()
@@ -30,6 +37,7 @@ class ShardServer:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         name = handler.path.split("?")[0].rpartition("/")[2]
         self.requests[name] += 1
+        self.authorizations.append(handler.headers["Authorization"])
         path = self.folder / name
         if name in self.errors:
             handler.send_error(self.errors[name])
@@ -42,21 +50,39 @@ class ShardServer:
         if not path.is_file():
             handler.send_error(404)
             return
-        data = path.read_bytes()
-        handler.send_response(200)
+        data, code, headers = self._part(handler, name, path.read_bytes())
+        handler.send_response(code)
+        for header, value in headers.items():
+            handler.send_header(header, value)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
+        if self.cuts[name] > 0 or name in self.stalls:
+            data = data[: len(data) // 2]
+        self.sent += len(data)
+        handler.wfile.write(data)
         if self.cuts[name] > 0:
             self.cuts[name] -= 1
-            handler.wfile.write(data[: len(data) // 2])
             handler.close_connection = True
         elif name in self.stalls:
-            handler.wfile.write(data[: len(data) // 2])
             handler.wfile.flush()
             self.stalled.set()
             self.release.wait(60)
-        else:
-            handler.wfile.write(data)
+
+    def _part(self, handler: BaseHTTPRequestHandler, name: str, data: bytes) -> tuple[bytes, int, dict[str, str]]:
+        """What is sent of `data`: all, or the part that is asked for; the code, and headers."""
+        version = self.versions.get(name)
+        asked = handler.headers["Range"]
+        if asked:
+            self.ranges.append(asked)
+        if version is None:
+            return data, 200, {}
+        if handler.headers["If-Match"] not in (None, version):
+            return b"", 412, {}
+        if not asked:
+            return data, 200, {"ETag": version}
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or len(data)) + 1, len(data))
+        return data[start:end], 206, {"ETag": version, "Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
 
 
 @contextmanager

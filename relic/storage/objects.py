@@ -1,0 +1,292 @@
+"""Files of web servers and of object stores: read whole or in part, written, listed. Uses obstore.
+
+| scheme | credentials |
+|---|---|
+| `http`, `https` | user and password of the URL |
+| `s3` | `AWS_...` of the environment, a profile of the `aws` command, the role of the machine |
+| `gs` | `GOOGLE_...` of the environment, the login of `gcloud`, the role of the machine |
+| `az` | `AZURE_...` of the environment, the role of the machine |
+
+obstore has threads of its own, which a forked process lacks: a fork of a process that has used this module waits for
+ever. relic starts threads, and processes by spawn only. Whoever forks must do so before the first call here.
+"""
+
+import base64
+import functools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotModifiedError, NotSupportedError, PreconditionError
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+from relic.storage.aws_profile import profile_settings
+from relic.storage.faults import (
+    BusyError,
+    NetworkError,
+    NotResumedError,
+    PermanentError,
+    TransferError,
+    fault,
+)
+from relic.storage.urls import is_http, scheme_of, without_secrets
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+    Store = AzureStore | GCSStore | HTTPStore | S3Store
+
+SCHEMES = ("http", "https", "s3", "gs", "az")
+STALL_SECONDS = 60.0
+"""A transfer that brings no `_CHUNK_BYTES` in this time has failed, unless it ends."""
+_CHUNK_BYTES = 1 << 18
+_CONNECT_SECONDS = 10
+_TICK_SECONDS = 0.2
+"""Between two looks whether the transfer is to stop."""
+_PATIENCE_SECONDS = 1.0
+"""Given to a transfer that is to stop, before it is left to end by itself."""
+_RETRIES = 3
+_RETRY_SECONDS = 60
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "GOOGLE_BASE_URL",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_ENDPOINT",
+)
+"""Variables that name a server in the place of the cloud's. One that begins with http:// allows that protocol."""
+
+
+class Place(NamedTuple):
+    """A file: the store it is in, and its key there."""
+
+    store: "Store"
+    key: str
+
+
+class Found(NamedTuple):
+    """A file of a listing, or what a store tells of one file."""
+
+    url: str
+    size: int
+    etag: str | None
+
+
+class Sink(Protocol):
+    """What takes the bytes of a transfer, in order."""
+
+    got: int
+    """Bytes that are there."""
+    etag: str | None
+    """The version of the file that they are of; None where the server does not tell."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+
+def is_object(url: str) -> bool:
+    """Whether this module reads `url`."""
+    return scheme_of(url) in SCHEMES
+
+
+def is_store(url: str) -> bool:
+    """Whether `url` is in an object store, where files can be written and listed."""
+    return is_object(url) and not is_http(url)
+
+
+def read_range(url: str, start: int, length: int) -> memoryview:
+    """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError."""
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        data = memoryview(obstore.get_range(place.store, place.key, start=start, length=length))
+    if len(data) != length:
+        raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}")
+    return data
+
+
+def head(url: str) -> Found:
+    """Size and version of `url`. Raises MissingError, other PermanentErrors, and NetworkError."""
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        meta = obstore.head(place.store, place.key)
+    return Found(url, meta["size"], meta["e_tag"])
+
+
+def is_current(url: str, etag: str) -> bool:
+    """Whether `url` still has the version `etag`. Asks as a reader of the file does: some URLs are signed for that."""
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        try:
+            obstore.get(place.store, place.key, options={"if_none_match": etag})
+        except NotModifiedError:
+            return True
+    return False
+
+
+def put_file(path: Path, url: str) -> str | None:
+    """Write the file `path` to `url`: there is the old file or the new one, never a part. Returns its version."""
+    _refuse_web_server(url, "takes no files")
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        return obstore.put(place.store, place.key, path, max_concurrency=4)["e_tag"]
+
+
+def delete_file(url: str) -> None:
+    """Remove `url`. It is no error if it is not there."""
+    _refuse_web_server(url, "removes no files")
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        obstore.delete(place.store, place.key)
+
+
+def list_files(folder: str) -> Iterator[Found]:
+    """The files of a folder of an object store, and of the folders in it, in the order of their names."""
+    _refuse_web_server(folder, "does not list its files; name them")
+    folder = folder.rstrip("/") + "/"
+    with _one_line(folder):
+        place = _place(folder, _RETRIES)
+        for metas in obstore.list(place.store, place.key):
+            for meta in metas:
+                name = meta["path"].removeprefix(place.key)
+                yield Found(folder + name.lstrip("/"), meta["size"], meta["e_tag"])
+
+
+def receive(url: str, sink: Sink, stop: threading.Event) -> None:
+    """Bring the bytes of `url` after the first `sink.got`, of the version `sink.etag`, in one request.
+
+    Raises PermanentError, or TransferError where another attempt may succeed, also when `stop` is set: the request ends
+    then. Raises NotResumedError if the server sends only the whole file, or has another version.
+    """
+    copy = _Copy(url, sink)
+    threading.Thread(target=copy.run, name="relic-transfer", daemon=True).start()
+    got, until = sink.got, time.monotonic() + STALL_SECONDS
+    try:
+        while not copy.ended.wait(_TICK_SECONDS):
+            if stop.is_set():
+                raise TransferError("the transfer was interrupted")
+            if sink.got != got:
+                got, until = sink.got, time.monotonic() + STALL_SECONDS
+            elif time.monotonic() > until:
+                raise TransferError(f"less than {_CHUNK_BYTES:,} bytes came in {STALL_SECONDS:.0f} s")
+    finally:
+        copy.abandon()
+    if copy.error is not None:
+        raise copy.error
+
+
+class _Copy:
+    """A transfer in a thread of its own: a call of obstore cannot be interrupted.
+
+    obstore's asynchronous calls can be, but its threads then call Python, and those that still do so while Python ends
+    abort the process (one run in ten that ended right after a transfer).
+    """
+
+    def __init__(self, url: str, sink: Sink) -> None:
+        self._url = url
+        self._sink = sink
+        self._abandoned = False
+        self._writing = threading.Lock()
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._copy()
+        except (BaseError, FileNotFoundError) as error:
+            self.error = fault(self._url, error)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+    def abandon(self) -> None:
+        """Have no more bytes written. The thread ends at the next chunk; where none comes, at obstore's time-out."""
+        with self._writing:
+            self._abandoned = True
+        self.ended.wait(_PATIENCE_SECONDS)
+
+    def _copy(self) -> None:
+        sink, resumed = self._sink, self._sink.got > 0
+        place = _place(self._url, 0)
+        options: GetOptions = {"range": {"offset": sink.got}, "if_match": sink.etag} if resumed else {}
+        try:
+            response = obstore.get(place.store, place.key, options=options)
+        except (NotSupportedError, PreconditionError):
+            if not resumed:
+                raise
+            raise NotResumedError("the rest is not sent") from None
+        sink.etag = response.meta["e_tag"]
+        for chunk in response.stream(min_chunk_size=_CHUNK_BYTES):
+            with self._writing:
+                if self._abandoned:
+                    return
+                sink.write(chunk)
+
+
+@contextmanager
+def _one_line(url: str) -> Iterator[None]:
+    """Turn what obstore raises, after its own attempts, into a PermanentError or a NetworkError."""
+    try:
+        yield
+    except (BaseError, FileNotFoundError) as error:
+        found = fault(url, error)
+        if isinstance(found, TransferError):
+            tried = f" in {_RETRIES + 1} attempts" if isinstance(found, BusyError) else ""
+            found = NetworkError(f"{without_secrets(url)}: could not be reached{tried}: {found}")
+        raise found from None
+
+
+def _refuse_web_server(url: str, what: str) -> None:
+    if is_http(url):
+        raise PermanentError(f"{without_secrets(url)}: a web server {what}; object stores are s3://, gs:// and az://")
+
+
+def _place(url: str, retries: int) -> Place:
+    parts = urlsplit(url)
+    if is_http(url):  # the folder stays as it is written; obstore would refuse a//b
+        folder, _, name = parts.path.rpartition("/")
+        return Place(_store(urlunsplit(parts._replace(path=folder + "/", fragment="")), retries), unquote(name))
+    if not parts.netloc:
+        raise PermanentError(f"{without_secrets(url)}: names no bucket")
+    return Place(_store(f"{parts.scheme}://{parts.netloc}", retries), parts.path.lstrip("/"))
+
+
+@functools.lru_cache(maxsize=256)
+def _store(root: str, retries: int) -> "Store":
+    """The store of a bucket, or of a folder of a web server. Stores are kept, since each has its connections."""
+    retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
+    client: ClientConfig = {
+        "timeout": timedelta(days=7),  # of a whole body; a stalled one ends after `read_timeout`
+        "read_timeout": timedelta(seconds=STALL_SECONDS),
+        "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+    }
+    if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
+        client["allow_http"] = True
+    if is_http(root):
+        return _web_server(root, client, retry)
+    if root.startswith("gs:"):
+        return GCSStore.from_url(root, client_options=client, retry_config=retry)
+    if root.startswith("az:"):
+        return AzureStore.from_url(root, client_options=client, retry_config=retry)
+    settings = profile_settings()
+    if settings.get("endpoint", "").startswith("http://"):
+        client["allow_http"] = True
+    return S3Store.from_url(root, config=cast("S3Config", settings), client_options=client, retry_config=retry)
+
+
+def _web_server(root: str, client: "ClientConfig", retry: "RetryConfig") -> HTTPStore:
+    parts = urlsplit(root)
+    user, at, host = parts.netloc.rpartition("@")
+    client["allow_http"] = parts.scheme.lower() == "http"
+    if at:
+        credentials = base64.b64encode(unquote(user).encode()).decode()
+        client["default_headers"] = {"Authorization": f"Basic {credentials}"}
+    return HTTPStore.from_url(urlunsplit(parts._replace(netloc=host)), client_options=client, retry_config=retry)

@@ -1,0 +1,33 @@
+"""For tests of object stores: an S3 server on loopback, and no credentials of the machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relic.storage import download, objects
+from tests.storage.s3_server import S3Server, serve_s3
+
+
+@pytest.fixture(autouse=True)
+def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No credentials of the machine, and stores that are made anew."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "GOOGLE_", "AZURE_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.05)
+    objects._store.cache_clear()
+    yield
+    objects._store.cache_clear()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    with serve_s3("MYKEY") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
+        yield server

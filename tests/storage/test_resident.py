@@ -1,0 +1,275 @@
+"""A cache smaller than the set: what is in it, what is read from the server, and that it is never over its bound."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relic.errors import InputError
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order, eval_batches, train_batches
+from relic.shards.manifest import ShardInfo
+from relic.shards.shard_set import ShardSet
+from relic.storage import objects
+from relic.storage.faults import NetworkError, PermanentError
+from relic.storage.resident import CacheRoom, choose_residents
+from relic.storage.spec import resolve_shards
+from tests.conftest import write_shards
+from tests.storage.http_shards import serve
+from tests.storage.s3_server import S3Server
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTS = (4, 3, 4, 2, 4, 3, 4, 4)
+NAMES = [f"train-{number:06d}.tar" for number in range(len(COUNTS))]
+PATTERN = f"s3://bucket/set/train-{{000000..{len(COUNTS) - 1:06d}}}.tar"
+KEYS = [f"train{number:05d}" for number in range(sum(COUNTS))]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def packed(tmp_path: Path, s3: S3Server) -> Path:
+    folder = tmp_path / "packed"
+    write_shards(folder, counts=COUNTS, side=64)
+    s3.put_folder("bucket/set", {path.name: path.read_bytes() for path in folder.iterdir()})
+    return folder
+
+
+def size_of(names: list[str], folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def opened(cache_gb: float, spec: str = PATTERN) -> ShardSet:
+    return resolve_shards(spec, "train", room=CacheRoom(cache_gb))
+
+
+def keys_of(shards: ShardSet) -> list[str]:
+    with ShardLoader(shards, batch_size=4, verify="always") as loader:
+        return [key for batch in loader.batches(eval_batches(shards.num_samples, 4, 0, 1)) for key in batch.keys]
+
+
+def cached(pattern: str = "*.tar*") -> list[Path]:
+    return sorted(Path(os.environ["XDG_CACHE_HOME"], "relic", "parts").glob(f"*/{pattern}"))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def whole(packed: Path) -> list[str]:
+    """The names of the cache's tars, which are those packed."""
+    found = cached("*.tar")
+    for tar in found:
+        assert tar.read_bytes() == (packed / tar.name).read_bytes()
+    return [tar.name for tar in found]
+
+
+@given(st.lists(st.integers(0, 1 << 20), max_size=30), st.integers(0, 1 << 24))
+def test_residents_fit_and_leave_no_room_for_another(sizes: list[int], room: int) -> None:
+    shards = [ShardInfo(f"train-{n:06d}.tar", 1, size, "0" * 64) for n, size in enumerate(sizes)]
+    chosen = choose_residents(shards, room)
+    used = sum(-(-info.bytes // 4096) * 4096 for info in chosen)
+    assert used <= room
+    assert all(used + info.bytes > room - 4096 for info in shards if info not in chosen)
+    assert set(choose_residents(shards[::-1], room)) == set(chosen)
+
+
+def test_half_of_a_set_stays_and_the_rest_is_read_sample_by_sample(packed: Path, s3: S3Server) -> None:
+    room = size_of(NAMES, packed) // 2
+    shards = opened(room / 1e9)
+    local = resolve_shards(str(packed), "train")
+    assert shards.fingerprint == local.fingerprint
+    assert keys_of(shards) == KEYS
+    share = choose_names(packed, room)
+    wait_until(lambda: whole(packed) == share)
+    assert 0 < len(share) < len(NAMES)
+    for epoch in range(2):
+        s3.sent = 0
+        order = epoch_order(shards.samples, 7, epoch, 0)
+        with ShardLoader(shards, batch_size=3) as loader:
+            batches = train_batches(order, 3, 0, 1, 0)
+            keys = [key for batch in loader.batches(batches) for key in batch.keys]
+        assert sorted(keys)[: len(keys)] == sorted(set(keys))
+        assert len(keys) == len(KEYS) // 3 * 3
+        rest = size_of([name for name in NAMES if name not in share], packed)
+        assert 0 < s3.sent <= rest
+    assert size_of(whole(packed), packed) <= room
+
+
+def choose_names(packed: Path, room: int) -> list[str]:
+    shards = json.loads((packed / "train.json").read_text())["shards"]
+    return sorted(info.name for info in choose_residents([ShardInfo(**info) for info in shards], room))
+
+
+def test_the_work_begins_before_a_shard_is_there(packed: Path, s3: S3Server) -> None:
+    s3.stalls = {f"bucket/set/{name}" for name in NAMES}
+    assert keys_of(opened(1)) == KEYS
+    assert s3.stalled.wait(10)
+    assert not whole(packed)
+
+
+def test_no_room_reads_all_from_the_server(packed: Path, s3: S3Server) -> None:
+    assert keys_of(opened(1e-9)) == KEYS
+    assert not cached()
+    assert all(s3.requests[f"GET bucket/set/{name.replace('tar', 'index')}"] == 1 for name in NAMES)
+
+
+def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "_RETRIES", 1)
+    shards = opened(1e-9)
+    s3.busy = Counter({f"bucket/set/{name}": 99 for name in NAMES})
+    with pytest.raises(NetworkError, match=r"^s3://bucket/set/train-00000\d\.tar: .*in 2 attempts: .*HTTP 503"):
+        keys_of(shards)
+    s3.busy.clear()
+    assert keys_of(shards) == KEYS
+    s3.objects[f"bucket/set/{NAMES[3]}"] = bytes(100_000)  # replaced meanwhile
+    with pytest.raises(InputError, match=r"train-000003\.tar: sample train\d+: "):
+        keys_of(shards)
+
+
+START = """
+import logging, sys, time
+from relic.storage.resident import CacheRoom
+from relic.storage.spec import resolve_shards
+shards = resolve_shards(sys.argv[1], "train", room=CacheRoom(float(sys.argv[2])))
+print("open", flush=True)
+from relic.loader.loader import ShardLoader
+from relic.loader.order import eval_batches
+while True:
+    with ShardLoader(shards, batch_size=4) as loader:
+        print(sum(len(batch.keys) for batch in loader.batches(eval_batches(shards.num_samples, 4, 0, 1))), flush=True)
+    time.sleep(0.01)
+"""
+
+
+def start(cache_gb: float) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", START, PATTERN, str(cache_gb)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.commands
+def test_one_process_fetches_and_another_takes_over_when_it_is_killed(packed: Path, s3: S3Server) -> None:
+    s3.stalls = {f"bucket/set/{name}" for name in NAMES}
+    first = start(1)
+    try:
+        assert s3.stalled.wait(30)
+        s3.requests.clear()
+        shards = opened(1)
+        time.sleep(1.5)
+        assert not [name for name in NAMES if s3.requests[f"GET bucket/set/{name}"] > 1]  # parts of 1 byte
+        s3.stalls.clear()
+        first.send_signal(signal.SIGKILL)
+        wait_until(lambda: whole(packed) == NAMES)
+        assert keys_of(shards) == KEYS
+        assert not cached("*.tmp")
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_process_that_ends_while_shards_are_fetched_ends_as_usual(packed: Path, s3: S3Server, stalls: bool) -> None:
+    """A thread that is in obstore while Python ends aborts the process."""
+    s3.objects[f"bucket/set/{NAMES[0]}"] += bytes(50 << 20)  # refused at the length of the manifest, and sent again
+    s3.stalls = {f"bucket/set/{name}" for name in NAMES[1:]} if stalls else set()
+    code = START.partition("from relic.loader.loader")[0]
+    for _ in range(3):
+        ended = subprocess.run([sys.executable, "-c", code, PATTERN, "1"], cwd=ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (0, "open\n"), ended.stderr
+
+
+def test_a_smaller_bound_removes_what_is_no_longer_to_stay(packed: Path, s3: S3Server) -> None:
+    shards = opened(1)
+    wait_until(lambda: whole(packed) == NAMES)
+    room = size_of(NAMES, packed) // 3
+    opened(room / 1e9)
+    assert whole(packed) == choose_names(packed, room)
+    assert keys_of(shards) == KEYS  # a set that was open goes on from the server
+
+
+def test_shards_packed_anew_replace_the_old_ones(packed: Path, s3: S3Server) -> None:
+    opened(1)
+    wait_until(lambda: whole(packed) == NAMES)
+    shutil.rmtree(packed)
+    write_shards(packed, counts=COUNTS, side=64, seed=5)
+    s3.put_folder("bucket/set", {path.name: path.read_bytes() for path in packed.iterdir()})
+    assert keys_of(opened(1)) == KEYS
+    wait_until(lambda: [tar.name for tar in cached("*.tar")] == NAMES)
+    assert whole(packed) == NAMES
+
+
+def test_a_shard_that_is_not_as_the_manifest_says_is_not_kept(
+    packed: Path, s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"bucket/set/{NAMES[2]}"
+    s3.objects[name] = s3.objects[name][:-1] + b"x"
+    opened(1)
+    wait_until(lambda: "its samples are read from there" in caplog.text)
+    assert "train-000002.tar: could not be fetched in 3 attempts: its bytes differ from the manifest" in caplog.text
+    wait_until(lambda: whole(packed) == NAMES[:2] + NAMES[3:])
+
+
+def test_what_cannot_be_read_in_parts_is_refused(packed: Path, s3: S3Server) -> None:
+    with serve(packed) as server, pytest.raises(PermanentError, match="does not send parts of a file"):
+        opened(1, f"{server.url}/train-000000.tar")
+    for spec, message in (
+        (f"pipe:cat {packed}/train-000000.tar", "with --cache_gb, all shards are in one folder"),
+        ("s3://bucket/{set,other}/train-000000.tar", "with --cache_gb, all shards are in one folder"),
+        (
+            "s3://bucket/other/train-000000.tar",
+            r"--cache_gb needs shards of prep/make_shards\.py with their train\.json",
+        ),
+        ("s3://bucket/set/train-{000000..000009}.tar", r"train-000008\.tar is not in the manifest beside it"),
+    ):
+        with pytest.raises(InputError, match=rf"^--shards .*{message}"):
+            opened(1, spec)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_bound_holds_for_four_processes_and_twenty_kills(packed: Path, s3: S3Server) -> None:
+    """Looked at every 10 ms, as blocks of the disk."""
+    room = size_of(NAMES, packed) // 2
+    randomness = random.Random(3)
+    most = 0
+    processes = [start(room / 1e9) for _ in range(4)]
+    try:
+        for _ in range(20):
+            end = time.monotonic() + randomness.uniform(0.2, 1.5)
+            while time.monotonic() < end:
+                used = 0
+                for path in cached():
+                    with suppress(FileNotFoundError):
+                        used += path.stat().st_blocks * 512
+                most = max(most, used)
+                time.sleep(0.01)
+            victim = processes.pop(randomness.randrange(4))
+            victim.kill()
+            victim.communicate()
+            for tar in cached("*.tar")[:1]:
+                tar.unlink(missing_ok=True)  # so that there is always something to fetch
+            processes.append(start(room / 1e9))
+        shards = opened(room / 1e9)
+        assert keys_of(shards) == KEYS
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert 0 < most <= room
