@@ -55,8 +55,8 @@ class Codec(Protocol):
     """Of the images, and of their reconstructions."""
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether the codec takes images of any size."""
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the only images that the codec takes, padded; None: it takes any."""
         ...
 
     def check_size(self, height: int, width: int) -> None:
@@ -88,7 +88,7 @@ class TorchCodec:
     """A checkpoint in fp32. Its CDF tables are made anew from its density; rates are estimated by its likelihoods."""
 
     runtime: Runtime = "torch"
-    takes_any_size = True
+    fixed_size = None
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class OnnxCodec:
             raise InputError(f"its {MANIFEST} describes other tables than its {TABLES}; take both from one export")
 
     @property
-    def takes_any_size(self) -> bool:
-        return self._encoder.fixed_size is None and self._decoder.fixed_size is None
+    def fixed_size(self) -> tuple[int, int] | None:
+        return self._encoder.fixed_size or self._decoder.fixed_size
 
     def check_size(self, height: int, width: int) -> None:
         _, rows, columns = latent_shape(width, height, self.tables)

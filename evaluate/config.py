@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from relic.bitstream.rdoq import RdoqSettings
 from relic.errors import InputError
-from relic.options import Device, Direct, Split, Switch
+from relic.options import Device, Direct, Rdoq, Split, Switch
 
 ORIGINALS = "origin"
 """Folder of the original images, beside one folder of reconstructions per codec."""
@@ -30,7 +31,7 @@ class EvaluateConfig:
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "codecs": ("checkpoint", "onnx", "curve"),
         "data": ("shards", "split", "cache_gb", "images", "io_threads", "direct"),
-        "measurement": ("bitstream", "contexts", "strict", "references", "published"),
+        "measurement": ("bitstream", "contexts", "rdoq", "rdoq_lmbda", "strict", "references", "published"),
         "output": ("out", "recon_count", "report_images"),
         "machine": ("workers", "device"),
     }
@@ -59,6 +60,12 @@ class EvaluateConfig:
     """Encode and decode every image, and check the result. Without it the rate is only estimated."""
     contexts: bool = True
     """Code with the context tables of the codecs that have them. false: streams of version 1, one row per channel."""
+    rdoq: Rdoq = "off"
+    """Move symbols where the saved bits are worth the error: rate-distortion optimized quantization, in the encoder
+    alone. `fast` runs the decoder twice per image, `full` 14 times."""
+    rdoq_lmbda: float | None = None
+    """What an error is worth to --rdoq, as --lmbda of training: more keeps more quality. By default it follows from the
+    decoder."""
     strict: bool = False
     """Fail when real (without contexts) and estimated rate differ by more than 1 % + 8 bytes per image."""
     curve: list[str] | None = None
@@ -87,6 +94,7 @@ class EvaluateConfig:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.strict and not self.bitstream:
             raise InputError("--strict: compares real with estimated rates; it needs --bitstream true")
+        RdoqSettings(self.rdoq, self.rdoq_lmbda).check()
         if not self.codecs:
             raise InputError("missing --checkpoint or --onnx: nothing to evaluate (see --help)")
         if (self.shards is None) == (self.images is None):

@@ -20,6 +20,7 @@ from evaluate.references import AUTO_LIMIT, reference_curves
 from evaluate.report import Report, make_report
 from evaluate.sources import ImageSource, ShardSource, source_of
 from evaluate.summary import summarise
+from relic.bitstream.rdoq import RdoqSettings
 from relic.distributed import World
 from relic.errors import before_work, naming
 from relic.machine import keep_freed_memory, share_of_cores
@@ -46,7 +47,15 @@ def evaluate_all(plan: EvaluatePlan, world: World) -> Report:
         codecs = _open_codecs(plan, world, workers)
         _check_sizes(codecs, source)
     evaluations = [
-        evaluate(codec, source, world, bitstream=config.bitstream, recon_count=config.recon_count, workers=workers)
+        evaluate(
+            codec,
+            source,
+            world,
+            bitstream=config.bitstream,
+            recon_count=config.recon_count,
+            workers=workers,
+            rdoq=RdoqSettings(config.rdoq, config.rdoq_lmbda),
+        )
         for codec in codecs
     ]
     summaries = [summarise(evaluation.results) for evaluation in evaluations]
@@ -63,7 +72,7 @@ def evaluate_all(plan: EvaluatePlan, world: World) -> Report:
 
 def _check_sizes(codecs: Sequence[Codec], source: ImageSource) -> None:
     """Raise InputError naming the first image that a codec of a fixed size does not take."""
-    fixed = [codec for codec in codecs if not codec.takes_any_size]
+    fixed = [codec for codec in codecs if codec.fixed_size is not None]
     for name, size in source.sizes() if fixed else ():
         for codec in fixed:
             with naming(f"{codec.label}, {name}"):

@@ -18,11 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluate.codecs import Codec, Quantised
+from evaluate.moving import MoveSymbols, mover_of
 from evaluate.parallel import map_images
 from evaluate.results import Evaluation, ImageResult, in_decibels
 from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, coders
 from evaluate.sources import ImageSource, SourceImage, numbers_of_rank
 from relic.arrays import Symbols
+from relic.bitstream.rdoq import RdoqSettings
 from relic.bitstream.tables import dequantize, quantize
 from relic.codec.constants import STRIDE
 from relic.codec.metrics import score_coded
@@ -33,6 +35,7 @@ from relic.errors import InputError, naming
 
 _LENGTH_TOLERANCE = 0.001
 _LENGTH_TOLERANCE_BITS = 64
+_NO_RDOQ = RdoqSettings()
 _ON_GPU = 2
 """Images that a GPU computes at a time, while those of the other workers are coded. More would only fill its memory."""
 _REPEATED_FIRST, _REPEATED_EVERY = 8, 32
@@ -40,7 +43,14 @@ _REPEATED_FIRST, _REPEATED_EVERY = 8, 32
 
 
 def evaluate(
-    codec: Codec, source: ImageSource, world: World, *, bitstream: bool, recon_count: int, workers: int
+    codec: Codec,
+    source: ImageSource,
+    world: World,
+    *,
+    bitstream: bool,
+    recon_count: int,
+    workers: int,
+    rdoq: RdoqSettings = _NO_RDOQ,
 ) -> Evaluation:
     """Score `codec` on all images in fp32 without autocast. Each rank scores its share.
 
@@ -51,7 +61,7 @@ def evaluate(
     originals: dict[int, bytes] = {}
     reconstructions: dict[int, bytes] = {}
     with exact_arithmetic(), coders(codec.tables, workers) as code:
-        score = Scorer(codec, code if bitstream else None)
+        score = Scorer(codec, code if bitstream else None, mover_of(codec, rdoq))
         images = source.read(numbers_of_rank(source, world))
         total = math.ceil(source.num_images / world.size)
         off = None if world.is_main else True
@@ -70,6 +80,7 @@ def evaluate(
         results=[result for part, *_ in every for result in part],
         originals={number: png for _, part, *_ in every for number, png in part.items()},
         reconstructions={number: png for _, _, part, _ in every for number, png in part.items()},
+        rdoq=rdoq,
         relu_below_zero=below_zero / relu_inputs if relu_inputs else None,
     )
 
@@ -83,10 +94,14 @@ class Scored(NamedTuple):
 
 
 class Scorer:
-    """Scores one image per call, in any thread. Without `code` only the estimated rate is measured."""
+    """Scores one image per call, in any thread. Without `code` only the estimated rate is measured.
 
-    def __init__(self, codec: Codec, code: CodeSymbols | None) -> None:
+    `move`: changes the symbols before they are coded. The image is then decoded from these symbols.
+    """
+
+    def __init__(self, codec: Codec, code: CodeSymbols | None, move: MoveSymbols | None = None) -> None:
         self._codec = codec
+        self._move = move
         self._device = codec.device
         self._code = code
         self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
@@ -115,6 +130,9 @@ class Scorer:
             began = time.perf_counter()
             y_BMhw = self._codec.analyse(x_BCHW)
             symbols = quantize(y_BMhw[0].cpu().numpy(), self._codec.tables)
+            if self._move:
+                symbols = self._move(symbols, x_BCHW)
+                y_BMhw = torch.from_numpy(dequantize(symbols, self._codec.tables))[None].to(y_BMhw.device)
             analyse_ms = 1000 * (time.perf_counter() - began)
             own = self._codec.quantise(y_BMhw)
         trip = self._code(symbols, width, height) if self._code else None
@@ -135,7 +153,7 @@ class Scorer:
         if not torch.isfinite(x_hat_BCHW).all():
             raise InputError("the reconstruction is not finite; take another checkpoint")
         is_repeated = image.number < _REPEATED_FIRST or image.number % _REPEATED_EVERY == 0
-        if trip and is_repeated and not torch.equal(x_hat_BCHW, self._codec.reconstruct(x_BCHW)):
+        if trip and is_repeated and not torch.equal(x_hat_BCHW, self._own_reconstruction(x_BCHW, own)):
             raise InexactError("the decoded image is not the model's own reconstruction")
         score = score_coded(x_BCHW, x_hat_BCHW, trip.payload_bytes if trip else 0)
         result = ImageResult(
@@ -154,6 +172,12 @@ class Scorer:
             bpp_without_contexts=trip.plain_bits / (width * height) if trip else None,
         )
         return Scored(image, result, x_hat_BCHW)
+
+    def _own_reconstruction(self, x_BCHW: Tensor, own: Quantised) -> Tensor:
+        """By one forward pass. Of moved symbols, by the decoder alone."""
+        if self._move:
+            return self._codec.synthesise(own.y_hat_BMhw, *x_BCHW.shape[2:])
+        return self._codec.reconstruct(x_BCHW)
 
     def _check(self, symbols: Symbols, trip: RoundTrip, own_y_hat_BMhw: Tensor) -> None:
         if not np.array_equal(symbols, trip.symbols):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from evaluate.codecs import Codec
+    from relic.bitstream.rdoq import RdoqSettings
 
 
 class ImageResult(NamedTuple):
@@ -46,6 +47,7 @@ class Evaluation(NamedTuple):
     """PNG files of the first images, by their number in the source."""
     reconstructions: dict[int, bytes]
     """The same of their reconstructions."""
+    rdoq: "RdoqSettings"
     relu_below_zero: float | None = None
     """Share of the ReLU layers' inputs that are below zero; None without such layers, and for export sets."""
 

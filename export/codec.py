@@ -5,9 +5,9 @@ Needs numpy, Pillow and onnxruntime. Of the export folder it reads tables.npz an
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 if not __package__:  # run as a file: same import root as `python -m export.codec`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,13 +16,15 @@ import numpy as np
 from PIL import Image
 
 from relic import __version__
-from relic.arrays import Pixels
+from relic.arrays import Floats, Pixels, Symbols
 from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
+from relic.bitstream.rdoq import RdoqSettings, measure_responses, move_symbols
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.errors import InputError, before_work, command, naming, print_error
 from relic.files import atomic_write
 from relic.onnx.layout import DECODER, ENCODER, TABLES, check_export
 from relic.onnx.sessions import OnnxPart, check_input_size, load_tables, open_decoder, open_encoder, run_part
+from relic.options import Rdoq
 from relic.pictures.decoding import read_pixels
 from relic.pictures.reasons import Unreadable
 
@@ -34,6 +36,9 @@ _LATENTS_PER_RUN = 128 * 128
 """Positions that the decoder takes at once: an image of 2048x2048 pixels."""
 _MARGIN = 4
 """Rows of latents around a strip. A pixel depends on 2 rows above and below its own: four 5x5 layers of stride 2."""
+
+
+Move = Callable[[Symbols, Floats], Symbols]
 
 
 class _CodecParser(argparse.ArgumentParser):
@@ -49,14 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     with before_work():
         _check(arguments)
     if arguments.action == "encode":
-        _encode_file(arguments.source, arguments.target, arguments.export, contexts=arguments.contexts == "true")
+        _encode_file(
+            arguments.source,
+            arguments.target,
+            arguments.export,
+            RdoqSettings(arguments.rdoq, arguments.rdoq_lmbda),
+            contexts=arguments.contexts == "true",
+        )
     else:
         _decode_file(arguments.source, arguments.target, arguments.export)
     return 0
 
 
-def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
-    """An image to the bytes of a `.relic` file. Its edges are repeated until both sides are multiples of the stride."""
+def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables, move: Move | None = None) -> bytes:
+    """An image to the bytes of a `.relic` file. Its edges are repeated until both sides are multiples of the stride.
+
+    `move`: changes the symbols of an image (3, H, W) in [0, 1] before they are written, see `rdoq_of`.
+    """
     height, width = pixels_HWC.shape[:2]
     _, rows, columns = latent_shape(width, height, tables)
     padded = rows * tables.stride, columns * tables.stride
@@ -65,7 +79,22 @@ def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables) -> bytes:
     x_CHW = np.pad(pixels_HWC, edges, mode="edge").transpose(2, 0, 1) / np.float32(255)
     y_1Mhw = run_part(encoder, np.ascontiguousarray(x_CHW[None]))
     with naming(encoder.path):
-        return pack(quantize(y_1Mhw[0], tables), width, height, tables)
+        symbols = quantize(y_1Mhw[0], tables)
+    if move:
+        symbols = move(symbols, x_CHW[:, :height, :width])
+    with naming(encoder.path):
+        return pack(symbols, width, height, tables)
+
+
+def rdoq_of(decoder: OnnxPart, tables: Tables, settings: RdoqSettings) -> Move:
+    """A function that moves symbols as `settings` say, with the decoder that will read them."""
+    size = decoder.fixed_size and (decoder.fixed_size[0] // tables.stride, decoder.fixed_size[1] // tables.stride)
+
+    def synthesise(y_hat_Mhw: Floats) -> Floats:
+        return np.concatenate([rows for _, rows in _decoded_strips(y_hat_Mhw, decoder, tables)], axis=1)
+
+    responses = measure_responses(synthesise, tables, size)
+    return lambda symbols, x_CHW: move_symbols(symbols, x_CHW, synthesise, responses, tables, settings)
 
 
 def decode_file(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
@@ -76,16 +105,21 @@ def decode_file(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:
     rows, columns = stream.symbols.shape[1:]
     padded = rows * tables.stride, columns * tables.stride
     check_input_size(decoder, padded, (stream.height, stream.width), tables.stride)
-    strip = rows if decoder.fixed_size else max(1, _LATENTS_PER_RUN // columns)
     pixels_HWC = np.empty((*padded, 3), np.uint8)
+    for at, x_hat_CHW in _decoded_strips(dequantize(stream.symbols, tables), decoder, tables):
+        rounded = np.rint(x_hat_CHW.clip(0, 1) * np.float32(255))
+        pixels_HWC[at : at + x_hat_CHW.shape[1]] = rounded.transpose(1, 2, 0)
+    return pixels_HWC[: stream.height, : stream.width]
+
+
+def _decoded_strips(y_hat_Mhw: Floats, decoder: OnnxPart, tables: Tables) -> Iterator[tuple[int, Floats]]:
+    """The decoder's pixels (3, rows, columns) of an image, strip by strip, and the first row of each."""
+    rows, columns = y_hat_Mhw.shape[1:]
+    strip = rows if decoder.fixed_size else max(1, _LATENTS_PER_RUN // columns)
     for first in range(0, rows, strip):
         top = max(0, first - _MARGIN)
-        y_hat_Mhw = dequantize(stream.symbols[:, top : first + strip + _MARGIN], tables)
-        x_hat_CHW = run_part(decoder, y_hat_Mhw[None])[0]
-        kept_CHW = x_hat_CHW[:, (first - top) * tables.stride :][:, : strip * tables.stride]
-        at = first * tables.stride
-        pixels_HWC[at : at + kept_CHW.shape[1]] = np.rint(kept_CHW.clip(0, 1) * np.float32(255)).transpose(1, 2, 0)
-    return pixels_HWC[: stream.height, : stream.width]
+        x_hat_CHW = run_part(decoder, np.ascontiguousarray(y_hat_Mhw[None, :, top : first + strip + _MARGIN]))[0]
+        yield first * tables.stride, x_hat_CHW[:, (first - top) * tables.stride :][:, : strip * tables.stride]
 
 
 def read_rgb(path: Path) -> Pixels:
@@ -102,14 +136,15 @@ def write_image(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(file, format=FORMATS[path.suffix.lower()], quality=_JPEG_QUALITY)
 
 
-def _encode_file(source: Path, target: Path, folder: Path, *, contexts: bool) -> None:
+def _encode_file(source: Path, target: Path, folder: Path, rdoq: RdoqSettings, *, contexts: bool) -> None:
     tables = load_tables(folder)
     tables = tables if contexts else tables.plain()
     pixels = read_rgb(source)
     height, width = pixels.shape[:2]
     encoder = open_encoder(folder, tables)
     with naming(source):
-        data = encode_file(pixels, encoder, tables)
+        move = None if rdoq.effort == "off" else rdoq_of(open_decoder(folder, tables), tables, rdoq)
+        data = encode_file(pixels, encoder, tables, move)
     write_stream(target, data)
     print(f"{target}: {width}x{height} pixels in {len(data):,} bytes, {8 * len(data) / (width * height):.3f} bpp")
 
@@ -139,6 +174,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if action == "encode":
             what = "false: write version 1, without the context tables of D"
             sub.add_argument("--contexts", choices=("true", "false"), default="true", help=what)
+            what = f"move symbols where the saved bits are worth the error; runs {DECODER}, too (default: off)"
+            sub.add_argument("--rdoq", choices=get_args(Rdoq), default="off", help=what)
+            what = "what an error is worth, as --lmbda of training (default: it follows from the decoder)"
+            sub.add_argument("--rdoq_lmbda", type=float, metavar="L", help=what)
     return parser.parse_args(argv)
 
 
@@ -151,7 +190,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.source}: no such file")
     if not arguments.target.parent.is_dir():
         raise InputError(f"{arguments.target.parent}: no such folder")
-    check_export("--export", arguments.export, _part(arguments.action), TABLES)
+    needed = {_part(arguments.action), TABLES}
+    if arguments.action == "encode":
+        RdoqSettings(arguments.rdoq, arguments.rdoq_lmbda).check()
+        needed |= {DECODER} if arguments.rdoq != "off" else set()
+    check_export("--export", arguments.export, *sorted(needed))
 
 
 def _part(action: str) -> str:

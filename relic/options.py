@@ -44,6 +44,8 @@ ExportPart = Literal["full", "encoder", "decoder", "all"]
 TargetName = Literal["generic", "drpai", "rknn", "ethos-u", "qnn", "openvino", "imx500", "tpu-mlir", "tidl"]
 ToolchainName = Literal["openvino", "qnn", "ethos-u", "rknn"]
 """Vendors' compilers that export/compile_parts.py runs."""
+Rdoq = Literal["off", "fast", "full"]
+"""How hard the encoder looks for symbols that are worth moving, see `relic.bitstream.rdoq`."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""
 Method = Literal["minmax", "percentile", "entropy", "learned"]

@@ -39,7 +39,8 @@ Evaluation and export have no flag `--verify`. They check the hash of every samp
 read, which is the default of training too.
 """
 TAIL = (
-    "`python export/codec.py encode IN OUT.relic --export D` takes `--contexts false` to write streams of version 1. "
+    "`python export/codec.py encode IN OUT.relic --export D` takes `--contexts false` to write streams of version 1, "
+    "and `--rdoq` and `--rdoq_lmbda` as `evaluate/run.py` does. "
     "`decode IN.relic OUT --export D` has no other flag.\n"
 )
 CONFIGS = {

@@ -5,9 +5,10 @@ contexts (`relic.bitstream.contexts`) the rows of a run depend on the symbols of
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from relic.arrays import Symbols
 from relic.bitstream.contexts import Activity, phases
@@ -34,9 +35,9 @@ class SymbolRun(NamedTuple):
         taken: Symbols = symbols.reshape(len(symbols), -1)[self.channels, self.positions].ravel()
         return taken
 
-    def put(self, symbols: Symbols, values: Ints) -> None:
-        """Write the run's symbols to their place."""
-        flat = symbols.reshape(len(symbols), -1)
+    def put(self, array: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        """Write one value per symbol, in coding order, to its place in an array of the symbols' shape."""
+        flat = array.reshape(len(array), -1)
         flat[self.channels, self.positions] = (
             values if isinstance(self.channels, int) else values.reshape(len(self.channels), -1)
         )

@@ -33,6 +33,9 @@ def checkpoint(tmp_path: Path) -> Path:
         ("--checkpoint {checkpoint} embedded {checkpoint} --images {folder}", "{checkpoint}: given twice"),
         ("--checkpoint {checkpoint} --images {folder} --recon_count -1", "--recon_count -1: must be 0 or more"),
         ("--checkpoint {checkpoint} --images {folder} --strict --bitstream false", "--strict: "),
+        ("--checkpoint {checkpoint} --images {folder} --rdoq_lmbda 0.01", "--rdoq_lmbda: needs --rdoq"),
+        ("--checkpoint {checkpoint} --images {folder} --rdoq full --rdoq_lmbda 0", "--rdoq_lmbda 0.0: must be more"),
+        ("--checkpoint {checkpoint} --images {folder} --rdoq best", "--rdoq best: choose from off, fast, full"),
         (
             "--checkpoint {checkpoint} --images {folder} --out {checkpoint}",
             "--out {checkpoint}: {checkpoint} is not a folder",

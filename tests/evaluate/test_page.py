@@ -19,6 +19,7 @@ from evaluate.report import ShownImage, Version, make_report
 from evaluate.report_page import write_page
 from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import summarise
+from relic.bitstream.rdoq import RdoqSettings
 from tests.evaluate.conftest import smooth_image
 
 pytestmark = pytest.mark.commands
@@ -72,7 +73,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture = SimpleNamespace(replaced="none", name="bmshj2018_factorized", channels=(8, 12))
         known = {"label": label, "architecture": architecture, "runtime": "torch", "swap_init": "none", "qat": False}
         codec: Any = SimpleNamespace(**known)
-        evaluations.append(Evaluation(codec, results, {}, {}))
+        evaluations.append(Evaluation(codec, results, {}, {}, RdoqSettings()))
     summaries = [summarise(evaluation.results) for evaluation in evaluations]
     made = make_report(
         evaluations=evaluations,
