@@ -37,7 +37,7 @@ def test_the_readme_is_short() -> None:
 def flags_of(script: str) -> set[str]:
     """The flags of a command-line file: the fields of its config. `export/codec.py` runs without one."""
     if script == "export/codec.py":
-        return {"export", "help", "version"}
+        return {"export", "contexts", "rdoq", "rdoq_lmbda", "help", "version"}
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     (config,) = {
         found for name, found in vars(module).items() if name.endswith("Config") and dataclasses.is_dataclass(found)

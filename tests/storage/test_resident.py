@@ -157,16 +157,16 @@ while True:
 """
 
 
-def start(cache_gb: float) -> "subprocess.Popen[str]":
+def start(cache_gb: float, code: str = START) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", START, PATTERN, str(cache_gb)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, PATTERN, str(cache_gb)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
 
 
 @pytest.mark.commands
 def test_one_process_fetches_and_another_takes_over_when_it_is_killed(packed: Path, s3: S3Server) -> None:
     s3.stalls = {f"bucket/set/{name}" for name in NAMES}
-    first = start(1)
+    first = start(1, f"{START.partition('from relic.loader.loader')[0]}time.sleep(60)")  # it fetches, and reads nothing
     try:
         assert s3.stalled.wait(30)
         s3.requests.clear()
