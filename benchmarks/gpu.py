@@ -51,7 +51,7 @@ class GpuBenchmarkConfig:
         check_least(self, {"deadline_factor": 0.01, **({"rounds": 1} if self.rounds is not None else {})})
 
 
-class Plan(NamedTuple):
+class GpuPlan(NamedTuple):
     """The flags, after their files were checked."""
 
     config: GpuBenchmarkConfig
@@ -59,14 +59,14 @@ class Plan(NamedTuple):
     """What to measure, in this order."""
 
 
-def make_plan(config: GpuBenchmarkConfig) -> Plan:
+def make_plan(config: GpuBenchmarkConfig) -> GpuPlan:
     """Raises RefusedError for a file or a folder that cannot be written to. Needs no torch."""
     check_files(json=config.json, markdown=config.markdown)
     if config.work_dir is not None:
         with before_work():
             check_folder("--work_dir", config.work_dir)
     every: tuple[SectionName, ...] = get_args(SectionName)
-    return Plan(config, tuple(name for name in every if config.sections is None or name in config.sections))
+    return GpuPlan(config, tuple(name for name in every if config.sections is None or name in config.sections))
 
 
 @command(PROG)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(plan: Plan, folder: Path) -> dict[str, Any]:
+def _measure(plan: GpuPlan, folder: Path) -> dict[str, Any]:
     import torch
 
     from benchmarks._gpu.measure import Bench
@@ -123,7 +123,7 @@ def _sizes(on_cuda: bool, rounds: int | None) -> "Sizes":
     )  # fmt: skip
 
 
-def _sections(plan: Plan, bench: "Bench") -> list["Section"]:
+def _sections(plan: GpuPlan, bench: "Bench") -> list["Section"]:
     from benchmarks._gpu import measure
     from benchmarks._gpu.levers import levers
     from benchmarks._gpu.sections import Section

@@ -12,7 +12,7 @@ if not __package__:  # run as a file: same import root as `python -m benchmarks.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks._loader.config import LoaderBenchmarkConfig
-from benchmarks._loader.planning import Plan, make_plan
+from benchmarks._loader.planning import LoaderPlan, make_plan
 from relic.cli import parse
 from relic.errors import command
 from relic.files import temporary_folder, write_json
@@ -23,7 +23,7 @@ _LIMITED = "RELIC_BENCHMARK_LIMITED"
 """Set in the environment of the run that systemd limits, so that it does not start another."""
 
 
-class Outcome(NamedTuple):
+class LoaderOutcome(NamedTuple):
     """Figures for --json, and the table for --markdown."""
 
     figures: dict[str, Any]
@@ -60,7 +60,7 @@ def _run_limited(words: Sequence[str], argv: Sequence[str] | None) -> int:
     return subprocess.run(whole, env={**os.environ, _LIMITED: "1"}, check=False).returncode
 
 
-def _compare(plan: Plan, folder: Path) -> Outcome:
+def _compare(plan: LoaderPlan, folder: Path) -> LoaderOutcome:
     from benchmarks._loader.measure import ratios, runs_of, steady_rate, take_turns, time_shares
     from benchmarks._loader.peers import all_peers
     from benchmarks._loader.tables import comparison_details, comparison_table
@@ -85,10 +85,10 @@ def _compare(plan: Plan, folder: Path) -> Outcome:
     settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}
     shares_by_name = {name: one._asdict() for name, one in shares.items()}
     found = {**figures, "ratios": quotients, "by_epoch": by_epoch, "shares": shares_by_name, "settings": settings}
-    return Outcome(found, table)
+    return LoaderOutcome(found, table)
 
 
-def _cold(plan: Plan, folder: Path) -> Outcome:
+def _cold(plan: LoaderPlan, folder: Path) -> LoaderOutcome:
     from benchmarks._loader.cold import measure_cold
     from benchmarks._loader.memory import memory_limit
     from benchmarks._loader.tables import cold_table
@@ -111,10 +111,10 @@ def _cold(plan: Plan, folder: Path) -> Outcome:
     settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}
     consumers = {mode: one._asdict() for mode, one in cold.consumers.items()}
     found = cold._asdict() | {"consumers": consumers, "memory_limit": limit, "settings": settings}
-    return Outcome(cold.rates | found, table)
+    return LoaderOutcome(cold.rates | found, table)
 
 
-def _own_set(plan: Plan, shards: ShardSet) -> Outcome:
+def _own_set(plan: LoaderPlan, shards: ShardSet) -> LoaderOutcome:
     from benchmarks._loader.own_set import measure_own_set
     from benchmarks._loader.tables import own_set_table
 
@@ -132,10 +132,10 @@ def _own_set(plan: Plan, shards: ShardSet) -> Outcome:
     print(table, flush=True)
     steady = measured.images_per_second or measured.first_images_per_second
     gpus = steady / config.gpu_images_per_second if config.gpu_images_per_second else None
-    return Outcome(measured._asdict() | {"gpus": gpus}, table)
+    return LoaderOutcome(measured._asdict() | {"gpus": gpus}, table)
 
 
-def _wait(plan: Plan, folder: Path) -> Outcome:
+def _wait(plan: LoaderPlan, folder: Path) -> LoaderOutcome:
     from benchmarks._loader.measure import consumer_wait
     from benchmarks._loader.tables import wait_table
     from benchmarks._shared.crops import prepare_crops
@@ -148,7 +148,7 @@ def _wait(plan: Plan, folder: Path) -> Outcome:
         waits[name] = pace_ms, consumer_wait(shards, config.batch_size, pace_ms / 1000, config.wait_batches)
     print(wait_table(waits, config.wait_batches), flush=True)
     shares = {f"{name}_wait": share for name, (_, share) in waits.items()}
-    return Outcome(shares | {f"{name}_consumer_ms": pace_ms for name, (pace_ms, _) in waits.items()})
+    return LoaderOutcome(shares | {f"{name}_consumer_ms": pace_ms for name, (pace_ms, _) in waits.items()})
 
 
 if __name__ == "__main__":

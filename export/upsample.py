@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from relic.codec.model import ConvLayer
 from relic.errors import InputError
 from relic.options import Upsample
 
@@ -118,7 +119,7 @@ def shuffle_by_deconv2(channels: int) -> nn.ConvTranspose2d:
     return layer
 
 
-def _copy_bias(layer: nn.Conv2d | nn.ConvTranspose2d, original: nn.ConvTranspose2d, repeats: int = 1) -> None:
+def _copy_bias(layer: ConvLayer, original: nn.ConvTranspose2d, repeats: int = 1) -> None:
     assert layer.bias is not None and original.bias is not None
     layer.bias.copy_(original.bias.repeat(repeats))
 

@@ -21,7 +21,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prep.encoding import imaging_libraries
-from prep.engine import Engine, Finished, Outcome, RunningItems, Task, Work, attempt, result_of
+from prep.engine import Engine, Finished, RunningItems, Task, TaskOutcome, Work, attempt, result_of
 from prep.tasks import ShardTask
 from relic.errors import InputError
 
@@ -115,7 +115,7 @@ class _Notes:
         return [self.item_of(number) for number in numbers]
 
 
-def _run(work: Work[Task, Any], task: Task, number: int, notes: Any) -> Outcome:
+def _run(work: Work[Task, Any], task: Task, number: int, notes: Any) -> TaskOutcome:
     """Run a task on a node. The first attempt notes its item twice a second, a later one each before its work."""
     attempts = ray.get(notes.begin.remote(number))
     noted = time.monotonic()

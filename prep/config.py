@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from prep.part import Part, part_of
+from prep.part import PackingShare, part_of
 from relic.errors import InputError
 from relic.options import CropPlace, Decode, Encoding, EngineName
 
@@ -112,9 +112,9 @@ class PrepConfig:
         return ["train", "val"] if self.include_val else ["train"]
 
     @property
-    def shard_part(self) -> Part:
+    def shard_part(self) -> PackingShare:
         """The shards to pack."""
-        return Part() if self.part is None else part_of(self.part)
+        return PackingShare() if self.part is None else part_of(self.part)
 
     @property
     def crop_width(self) -> int:

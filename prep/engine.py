@@ -48,11 +48,11 @@ class Failure(NamedTuple):
     trace: str
 
 
-Outcome = Any
+TaskOutcome = Any
 """A result, or a Failure."""
 
 
-def attempt(work: Work[Task, Result], task: Task, report: ReportItem) -> Outcome:
+def attempt(work: Work[Task, Result], task: Task, report: ReportItem) -> TaskOutcome:
     """Run a task in its worker."""
     try:
         return work(task, report)
@@ -62,7 +62,7 @@ def attempt(work: Work[Task, Result], task: Task, report: ReportItem) -> Outcome
         return Failure(None, traceback.format_exc())
 
 
-def result_of(outcome: Outcome) -> Any:
+def result_of(outcome: TaskOutcome) -> Any:
     """The result of a task, in the parent. Raises the error of a Failure."""
     if isinstance(outcome, Failure):
         raise outcome.error or RuntimeError(f"a worker failed:\n{outcome.trace}")

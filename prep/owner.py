@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from prep.part import Part
+from prep.part import PackingShare
 from relic.errors import InputError
 from relic.files import read_bounded
 from relic.lock import lock
@@ -43,7 +43,7 @@ class _Process:
     pid: int
     machine: str
     """Equal for all processes that share a kernel, also for those in other containers."""
-    part: Part
+    part: PackingShare
 
     def __str__(self) -> str:
         part = f", part {self.part}" if self.part.of > 1 else ""
@@ -53,7 +53,7 @@ class _Process:
 class Owner:
     """This process as an owner of a folder. Made by `owning`."""
 
-    def __init__(self, folder: Path, part: Part) -> None:
+    def __init__(self, folder: Path, part: PackingShare) -> None:
         self.folder = folder
         self.part = part
         self._process = _Process(socket.gethostname(), os.getpid(), _machine(), part)
@@ -134,7 +134,7 @@ class Owner:
 
 
 @contextlib.contextmanager
-def owning(folder: Path, part: Part, splits: Sequence[str], begin: Callable[[bool], None]) -> Iterator[Owner]:
+def owning(folder: Path, part: PackingShare, splits: Sequence[str], begin: Callable[[bool], None]) -> Iterator[Owner]:
     """Own the folder inside the block, see `Owner.join`. A run that is refused leaves no file there."""
     owner = Owner(folder, part)
     try:
@@ -157,9 +157,9 @@ def _read(path: Path) -> _Process:
     """Raises FileNotFoundError for a process that has left."""
     try:
         value = json.loads(read_bounded(path, _MOST_BYTES))
-        return _Process(value["host"], value["pid"], value["machine"], Part(*value["part"]))
+        return _Process(value["host"], value["pid"], value["machine"], PackingShare(*value["part"]))
     except (ValueError, KeyError, TypeError):  # damaged, or another version: nothing goes with it
-        return _Process("unknown", 0, "", Part(0, 0))
+        return _Process("unknown", 0, "", PackingShare(0, 0))
 
 
 def _stamp(path: Path) -> int:

@@ -13,7 +13,7 @@ from prep.comparing import changed_images
 from prep.contact_sheet import write_contact_sheet
 from prep.engine import Engine, Finished, RunningItems
 from prep.owner import Owner
-from prep.part import Part
+from prep.part import PackingShare
 from prep.planning import SplitPlan
 from prep.shard_worker import pack_shard
 from prep.split_folder import Rejection, ShardRecord
@@ -34,7 +34,7 @@ class PartSummary(NamedTuple):
     """What a run did for its part of a split that is not complete."""
 
     split: str
-    part: Part
+    part: PackingShare
     images: int
     shards: int
     missing: int

@@ -8,7 +8,7 @@ from relic.errors import InputError
 _MOST_PARTS = 1_000_000
 
 
-class Part(NamedTuple):
+class PackingShare(NamedTuple):
     """The shards whose number leaves the remainder `number` when divided by `of`. 0/1 is all of them."""
 
     number: int = 0
@@ -21,15 +21,15 @@ class Part(NamedTuple):
         """Whether the shard belongs to this part."""
         return shard % self.of == self.number
 
-    def goes_with(self, other: "Part") -> bool:
+    def goes_with(self, other: "PackingShare") -> bool:
         """Whether both may be packed at once: no shard belongs to both."""
         return self.of == other.of and self.number != other.number
 
 
-def part_of(text: str) -> Part:
+def part_of(text: str) -> PackingShare:
     """Read `I/N`. Raises InputError, which names --part."""
     match = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text, re.ASCII)
-    part = Part(*map(int, match.groups())) if match else Part(0, 0)
+    part = PackingShare(*map(int, match.groups())) if match else PackingShare(0, 0)
     if not part.number < part.of <= _MOST_PARTS:
         raise InputError(f"--part {text}: expected I/N with I from 0 to N-1, for example 0/8 to 7/8")
     return part

@@ -9,7 +9,7 @@ from pathlib import Path
 from prep.config import SPLIT_FOLDERS, PrepConfig
 from prep.encoding import imaging_libraries
 from prep.listing import crop_key_length, listing_sha256, unique_keys
-from prep.part import Part
+from prep.part import PackingShare
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
@@ -35,7 +35,7 @@ class SplitPlan:
     packing: Packing
     folder: SplitFolder
     tasks: tuple[ShardTask, ...]
-    part: Part
+    part: PackingShare
     """The shards of them that this process packs."""
     overwrite: bool
     """Whether shards that were packed with other flags or images are replaced."""

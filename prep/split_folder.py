@@ -19,7 +19,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from prep.part import Part
+from prep.part import PackingShare
 from relic.errors import InputError
 from relic.files import TEMPORARY_NAME, TEMPORARY_SUFFIX, atomic_write, read_bounded, remove_temporaries, write_json
 from relic.shards.index import index_path
@@ -146,7 +146,7 @@ class SplitFolder:
         self.contact_path.unlink(missing_ok=True)
         plan_path(self.folder, self.split).unlink(missing_ok=True)
 
-    def remove_unfinished(self, part: Part) -> None:
+    def remove_unfinished(self, part: PackingShare) -> None:
         """Remove temporary files of writers that were killed: those of the shards of `part`.
 
         No other living process owns these shards. Files of the whole split are left to the process that owns it all.
@@ -245,7 +245,7 @@ class SplitFolder:
 
     def tidy(self) -> None:
         """Remove the plan, the records, and what workers that died left. Called after the manifest is written."""
-        self.remove_unfinished(Part())
+        self.remove_unfinished(PackingShare())
         plan_path(self.folder, self.split).unlink(missing_ok=True)
         for path in self._own_files(r"\.done\.json"):
             path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from relic.codec.bd_rate import bd_rate
 
 Results = Mapping[str, Mapping[str, Any]]
 """Run name -> content of its JSON."""
-Validation = Mapping[str, Any]
+ValidationPoint = Mapping[str, Any]
 """One validation: what the trainer measured on the val crops after `images_seen` images."""
 KINDS = {
     "gdn": "GDN",
@@ -43,7 +43,7 @@ class CurveComparison(NamedTuple):
     psnr_change_db: float
     bpp_change: float
     """As a fraction of the start's rate."""
-    dip: Validation | None
+    dip: ValidationPoint | None
     """The point with the lowest PSNR, if it is more than 0.1 dB below the start."""
     points: int = 0
     """Number of points at which both curves have a validation."""
@@ -65,7 +65,7 @@ def kind_of_run(result: Mapping[str, Any]) -> str:
     return str(settings["init"])
 
 
-def curve(results: Results, part: str, kind: str) -> Sequence[Validation]:
+def curve(results: Results, part: str, kind: str) -> Sequence[ValidationPoint]:
     """The validations of the run of this part and kind at the embedded codec's rate; empty if it is not finished."""
     return results[f"{part}-{kind}"].get("validations", []) if f"{part}-{kind}" in results else []
 
@@ -81,7 +81,9 @@ def comparisons(results: Results) -> list[CurveComparison]:
     return found
 
 
-def _compared(part: str, kind: str, naive: Sequence[Validation], tuned: Sequence[Validation]) -> CurveComparison:
+def _compared(
+    part: str, kind: str, naive: Sequence[ValidationPoint], tuned: Sequence[ValidationPoint]
+) -> CurveComparison:
     start, end = tuned[0], tuned[-1]
     lowest = min(tuned, key=lambda point: point["psnr_db"])
     alone = CurveComparison(
@@ -104,7 +106,7 @@ def _compared(part: str, kind: str, naive: Sequence[Validation], tuned: Sequence
     )
 
 
-def reached(naive: Sequence[Validation], start: Validation) -> Reached:
+def reached(naive: Sequence[ValidationPoint], start: ValidationPoint) -> Reached:
     """Find when the loss of a naive swap reached that of a calibrated start."""
     images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
     return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])

@@ -32,7 +32,7 @@ def add_contexts(paths: list[Path], shards: ShardSet, num_crops: int, device: to
     for path in paths:
         checkpoint = read_codec(path, flag="--checkpoint")
         same = next((one for one in known if _same_weights(one, checkpoint)), None)
-        contexts = same.contexts if same else counted(checkpoint, shards, num_crops, device, str(path))
+        contexts = same.contexts if same else contexts_on(checkpoint, shards, num_crops, device, str(path))
         checkpoint = dataclasses.replace(checkpoint, contexts=contexts)
         save_checkpoint(path, checkpoint)
         known.append(checkpoint)
@@ -43,12 +43,12 @@ def add_contexts_to(name: str, out: Path, shards: ShardSet, num_crops: int, devi
     """Count for one checkpoint and write it to `out`. A state dict of CompressAI becomes a checkpoint of relic."""
     path = codec_path(name)
     checkpoint = read_codec(path, flag="--checkpoint")
-    contexts = counted(checkpoint, shards, num_crops, device, f"--checkpoint {path}")
+    contexts = contexts_on(checkpoint, shards, num_crops, device, f"--checkpoint {path}")
     save_checkpoint(out, dataclasses.replace(checkpoint, contexts=contexts))
     return contexts
 
 
-def counted(
+def contexts_on(
     checkpoint: Checkpoint, shards: ShardSet, num_crops: int, device: torch.device, source: str
 ) -> Contexts | None:
     """The contexts of a codec's symbols on crops spread evenly over the split. None if they would save nothing."""

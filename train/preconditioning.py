@@ -19,9 +19,10 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.entropy import medians_of, round_about_medians
+from relic.codec.model import ConvLayer
 from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
-from relic.swap.least_squares import Layer, phases_of, sample_rows
+from relic.swap.least_squares import phases_of, sample_rows
 
 NUM_CROPS = 16
 """The largest number of crops that the covariances are measured on."""
@@ -53,7 +54,7 @@ class Coordinates(NamedTuple):
         return torch.mul(self.scale[:, None, None], self.channels @ kernel_OCT @ self.taps, out=out)
 
 
-def measure_coordinates(layer: Layer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordinates:
+def measure_coordinates(layer: ConvLayer, a_BCHW: Tensor, z_BOhw: Tensor) -> Coordinates:
     """Measure the coordinates of `layer` from its inputs `a` and outputs `z`. Computes in float64."""
     mean = a_BCHW.mean((0, 2, 3))
     centred = (a_BCHW - mean[:, None, None]).transpose(0, 1).flatten(1).double()
@@ -96,7 +97,7 @@ class Preconditioning:
         self._layers = {
             name: layer
             for name, layer in model.named_modules()
-            if isinstance(layer, Layer) and layer.weight.requires_grad
+            if isinstance(layer, ConvLayer) and layer.weight.requires_grad
         }
         self._phases = {name: len(phases_of(layer)) for name, layer in self._layers.items()}
         self._proxies = {name: nn.Parameter(torch.zeros_like(layer.weight)) for name, layer in self._layers.items()}
@@ -169,23 +170,23 @@ class Preconditioning:
             self._coordinates[name] = Coordinates(**{key: each.to(layer.weight) for key, each in state[name].items()})
 
 
-def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+def _activations(model: FactorizedPrior, x_BCHW: Tensor) -> Iterator[tuple[ConvLayer, Tensor, Tensor]]:
     """Yield every convolution with its inputs and outputs. The decoder's are computed from rounded latents."""
     medians = medians_of(model)
     values = x_BCHW
     for transform in (model.g_a, model.g_s):
         for layer in transform:
             before, values = values, layer(values)
-            if isinstance(layer, Layer):
+            if isinstance(layer, ConvLayer):
                 yield layer, before, values
         values = round_about_medians(values, medians) if transform is model.g_a else values
 
 
-def _as_OCT(layer: Layer, kernel: Tensor) -> Tensor:
+def _as_OCT(layer: ConvLayer, kernel: Tensor) -> Tensor:
     return (kernel.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else kernel).flatten(2)
 
 
-def _as_kernel(layer: Layer, kernel_OCT: Tensor) -> Tensor:
+def _as_kernel(layer: ConvLayer, kernel_OCT: Tensor) -> Tensor:
     kernel = kernel_OCT.unflatten(2, layer.kernel_size)
     output: Tensor = kernel.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else kernel
     return output

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks._gpu.learners import LearnerVariant, learner_of, resident_images, trainer_step
 from benchmarks._gpu.measure import KINDS, Bench
-from benchmarks._gpu.sections import Items, attempt
+from benchmarks._gpu.sections import Items, attempt_section
 from benchmarks._gpu.timing import TimedStep, time_steps
 from relic.codec.loss import compute_loss
 from train.learner import Learner
@@ -36,7 +36,7 @@ def levers(bench: Bench) -> Items:
         for (codec, kind), batch_size in itertools.product(cases[: len(codecs)], sizes.few_batches):
             variant = LearnerVariant(sizes.channels[codec], *KINDS[kind], compile=compiled)
             name = f"{change}: {codec} {kind}, batch {batch_size}"
-            yield name, attempt(functools.partial(_timed_change, bench, variant, batch_size, make))
+            yield name, attempt_section(functools.partial(_timed_change, bench, variant, batch_size, make))
 
 
 def _timed_change(

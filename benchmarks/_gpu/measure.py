@@ -21,7 +21,7 @@ from benchmarks._gpu.learners import (
     trainer_step,
     trainer_switches,
 )
-from benchmarks._gpu.sections import Items, attempt
+from benchmarks._gpu.sections import Items, attempt_section
 from benchmarks._gpu.timing import profile_step, time_steps, wait_for
 from relic.codec.ms_ssim import ms_ssim
 from relic.codec.pixels import to_float
@@ -106,7 +106,7 @@ def step_sweep(bench: Bench) -> Items:
     for precision, compiled, batch_size, kind, codec in every:
         variant = LearnerVariant(sizes.channels[codec], *KINDS[kind], precision, compiled)
         name = f"{codec} {kind}, {precision}{' compiled' if compiled else ''}, batch {batch_size}"
-        yield name, attempt(functools.partial(_timed_variant, bench, variant, batch_size))
+        yield name, attempt_section(functools.partial(_timed_variant, bench, variant, batch_size))
 
 
 def _timed_variant(bench: Bench, variant: LearnerVariant, batch_size: int) -> dict[str, float]:
@@ -130,7 +130,7 @@ def ms_ssim_layouts(bench: Bench) -> Items:
                 torch.autograd.grad(ms_ssim(y, x, floor=1e-6).mean(), y)
 
             timed = functools.partial(time_steps, step, device, warm_up=3, rounds=bench.sizes.rounds)
-            yield f"{name}, batch {batch_size}", attempt(timed)
+            yield f"{name}, batch {batch_size}", attempt_section(timed)
 
 
 def loop(bench: Bench) -> Items:
@@ -145,7 +145,7 @@ def loop(bench: Bench) -> Items:
             resident = 1000 * batch_size / timed["step_ms"]
             yield f"batch {batch_size}, on the device", {"images_per_second": resident}
             for encoding, threads in itertools.product(("raw", "jpg"), reversed(sizes.threads)):
-                found = attempt(functools.partial(_loop, bench, learner, encoding, batch_size, threads))
+                found = attempt_section(functools.partial(_loop, bench, learner, encoding, batch_size, threads))
                 if "images_per_second" in found:
                     found["to_resident"] = found["images_per_second"] / resident
                 yield f"batch {batch_size}, {encoding}, {threads} threads", found
@@ -178,7 +178,7 @@ def fine_tuning(bench: Bench) -> Items:
     """Validation PSNR of a codec, swapped and fine-tuned, in each precision."""
     sizes = bench.sizes
     for seed, precision in itertools.product(range(sizes.seeds), sizes.precisions):
-        yield f"{precision}, seed {seed}", attempt(functools.partial(_fine_tuned, bench, precision, seed))
+        yield f"{precision}, seed {seed}", attempt_section(functools.partial(_fine_tuned, bench, precision, seed))
 
 
 def _fine_tuned(bench: Bench, precision: str, seed: int) -> dict[str, float]:
@@ -200,7 +200,7 @@ def evaluation(bench: Bench) -> Items:
     """Real bitstreams of the val crops. The seconds are those of the whole command."""
     here = bench.world.device.type
     for device, workers in ((here, 0), (here, 2), ("cpu", 0)) if here != "cpu" else (("cpu", 0),):
-        found = attempt(functools.partial(_evaluated, bench, device, workers))
+        found = attempt_section(functools.partial(_evaluated, bench, device, workers))
         yield f"{device}, {f'{workers} workers' if workers else 'as many workers as cores'}", found
 
 

@@ -49,7 +49,7 @@ def run_sections(sections: list[Section], found: dict[str, Any], keep: Callable[
         keep()
 
 
-def attempt(measure: Callable[[], Any]) -> Any:
+def attempt_section(measure: Callable[[], Any]) -> Any:
     """What `measure` returns; if it fails, for example with a full memory, why."""
     try:
         return measure()

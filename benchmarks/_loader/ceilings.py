@@ -21,7 +21,7 @@ from relic.shards.shard_set import ShardSet
 
 Members = Sequence[bytes | memoryview]
 """Payloads of samples, in memory."""
-Epoch = Callable[[int], Iterator[Pixels]]
+BatchesOfEpoch = Callable[[int], Iterator[Pixels]]
 """Number of an epoch -> its batches."""
 _BATCHES_AHEAD = 9
 """As the loader has for batches of 64."""
@@ -33,7 +33,7 @@ _BLOCK_BYTES = 64 << 20
 
 def copy_ceiling(
     shards: ShardSet, members: Members, batch_size: int, threads: int, stack: ExitStack, repeats: int = 1
-) -> Epoch:
+) -> BatchesOfEpoch:
     """The threads copy the pixels of raw members, in shuffled order, into reused batch buffers.
 
     `repeats`: how often an epoch has each member. The pixels lie in one array: a mapped file has small pages, so
@@ -51,7 +51,7 @@ def copy_ceiling(
     return _epochs(fill, shards, len(members), batch_size, threads, stack, repeats)
 
 
-def read_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitStack) -> Epoch:
+def read_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitStack) -> BatchesOfEpoch:
     """The same from open files, with one system call per crop, as a loader that checks nothing would read them."""
     places: list[tuple[int, int]] = []
     pixels = shards.height * shards.width * 3
@@ -70,7 +70,7 @@ def read_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitSta
     return _epochs(fill, shards, len(places), batch_size, threads, stack, 1)
 
 
-def block_ceiling(shards: ShardSet, threads: int, stack: ExitStack) -> Epoch:
+def block_ceiling(shards: ShardSet, threads: int, stack: ExitStack) -> BatchesOfEpoch:
     """The threads copy blocks of many crops at once: the bandwidth of the memory, as crops."""
     crop = (shards.height, shards.width, 3)
     crops = max(1, min(_BLOCK_BYTES // math.prod(crop), -(-shards.num_samples // threads)))
@@ -90,7 +90,7 @@ def block_ceiling(shards: ShardSet, threads: int, stack: ExitStack) -> Epoch:
 
 def decode_ceiling(
     shards: ShardSet, members: Members, batch_size: int, threads: int, stack: ExitStack, repeats: int = 1
-) -> Epoch:
+) -> BatchesOfEpoch:
     """The threads decode JPEGs or PNGs, in shuffled order, into reused batch buffers."""
     decode = {"jpg": _jpg, "png": _png}[shards.encoding]
 
@@ -122,7 +122,7 @@ def _epochs(
     threads: int,
     stack: ExitStack,
     repeats: int,
-) -> Epoch:
+) -> BatchesOfEpoch:
     """A function from an epoch's number to its batches: `threads` threads call `fill` for parts of them.
 
     Batches are reused. New memory for each would cause page faults, so the result would not be an upper limit.

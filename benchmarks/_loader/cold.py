@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks._loader.fio import Fio, find_fio
-from benchmarks._loader.measure import Pass, Run, measure_epoch, ratios, steady_rate, take_turns
+from benchmarks._loader.measure import MeasurePass, Pass, measure_epoch, ratios, steady_rate, take_turns
 from benchmarks._loader.memory import forget_peak, peak_mib, resident_mib
 from benchmarks._loader.page_cache import cached_share, drop_from_cache
 from benchmarks._loader.peers import Peer, other_peers, relic_peer
@@ -88,7 +88,7 @@ def measure_cold(
         readers = {suffix: StorageReader(sets[suffix], stack) for suffix in SUFFIXES}
         blocks = {suffix: reader.block_bytes for suffix, reader in readers.items()}
         fio = find_fio(crops.raw.tars, blocks["raw"])
-        runs: dict[str, Run] = {}
+        runs: dict[str, MeasurePass] = {}
         for suffix, shards in sets.items():
             runs |= _references(suffix, shards, readers[suffix], fio, blocks[suffix])
             for mode, options in modes.items():
@@ -117,21 +117,23 @@ def measure_cold(
     )
 
 
-def _references(suffix: str, shards: ShardSet, reader: StorageReader, fio: Fio | None, block: int) -> dict[str, Run]:
+def _references(
+    suffix: str, shards: ShardSet, reader: StorageReader, fio: Fio | None, block: int
+) -> dict[str, MeasurePass]:
     """As many reads as the set has samples: by fio, and by threads of our own."""
 
     def ours(number: int) -> Pass:
         drop_from_cache(shards.tars)
         return measure_epoch(Peer(f"direct_{suffix}", reader.epoch), number)
 
-    found: dict[str, Run] = {f"direct_{suffix}": ours}
+    found: dict[str, MeasurePass] = {f"direct_{suffix}": ours}
     if fio is not None:
         command = fio
         found[f"fio_{suffix}"] = lambda _: command.read(shards.tars, block, shards.num_samples)
     return found
 
 
-def _cold(peer: Peer, files: Sequence[Path], dropped: list[float | None]) -> Run:
+def _cold(peer: Peer, files: Sequence[Path], dropped: list[float | None]) -> MeasurePass:
     """Measures an epoch after the files were dropped. Adds to `dropped` the share of their pages that stayed."""
 
     def run(number: int) -> Pass:

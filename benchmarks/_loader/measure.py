@@ -58,11 +58,11 @@ class Shares(NamedTuple):
     """Waiting by the consumer, as a share of the run."""
 
 
-Run = Callable[[int], Pass]
+MeasurePass = Callable[[int], Pass]
 """Measures the epoch of a number."""
 
 
-def take_turns(runs: Mapping[str, Run], epochs: int) -> dict[str, list[Pass]]:
+def take_turns(runs: Mapping[str, MeasurePass], epochs: int) -> dict[str, list[Pass]]:
     """Epoch 0 of every loader, then epoch 1 of every loader, ... So a change in speed affects all loaders."""
     passes: dict[str, list[Pass]] = {name: [] for name in runs}
     for epoch in range(epochs):
@@ -71,7 +71,7 @@ def take_turns(runs: Mapping[str, Run], epochs: int) -> dict[str, list[Pass]]:
     return passes
 
 
-def runs_of(peers: Sequence[Peer]) -> dict[str, Run]:
+def runs_of(peers: Sequence[Peer]) -> dict[str, MeasurePass]:
     """For each loader, the measurement of one of its epochs."""
     return {peer.name: functools.partial(measure_epoch, peer) for peer in peers}
 

@@ -22,7 +22,7 @@ from relic.options import Direct
 from relic.shards.index import index_path, read_records
 from relic.shards.shard_set import ShardSet
 
-Epoch = Callable[[int], Iterable[Sized]]
+SizedEpoch = Callable[[int], Iterable[Sized]]
 _MOST_SHARDS = 512
 """More are not opened: a random part of a large set is as fast as all of it."""
 _MOST_BYTES = 256 << 20
@@ -91,7 +91,7 @@ def measure_own_set(
         reader = StorageReader(shards, stack)
         members = reader.payloads(chosen)
         bare = copy_ceiling if shards.encoding == "raw" else decode_ceiling
-        parts: dict[str, Epoch] = {
+        parts: dict[str, SizedEpoch] = {
             "disk": reader.epoch,
             "cores": bare(shards, members, batch_size, threads, stack, _REPEATS),
             "feed": _feed_ceiling(shards, batch_size, threads, stack),
@@ -183,7 +183,7 @@ def _images(loader: ShardLoader, plan: Iterable[Indices]) -> Iterator[Sized]:
         yield batch.images
 
 
-def _feed_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitStack) -> Epoch:
+def _feed_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitStack) -> SizedEpoch:
     """Batches copied from pinned memory to the GPU; without one, crops copied in memory."""
     if not _on_cuda():
         return block_ceiling(shards, threads, stack)

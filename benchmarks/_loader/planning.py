@@ -23,7 +23,7 @@ _LEAST_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoaderPlan:
     """The flags, and what was found."""
 
     config: LoaderBenchmarkConfig
@@ -37,7 +37,7 @@ class Plan:
     """Words before a command that limit its memory, for --cold. Empty: it is limited already, or cannot be."""
 
 
-def make_plan(config: LoaderBenchmarkConfig, *, may_limit: bool = True) -> Plan:
+def make_plan(config: LoaderBenchmarkConfig, *, may_limit: bool = True) -> LoaderPlan:
     """Check the files, and open the user's own shards. `may_limit`: whether --cold may start under a memory limit.
 
     Raises RefusedError for what is missing or does not fit.
@@ -50,7 +50,7 @@ def make_plan(config: LoaderBenchmarkConfig, *, may_limit: bool = True) -> Plan:
             images_in(config.images)
         shards, urls = (None, ()) if config.shards is None else _own_set(config, config.shards)
     words = _limiting_command(config) if config.cold and may_limit else ()
-    return Plan(config=config, shards=shards, urls=urls, threads=available_cores(), limiting_command=words)
+    return LoaderPlan(config=config, shards=shards, urls=urls, threads=available_cores(), limiting_command=words)
 
 
 def _own_set(config: LoaderBenchmarkConfig, named: str) -> tuple[ShardSet, tuple[str, ...]]:

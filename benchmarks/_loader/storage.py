@@ -23,7 +23,7 @@ _READS_PER_TASK = 8
 _TASKS = 4 * IN_FLIGHT
 
 
-class Piece(NamedTuple):
+class FilePiece(NamedTuple):
     """Where a sample's payload is."""
 
     shard: int
@@ -42,7 +42,7 @@ class StorageReader:
 
     def __init__(self, shards: ShardSet, stack: ExitStack) -> None:
         self._pieces = [
-            Piece(number, offset, size)
+            FilePiece(number, offset, size)
             for number, tar in enumerate(shards.tars)
             for offset, size, *_ in read_records(index_path(tar)).tolist()
         ]
@@ -88,7 +88,7 @@ class StorageReader:
     def _read(self, chosen: list[int]) -> list[int]:
         return [self._read_blocks(self._pieces[sample]) for sample in chosen]
 
-    def _read_blocks(self, piece: Piece) -> int:
+    def _read_blocks(self, piece: FilePiece) -> int:
         offset, length = piece.blocks
         return os.preadv(self._descriptors[piece.shard], [self._scratch()[:length]], offset)
 

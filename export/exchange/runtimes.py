@@ -8,7 +8,7 @@ import torch
 
 from export.crops import fit_to_size
 from export.exchange.plan import ExchangePlan
-from export.exchange.streams import Exchange, Runtime, exchange_streams
+from export.exchange.streams import CodecRuntime, Exchange, exchange_streams
 from export.source import load_source
 from export.toolchains.part import compile_part
 from export.toolchains.registry import TOOLCHAINS
@@ -33,7 +33,7 @@ def exchange_all(plan: ExchangePlan) -> Exchange:
         return exchange_streams(runtimes, x_N3HW)
 
 
-def _torch(plan: ExchangePlan) -> list[Runtime]:
+def _torch(plan: ExchangePlan) -> list[CodecRuntime]:
     if plan.config.ckpt is None:
         return []
     source = load_source(plan.config.ckpt, None)
@@ -48,15 +48,17 @@ def _torch(plan: ExchangePlan) -> list[Runtime]:
         return run
 
     return [
-        Runtime("torch", source.tables, each(source.model.g_a), each(lambda y_hat: source.model.g_s(y_hat).clamp(0, 1)))
+        CodecRuntime(
+            "torch", source.tables, each(source.model.g_a), each(lambda y_hat: source.model.g_s(y_hat).clamp(0, 1))
+        )
     ]
 
 
-def _onnxruntime(plan: ExchangePlan, tables: Tables) -> list[Runtime]:
+def _onnxruntime(plan: ExchangePlan, tables: Tables) -> list[CodecRuntime]:
     folder = plan.config.export
     folders = {"float32": folder / FLOAT, "int8": folder} if plan.manifest.precision == "int8" else {"float32": folder}
     return [
-        Runtime(name, tables, _each(open_encoder(folder, tables)), _each(open_decoder(folder, tables)))
+        CodecRuntime(name, tables, _each(open_encoder(folder, tables)), _each(open_decoder(folder, tables)))
         for name, folder in folders.items()
     ]
 
@@ -65,14 +67,14 @@ def _each(part: OnnxPart) -> Callable[[Floats], Floats]:
     return lambda inputs: np.concatenate([run_part(part, one[None]) for one in inputs])
 
 
-def _simulator(name: ToolchainName, plan: ExchangePlan, tables: Tables, out: Path) -> Runtime:
+def _simulator(name: ToolchainName, plan: ExchangePlan, tables: Tables, out: Path) -> CodecRuntime:
     out.mkdir()
 
     def run(part: PartName) -> Callable[[Floats], Floats]:
         device = TOOLCHAINS[name].devices[0]
         return lambda inputs: compile_part(name, plan.pythons[name], device, plan.config.export, part, inputs, out)[1]
 
-    return Runtime(name, tables, run("encoder"), run("decoder"))
+    return CodecRuntime(name, tables, run("encoder"), run("decoder"))
 
 
 def _read(file: Path, height: int, width: int) -> Floats:

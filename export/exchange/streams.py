@@ -16,7 +16,7 @@ from relic.codec.metrics import psnr_db
 from relic.columns import in_columns
 
 
-class Runtime(NamedTuple):
+class CodecRuntime(NamedTuple):
     """What runs both parts of a codec."""
 
     name: str
@@ -46,7 +46,7 @@ class Exchange(NamedTuple):
     pairs: list[Pair]
 
 
-def exchange_streams(runtimes: Sequence[Runtime], x_N3HW: Floats) -> Exchange:
+def exchange_streams(runtimes: Sequence[CodecRuntime], x_N3HW: Floats) -> Exchange:
     """Encode every image in every runtime, and decode every stream in all of them."""
     height, width = x_N3HW.shape[2:]
     sent = {one.name: [quantize(y, one.tables) for y in one.encode(x_N3HW)] for one in runtimes}

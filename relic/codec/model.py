@@ -15,6 +15,7 @@ from relic.errors import InputError
 from relic.options import Parts
 
 NAME = "bmshj2018_factorized"
+ConvLayer = nn.Conv2d | nn.ConvTranspose2d
 
 
 class Architecture(NamedTuple):

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relic.codec.entropy import medians_of
+from relic.codec.model import ConvLayer
 from relic.quantization.latent_grid import LatentGrid
-
-Layer = nn.Conv2d | nn.ConvTranspose2d
 
 _LEVELS = 255
 _MOST = 127
@@ -38,7 +37,7 @@ class Stage:
     """A convolution, and the ReLU after it."""
 
     name: str
-    layer: Layer
+    layer: ConvLayer
     relu: str | None
     """None for the last layer of a transform."""
 
@@ -46,17 +45,17 @@ class Stage:
 def stages_of(model: FactorizedPrior, transform: str) -> list[Stage]:
     """The convolutions of `g_a` or `g_s`, in order; none if the transform has GDN."""
     layers = list(getattr(model, transform).named_children())
-    if not all(isinstance(layer, Layer | nn.ReLU) for _, layer in layers):
+    if not all(isinstance(layer, ConvLayer | nn.ReLU) for _, layer in layers):
         return []
     following = [name for name, _ in layers[1:]] + [None]
     return [
         Stage(f"{transform}.{name}", layer, None if after is None else f"{transform}.{after}")
         for (name, layer), after in zip(layers, following, strict=True)
-        if isinstance(layer, Layer)
+        if isinstance(layer, ConvLayer)
     ]
 
 
-def channel_steps(layer: Layer, *, by_phase: bool) -> Tensor:
+def channel_steps(layer: ConvLayer, *, by_phase: bool) -> Tensor:
     """The step of each output channel's weights, (O,), or with `by_phase` of each channel and phase, (O, 2, 2).
 
     Tap (i, j) of a transposed convolution belongs to the phase (i mod 2, j mod 2) of the outputs.
@@ -70,7 +69,7 @@ def channel_steps(layer: Layer, *, by_phase: bool) -> Tensor:
     return torch.where(steps < _TINY, 1.0, steps)
 
 
-def spread(steps: Tensor, layer: Layer) -> Tensor:
+def spread(steps: Tensor, layer: ConvLayer) -> Tensor:
     """`channel_steps` as a tensor that broadcasts with the weights."""
     if steps.ndim == 1:
         return steps.view([-1 if side == _out_axis(layer) else 1 for side in range(4)])
@@ -216,11 +215,11 @@ class FakeQuantization:
         return torch.from_numpy(grid.offsets(medians.cpu().numpy())).to(medians)
 
 
-def _out_axis(layer: Layer) -> int:
+def _out_axis(layer: ConvLayer) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
-def _run(layer: Layer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+def _run(layer: ConvLayer, x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.ConvTranspose2d):
         padding = [int(side) for side in layer.padding]  # torch's type names also a str, which only Conv2d takes
         return F.conv_transpose2d(
@@ -237,7 +236,7 @@ def _add_bias(values: Tensor, bias: Tensor) -> Tensor:
     return added
 
 
-def _added_by(offsets: Tensor, layer: Layer, *, phased: bool) -> Tensor:
+def _added_by(offsets: Tensor, layer: ConvLayer, *, phased: bool) -> Tensor:
     """What inputs that are `offsets` everywhere add to each output, away from the borders: (O,) or (O, 2, 2)."""
     if not isinstance(layer, nn.ConvTranspose2d):
         return torch.einsum("oikl,i->o", layer.weight, offsets)

@@ -55,14 +55,14 @@ class CutTarError(InputError):
     """A file that ends too early, or is no tar."""
 
 
-class Found(NamedTuple):
+class FoundMember(NamedTuple):
     """A sample's record, and the encoding and size of its image."""
 
     record: IndexRecord
     geometry: Geometry
 
 
-def scan_tar(tar: Path, *, name: str = "") -> Iterator[Found]:
+def scan_tar(tar: Path, *, name: str = "") -> Iterator[FoundMember]:
     """Read `tar` from start to end and yield the image of each sample. Errors call the tar `name`, if given.
 
     Raises CutTarError for a tar that is not whole. Raises InputError, naming shard and sample, for a compressed file, a
@@ -91,7 +91,7 @@ def refuse_compressed(start: bytes, shown: str) -> None:
             )
 
 
-def _samples(archive: tarfile.TarFile, file: IO[bytes], shown: str) -> Iterator[Found]:
+def _samples(archive: tarfile.TarFile, file: IO[bytes], shown: str) -> Iterator[FoundMember]:
     seen: set[str] = set()
     key, found = "", None
     tar_bytes = os.fstat(file.fileno()).st_size
@@ -143,7 +143,7 @@ def _checked_name(name: str, shown: str) -> str:
     return posixpath.normpath(name)
 
 
-def _complete(found: Found | None, key: str, shown: str) -> Iterator[Found]:
+def _complete(found: FoundMember | None, key: str, shown: str) -> Iterator[FoundMember]:
     """The sample of `key`, if it has an image. Notes about the set, whose names begin with `__`, need none."""
     if found is not None:
         yield found
@@ -151,7 +151,7 @@ def _complete(found: Found | None, key: str, shown: str) -> Iterator[Found]:
         raise InputError(f"{shown}: sample {_plain(key)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); {PACK}")
 
 
-def _read_image(member: tarfile.TarInfo, file: IO[bytes], tar_bytes: int, key: str, shown: str) -> Found | None:
+def _read_image(member: tarfile.TarInfo, file: IO[bytes], tar_bytes: int, key: str, shown: str) -> FoundMember | None:
     """None for an `.npy` file that is no image, such as an embedding."""
     sample, name = f"{shown}: sample {_plain(key)}", _plain(member.name)
     if member.issparse():
@@ -176,7 +176,7 @@ def _read_image(member: tarfile.TarInfo, file: IO[bytes], tar_bytes: int, key: s
             read_npy(memoryview(payload))
         except ValueError as error:
             raise InputError(f"{sample}: {name} does not hold the pixels that its header tells; {PACK}") from error
-    return Found(IndexRecord(member.offset_data, member.size, xxhash.xxh3_64_intdigest(payload), key), geometry)
+    return FoundMember(IndexRecord(member.offset_data, member.size, xxhash.xxh3_64_intdigest(payload), key), geometry)
 
 
 def check_geometry(geometry: Geometry, sample: str) -> None:

@@ -73,7 +73,7 @@ class Place(NamedTuple):
     key: str
 
 
-class Found(NamedTuple):
+class FoundObject(NamedTuple):
     """A file of a listing, or what a store tells of one file."""
 
     url: str
@@ -112,12 +112,12 @@ def read_range(url: str, start: int, length: int) -> memoryview:
     return data
 
 
-def head(url: str) -> Found:
+def head(url: str) -> FoundObject:
     """Size and version of `url`. Raises MissingError, other PermanentErrors, and NetworkError."""
     with _one_line(url):
         place = _place(url, _RETRIES)
         meta = obstore.head(place.store, place.key)
-    return Found(url, meta["size"], meta["e_tag"])
+    return FoundObject(url, meta["size"], meta["e_tag"])
 
 
 def is_current(url: str, etag: str) -> bool:
@@ -147,7 +147,7 @@ def delete_file(url: str) -> None:
         obstore.delete(place.store, place.key)
 
 
-def list_files(folder: str) -> Iterator[Found]:
+def list_files(folder: str) -> Iterator[FoundObject]:
     """The files of a folder of an object store, and of the folders in it, in the order of their names."""
     _refuse_web_server(folder, "does not list its files; name them")
     folder = folder.rstrip("/") + "/"
@@ -156,7 +156,7 @@ def list_files(folder: str) -> Iterator[Found]:
         for metas in obstore.list(place.store, place.key):
             for meta in metas:
                 name = meta["path"].removeprefix(place.key)
-                yield Found(folder + name.lstrip("/"), meta["size"], meta["e_tag"])
+                yield FoundObject(folder + name.lstrip("/"), meta["size"], meta["e_tag"])
 
 
 def receive(url: str, sink: Sink, stop: threading.Event) -> None:

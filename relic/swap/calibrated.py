@@ -23,11 +23,11 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.entropy import medians_of, round_about_medians
-from relic.codec.model import replace_gdn_with_relu, transforms_of
+from relic.codec.model import ConvLayer, replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
 from relic.options import Parts
-from relic.swap.least_squares import Layer, num_features, phases_of
+from relic.swap.least_squares import num_features, phases_of
 from relic.swap.refit import HELD_OUT, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
 _CHUNK_VALUES = 1 << 23
@@ -85,12 +85,12 @@ class _Work:
     """The finished share of the multiplications: an estimate, since it is not known how many k will be tried."""
 
     def __init__(self, transforms: list[nn.Sequential], on_progress: OnProgress) -> None:
-        layers = [layer for transform in transforms for layer in transform if isinstance(layer, Layer)]
+        layers = [layer for transform in transforms for layer in transform if isinstance(layer, ConvLayer)]
         self._costs = {layer: _multiplications(layer) for layer in layers}
         self._on_progress = on_progress
         self._finished = 0.0
 
-    def advance(self, layer: Layer, share: float) -> None:
+    def advance(self, layer: ConvLayer, share: float) -> None:
         """Report that `share` (0 to 1) of `layer` is done."""
         done = self._finished + share * self._costs[layer]
         if share == 1:
@@ -98,7 +98,7 @@ class _Work:
         self._on_progress(done / sum(self._costs.values()))
 
 
-def _multiplications(layer: Layer) -> float:
+def _multiplications(layer: ConvLayer) -> float:
     sizes = [num_features(layer, phase) for phase in phases_of(layer)]
     return sum(float(wanted_rows(size)) * size**2 for size in sizes)
 
@@ -131,7 +131,7 @@ class _Fitter:
         `same_input`: both have the same input, so the first convolution is not changed. `last`: the target of the last
         convolution, by default the teacher's output.
         """
-        layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, Layer)}
+        layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, ConvLayer)}
         wanted = self.apply(teacher[0], teacher_input)
         if same_input:
             self.work.advance(layers[0], 1)
@@ -149,7 +149,7 @@ class _Fitter:
             before = [layers[following](relu_of_lifted(z.to(self.device), lift)).cpu() for z in before]
         return before, wanted
 
-    def _regression(self, layer: Layer, before: Chunks, goal: Chunks) -> Regression:
+    def _regression(self, layer: ConvLayer, before: Chunks, goal: Chunks) -> Regression:
         return Regression(
             layer=layer,
             before=before,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Layer = nn.Conv2d | nn.ConvTranspose2d
+from relic.codec.model import ConvLayer
+
 _GOLDEN = 0.6180339887
 
 
@@ -34,7 +35,7 @@ class Axis(NamedTuple):
 Phase = tuple[Axis, Axis]
 
 
-def phases_of(layer: Layer) -> list[Phase]:
+def phases_of(layer: ConvLayer) -> list[Phase]:
     """The plain convolutions that a layer consists of: one, or one per phase of a transposed convolution."""
     assert not isinstance(layer.padding, str)
     axes: list[list[Axis]] = []
@@ -50,7 +51,7 @@ def phases_of(layer: Layer) -> list[Phase]:
     return [(row, column) for row in axes[0] for column in axes[1]]
 
 
-def num_features(layer: Layer, phase: Phase) -> int:
+def num_features(layer: ConvLayer, phase: Phase) -> int:
     """F: the number of inputs per output of a phase."""
     return layer.in_channels * len(phase[0].taps) * len(phase[1].taps)
 
@@ -178,7 +179,7 @@ def solve_ridge(equations: Sequence[NormalEquations], ridge: float) -> Affine:
     return Affine([of_targets - of_ones[:, None] * bias for of_targets, of_ones in partial], bias)
 
 
-def write_layer(layer: Layer, fitted: Affine) -> None:
+def write_layer(layer: ConvLayer, fitted: Affine) -> None:
     """Write the regression's weights into the layer's kernel and bias, rounded to the layer's dtype."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     weight = layer.weight.data.transpose(0, 1) if transposed else layer.weight.data  # (O, C, rows, columns)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from relic.codec.model import ConvLayer
 from relic.swap.least_squares import (
-    Layer,
     NormalEquations,
     Phase,
     PredictionError,
@@ -55,7 +55,7 @@ class FittedLayer(NamedTuple):
 class Regression:
     """Fits `layer` to compute `goal` from `before`, or from ReLU(`before` + a lift)."""
 
-    layer: Layer
+    layer: ConvLayer
     before: Chunks
     goal: Chunks
     device: torch.device

@@ -16,7 +16,7 @@ import pytest
 
 from prep import owner
 from prep.owner import owning
-from prep.part import Part
+from prep.part import PackingShare
 from relic.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def join(folder: Path, text: str = "0/1", splits: tuple[str, ...] = ("train",)) -> Any:
     number, of = map(int, text.split("/"))
-    return owning(folder, Part(number, of), splits, lambda shared: None)
+    return owning(folder, PackingShare(number, of), splits, lambda shared: None)
 
 
 def names(folder: Path) -> list[str]:
@@ -87,11 +87,11 @@ def test_who_may_pack_at_once(tmp_path: Path, first: str, second: str, message: 
             assert message in str(found.value)
             assert names(tmp_path) == before
         else:
-            with owning(tmp_path, Part(2, 4), ["train"], begun.append):
+            with owning(tmp_path, PackingShare(2, 4), ["train"], begun.append):
                 assert len(names(tmp_path)) == 2
             assert begun == [True]
     assert not names(tmp_path)
-    with owning(tmp_path, Part(), ["train"], begun.append):
+    with owning(tmp_path, PackingShare(), ["train"], begun.append):
         assert begun[-1] is False
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from prep.config import PrepConfig
 from prep.make_shards import main
-from prep.part import Part, part_of
+from prep.part import PackingShare, part_of
 from prep.split_folder import SplitFolder
 from relic.errors import InputError
 from tests.conftest import refusal
@@ -32,7 +32,7 @@ def test_each_shard_has_one_part(of: int) -> None:
     parts = [part_of(f"{number}/{of}") for number in range(of)]
     assert all([part.has(shard) for part in parts].count(True) == 1 for shard in range(20))
     assert all(one.goes_with(other) == (one != other) for one in parts for other in parts)
-    assert not parts[0].goes_with(Part(of, of + 1))
+    assert not parts[0].goes_with(PackingShare(of, of + 1))
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/1", "8/8", "0/0", "-1/8", "1/-8", "a/b", "1/2/3", "0/9999999", "½/1"])
@@ -182,7 +182,7 @@ def test_a_plan_of_a_living_part_is_not_replaced(
         for plan in plans:
             plan.begin(shared=shared)
 
-    with owning(out, Part(0, 2), ["train", "val"], begin):
+    with owning(out, PackingShare(0, 2), ["train", "val"], begin):
         before = (out / "train.plan.json").read_bytes()
         assert run(coco, out, "--part", "1/2") == 1
         assert "packed differently" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from relic.codec.model import ConvLayer
 from relic.swap.least_squares import (
-    Layer,
     NormalEquations,
     PredictionError,
     num_features,
@@ -20,7 +20,7 @@ from relic.swap.least_squares import (
     write_layer,
 )
 
-LAYERS: list[Layer] = [
+LAYERS: list[ConvLayer] = [
     nn.Conv2d(3, 4, 5, stride=2, padding=2),
     nn.Conv2d(2, 3, 3, padding=1),
     nn.ConvTranspose2d(3, 2, 5, stride=2, padding=2, output_padding=1),
@@ -29,7 +29,7 @@ LAYERS: list[Layer] = [
 ]
 
 
-def fit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 10**6) -> Layer:
+def fit(layer: ConvLayer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 10**6) -> ConvLayer:
     equations = []
     for phase in phases_of(layer):
         equations.append(NormalEquations(num_features(layer, phase), layer.out_channels, torch.device("cpu")))
@@ -39,14 +39,14 @@ def fit(layer: Layer, inputs: Tensor, wanted: Tensor, ridge: float, rows: int = 
     return layer
 
 
-def fresh(layer: Layer) -> Layer:
+def fresh(layer: ConvLayer) -> ConvLayer:
     """A layer with the same shape and other weights."""
     other = copy.deepcopy(layer)
     other.reset_parameters()
     return other
 
 
-def dense_features(layer: Layer, inputs: Tensor) -> Tensor:
+def dense_features(layer: ConvLayer, inputs: Tensor) -> Tensor:
     """(outputs, C x taps): one row per output, from torch's convolution with unit kernels."""
     probe = fresh(layer).double()
     columns = []

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relic.codec.checkpoint import load_checkpoint
-from relic.codec.model import Architecture, build_model
+from relic.codec.model import Architecture, ConvLayer, build_model
 from relic.codec.scope import set_trainable_parts
-from relic.swap.least_squares import Layer
 from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, tiny, weights
 from tests.train.test_processes import ROOT, ROUNDING, finish, losses_and_gradients
 from tests.train.test_processes import start as begin
@@ -29,7 +28,7 @@ def lifted_and_mixed(channels: int, crops: int = 8, side: int = 48) -> Tensor:
     return mixed + torch.linspace(3, 30, channels)[:, None, None]
 
 
-def convolution(*, transposed: bool, inputs: int = 4, outputs: int = 3) -> Layer:
+def convolution(*, transposed: bool, inputs: int = 4, outputs: int = 3) -> ConvLayer:
     torch.manual_seed(4)
     if transposed:
         return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)

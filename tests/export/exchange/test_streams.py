@@ -10,7 +10,7 @@ from PIL import Image
 from export.exchange import streams
 from export.exchange.config import ExchangeConfig
 from export.exchange.plan import make_plan
-from export.exchange.streams import Pair, Runtime, exchange_streams, failures_line
+from export.exchange.streams import CodecRuntime, Pair, exchange_streams, failures_line
 from export.exchange_streams import main
 from relic.arrays import Floats
 from relic.bitstream.container import Stream, unpack
@@ -29,8 +29,8 @@ def test_each_pair_is_the_writer_s_symbols_in_the_reader_s_decoder(make_export: 
     encoder, decoder = (open_session(folder / f"{part}.onnx") for part in ("encoder", "decoder"))
     x = as_batch(smooth_image(HEIGHT, WIDTH), smooth_image(HEIGHT, WIDTH, 1))
 
-    def runtime(name: str, more: float, brighter: float) -> Runtime:
-        return Runtime(
+    def runtime(name: str, more: float, brighter: float) -> CodecRuntime:
+        return CodecRuntime(
             name,
             tables,
             lambda images: (
@@ -67,7 +67,7 @@ def test_other_symbols_are_counted(make_export: MakeExport, monkeypatch: pytest.
     monkeypatch.setattr(streams, "unpack", unpack_wrongly)
     shape = 2, tables.num_channels, HEIGHT // 16, WIDTH // 16
     same: Floats = np.zeros((2, 3, HEIGHT, WIDTH), np.float32)
-    runtime = Runtime("a", tables, lambda _: np.ones(shape, np.float32), lambda y_hat: same)
+    runtime = CodecRuntime("a", tables, lambda _: np.ones(shape, np.float32), lambda y_hat: same)
     exchange = exchange_streams([runtime], same + np.float32(0.5))
     assert [pair[:3] for pair in exchange.pairs] == [("a", "a", 1)]
     assert failures_line(exchange) == "1 of 2 streams have other symbols"
