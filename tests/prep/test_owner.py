@@ -98,7 +98,8 @@ def test_who_may_pack_at_once(tmp_path: Path, first: str, second: str, message: 
 def test_a_killed_process_of_this_machine_is_seen_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "_DEAD_SECONDS", 1e6)
     code = (
-        "import sys, time; from pathlib import Path; from prep.owner import owning; from prep.part import PackingShare\n"
+        "import sys, time; from pathlib import Path\n"
+        "from prep.owner import owning; from prep.part import PackingShare\n"
         "with owning(Path(sys.argv[1]), PackingShare(), ['train'], lambda shared: None):\n"
         "    print('joined', flush=True); time.sleep(60)"
     )
