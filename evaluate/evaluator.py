@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluate.codecs import Codec, Quantised
-from evaluate.moving import MoveSymbols, mover_of
+from evaluate.moving import MoveImageSymbols, mover_for
 from evaluate.parallel import map_images
 from evaluate.results import Evaluation, ImageResult, in_decibels
 from evaluate.round_trip import CodeSymbols, InexactError, RoundTrip, coders
@@ -61,7 +61,7 @@ def evaluate(
     originals: dict[int, bytes] = {}
     reconstructions: dict[int, bytes] = {}
     with exact_arithmetic(), coders(codec.tables, workers) as code:
-        score = Scorer(codec, code if bitstream else None, mover_of(codec, rdoq))
+        score = Scorer(codec, code if bitstream else None, mover_for(codec, rdoq))
         images = source.read(numbers_of_rank(source, world))
         total = math.ceil(source.num_images / world.size)
         off = None if world.is_main else True
@@ -99,7 +99,7 @@ class Scorer:
     `move`: changes the symbols before they are coded. The image is then decoded from these symbols.
     """
 
-    def __init__(self, codec: Codec, code: CodeSymbols | None, move: MoveSymbols | None = None) -> None:
+    def __init__(self, codec: Codec, code: CodeSymbols | None, move: MoveImageSymbols | None = None) -> None:
         self._codec = codec
         self._move = move
         self._device = codec.device

@@ -8,17 +8,14 @@ from torch import Tensor
 
 from evaluate.codecs import Codec
 from relic.arrays import Floats, Symbols
-from relic.bitstream.rdoq import RdoqSettings, measure_responses, move_symbols
+from relic.bitstream.rdoq import RdoqSettings, mover_of
 
-MoveSymbols = Callable[[Symbols, Tensor], Symbols]
+MoveImageSymbols = Callable[[Symbols, Tensor], Symbols]
 """Better symbols (M, h, w) for an image x_BCHW, B = 1."""
 
 
-def mover_of(codec: Codec, settings: RdoqSettings) -> MoveSymbols | None:
-    """A function that moves symbols as `settings` say, for any thread; None where they are off.
-
-    The decoder's responses are measured here, once.
-    """
+def mover_for(codec: Codec, settings: RdoqSettings) -> MoveImageSymbols | None:
+    """A function that moves symbols as `settings` say, for any thread; None where they are off."""
     if settings.effort == "off":
         return None
     stride = codec.tables.stride
@@ -30,12 +27,5 @@ def mover_of(codec: Codec, settings: RdoqSettings) -> MoveSymbols | None:
         return x_hat_CHW
 
     with torch.inference_mode():
-        fixed = codec.fixed_size
-        size = None if fixed is None else (fixed[0] // stride, fixed[1] // stride)
-        responses = measure_responses(synthesise, codec.tables, size)
-
-    def move(symbols: Symbols, x_BCHW: Tensor) -> Symbols:
-        image: Floats = x_BCHW[0].cpu().numpy()
-        return move_symbols(symbols, image, synthesise, responses, codec.tables, settings)
-
-    return move
+        move = mover_of(synthesise, codec.tables, settings, codec.fixed_size)
+    return lambda symbols, x_BCHW: move(symbols, x_BCHW[0].cpu().numpy())

@@ -5,7 +5,7 @@ Needs numpy, Pillow and onnxruntime. Of the export folder it reads tables.npz an
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from relic import __version__
-from relic.arrays import Floats, Pixels, Symbols
+from relic.arrays import Floats, Pixels
 from relic.bitstream.container import Stream, latent_shape, pack, read_stream, write_stream
-from relic.bitstream.rdoq import RdoqSettings, measure_responses, move_symbols
+from relic.bitstream.rdoq import MoveSymbols, RdoqSettings, mover_of
 from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.errors import InputError, before_work, command, naming, print_error
 from relic.files import atomic_write
@@ -36,9 +36,6 @@ _LATENTS_PER_RUN = 128 * 128
 """Positions that the decoder takes at once: an image of 2048x2048 pixels."""
 _MARGIN = 4
 """Rows of latents around a strip. A pixel depends on 2 rows above and below its own: four 5x5 layers of stride 2."""
-
-
-Move = Callable[[Symbols, Floats], Symbols]
 
 
 class _CodecParser(argparse.ArgumentParser):
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables, move: Move | None = None) -> bytes:
+def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables, move: MoveSymbols | None = None) -> bytes:
     """An image to the bytes of a `.relic` file. Its edges are repeated until both sides are multiples of the stride.
 
     `move`: changes the symbols of an image (3, H, W) in [0, 1] before they are written, see `rdoq_of`.
@@ -86,15 +83,13 @@ def encode_file(pixels_HWC: Pixels, encoder: OnnxPart, tables: Tables, move: Mov
         return pack(symbols, width, height, tables)
 
 
-def rdoq_of(decoder: OnnxPart, tables: Tables, settings: RdoqSettings) -> Move:
+def rdoq_of(decoder: OnnxPart, tables: Tables, settings: RdoqSettings) -> MoveSymbols:
     """A function that moves symbols as `settings` say, with the decoder that will read them."""
-    size = decoder.fixed_size and (decoder.fixed_size[0] // tables.stride, decoder.fixed_size[1] // tables.stride)
 
     def synthesise(y_hat_Mhw: Floats) -> Floats:
         return np.concatenate([rows for _, rows in _decoded_strips(y_hat_Mhw, decoder, tables)], axis=1)
 
-    responses = measure_responses(synthesise, tables, size)
-    return lambda symbols, x_CHW: move_symbols(symbols, x_CHW, synthesise, responses, tables, settings)
+    return mover_of(synthesise, tables, settings, decoder.fixed_size)
 
 
 def decode_file(stream: Stream, decoder: OnnxPart, tables: Tables) -> Pixels:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from relic.arrays import Floats, Symbols
-from relic.bitstream.runs import code_length_bits, coding_runs
+from relic.bitstream.runs import coding_runs
 from relic.bitstream.tables import Tables, dequantize
 from relic.errors import InputError
 from relic.options import Rdoq
@@ -91,6 +91,22 @@ def measure_responses(synthesise: Synthesise, tables: Tables, size: tuple[int, i
     return Responses(blocks, np.einsum("kpm,kpm->km", blocks, blocks))
 
 
+MoveSymbols = Callable[[Symbols, Floats], Symbols]
+"""Better symbols for an image (3, H, W) in [0, 1]."""
+
+
+def mover_of(
+    synthesise: Synthesise, tables: Tables, settings: RdoqSettings, fixed_size: tuple[int, int] | None
+) -> MoveSymbols:
+    """A function that moves symbols with one decoder, for any thread. Measures its responses.
+
+    `fixed_size`: height and width in pixels of the only images that it makes; None: any.
+    """
+    size = None if fixed_size is None else (fixed_size[0] // tables.stride, fixed_size[1] // tables.stride)
+    responses = measure_responses(synthesise, tables, size)
+    return lambda symbols, image: move_symbols(symbols, image, synthesise, responses, tables, settings)
+
+
 def move_symbols(
     symbols: Symbols,
     image: Floats,
@@ -107,62 +123,62 @@ def move_symbols(
     if effort == "off" or not symbols.any():
         return symbols
     mu = _mu(symbols, responses, lmbda)
-    error = _error(symbols, image, synthesise, tables)
-    cost = _cost(symbols, error, mu, tables)
-    energy = _energy(responses, _inside(error.shape[1:], image.shape[1:], tables.stride))
+    inside = _inside(symbols.shape[1:], image.shape[1:], tables.stride)
+    energy = _around(inside[:, :, None], responses.energies[:, None])
+
+    def weigh(tried: Symbols) -> _Weighed:
+        error = _error(tried, image, synthesise, tables)
+        bits, down, up = _price(tried, tables)
+        return _Weighed(tried, error, bits + mu * float(np.square(error).sum(dtype=np.float64)), down, up)
+
+    def best_steps(now: _Weighed) -> Symbols:
+        slope = 2 * _around(_in_blocks(now.error, tables.stride), responses.blocks)
+        return _steps(now, mu * (energy - slope), mu * (energy + slope), towards_zero=effort == "fast")
+
+    now = weigh(symbols)
+    steps = best_steps(now)
+    if effort == "fast":
+        return min(now, weigh(symbols + steps), key=lambda each: each.cost).symbols
     rows, columns = np.indices(symbols.shape[1:])
     group = (np.arange(len(symbols))[:, None, None] + columns + 2 * rows) % _GROUPS
     still = 0
-    for number in range(1 if effort == "fast" else _PASSES):
-        change = _Change(_slope(error, responses, tables.stride), energy)
-        steps = _steps(symbols, change, tables, mu, towards_zero=effort == "fast")
-        if effort == "full":
-            steps[group != number % _GROUPS] = 0
+    for number in range(_PASSES):
+        of_group = np.where(group == number % _GROUPS, steps, 0)
         still += 1
-        if steps.any():
-            moved = symbols + steps
-            new_error = _error(moved, image, synthesise, tables)
-            new_cost = _cost(moved, new_error, mu, tables)
-            if new_cost < cost:
-                symbols, error, cost, still = moved, new_error, new_cost, 0
+        if of_group.any() and (moved := weigh(now.symbols + of_group)).cost < now.cost:
+            now, steps, still = moved, best_steps(moved), 0
         if still == _GROUPS:
             break
-    return symbols
+    return now.symbols
 
 
-class _Change(NamedTuple):
-    """The squared error after a step d of one symbol: d x slope + d^2 x energy more than before. Both (M, h, w)."""
+class _Weighed(NamedTuple):
+    """Symbols, what they cost, and what one step of each would save of the bits."""
 
-    slope: Floats
-    energy: Floats
+    symbols: Symbols
+    error: Floats
+    """x_hat - x, (3, h x stride, w x stride); 0 outside the image."""
+    cost: float
+    down: Floats
+    """(M, h, w)"""
+    up: Floats
 
 
-def _steps(symbols: Symbols, change: _Change, tables: Tables, mu: float, *, towards_zero: bool) -> Symbols:
-    """-1, 0 or 1 per symbol: the move that lowers the predicted cost most."""
-    down, up = _saved_bits(symbols, tables)
-    gains = [saved - mu * (step * change.slope + change.energy) for step, saved in ((-1, down), (1, up))]
+def _steps(now: _Weighed, down_costs: Floats, up_costs: Floats, *, towards_zero: bool) -> Symbols:
+    """-1, 0 or 1 per symbol: the move that lowers the predicted cost most. The costs are those of the error alone."""
+    gains = [now.down - down_costs, now.up - up_costs]
     if towards_zero:
-        gains = [np.where(symbols * step < 0, gain, 0) for step, gain in zip((-1, 1), gains, strict=True)]
+        gains = [np.where(now.symbols * step < 0, gain, 0) for step, gain in zip((-1, 1), gains, strict=True)]
     steps: Symbols = np.where(gains[0] >= gains[1], -1, 1).astype(np.int32)
     steps[np.maximum(*gains) <= 0] = 0
     return steps
 
 
-def _slope(error: Floats, responses: Responses, stride: int) -> Floats:
-    """(M, h, w): the derivative of the squared error by each symbol, 2 <response, error>."""
-    slope: Floats = 2 * _around(_in_blocks(error, stride), responses.blocks)
-    return slope
-
-
-def _energy(responses: Responses, inside: Floats) -> Floats:
-    """(M, h, w): the squares of a response, as far as it lies inside the image."""
-    return _around(inside[:, :, None], responses.energies[:, None])
-
-
-def _inside(padded: Sequence[int], size: Sequence[int], stride: int) -> Floats:
+def _inside(blocks: Sequence[int], size: Sequence[int], stride: int) -> Floats:
     """(h, w): the share of each block that lies inside the image."""
     down, across = (
-        np.clip((size[side] - np.arange(0, padded[side], stride)) / stride, 0, 1).astype(np.float32) for side in (0, 1)
+        np.clip(length / stride - np.arange(count), 0, 1).astype(np.float32)
+        for length, count in zip(size, blocks, strict=True)
     )
     shares: Floats = np.outer(down, across)
     return shares
@@ -179,13 +195,15 @@ def _around(blocks: Floats, weights: Floats) -> Floats:
     return np.ascontiguousarray(total.T).reshape(-1, rows, columns)
 
 
-def _saved_bits(symbols: Symbols, tables: Tables) -> tuple[Floats, Floats]:
-    """What a symbol saves if it falls by 1, and if it grows by 1, each (M, h, w).
+def _price(symbols: Symbols, tables: Tables) -> tuple[float, Floats, Floats]:
+    """The code length in bits; what a symbol saves of it if it falls by 1, and if it grows by 1, each (M, h, w).
 
-    That its neighbours then have other contexts is left out.
+    That the neighbours of a moved symbol then have other contexts is left out.
     """
+    total = 0.0
     saved = np.zeros((2, *symbols.shape), np.float32)
     for run in coding_runs(tables, symbols):
+        total += run.rows.bits(run.take(symbols), run.indexes)
         values = run.take(symbols) - run.rows.offset[run.indexes]
         escape = run.rows.escape[run.indexes]
         bits = []
@@ -196,21 +214,17 @@ def _saved_bits(symbols: Symbols, tables: Tables) -> tuple[Floats, Floats]:
             bits.append(cost + _ESCAPE_BITS * escaped)
         for place, cost in enumerate(bits[1:]):
             run.put(saved[place], bits[0] - cost)
-    return saved[0], saved[1]
+    return total, saved[0], saved[1]
 
 
 def _error(symbols: Symbols, image: Floats, synthesise: Synthesise, tables: Tables) -> Floats:
-    """x_hat - x, (3, h x stride, w x stride); 0 outside the image."""
+    """x_hat - x, see `_Weighed`."""
     height, width = image.shape[1:]
     error = synthesise(dequantize(symbols, tables)).clip(0, 1)
     error[:, :height, :width] -= image
     error[:, height:] = 0
     error[:, :, width:] = 0
     return error
-
-
-def _cost(symbols: Symbols, error: Floats, mu: float, tables: Tables) -> float:
-    return code_length_bits(symbols, tables) + mu * float(np.square(error).sum(dtype=np.float64))
 
 
 def _mu(symbols: Symbols, responses: Responses, lmbda: float | None) -> float:
