@@ -32,11 +32,12 @@ from train.arithmetic import mixed_dtype, set_backends
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, TrainPlan, find_run, is_restarted, started_with
+from train.plan import CHECKPOINTS, LAUNCH, TrainPlan, find_run, is_restarted
 from train.preconditioning import Preconditioning
 from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
 from train.resumed import check_training
+from train.resumed_flags import started_with
 from train.schedule import Schedule
 from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from relic.storage.run_copy import fetch_run, holds
 from relic.storage.spec import resolve_shards
 from relic.storage.urls import without_secrets
 from train.config import TrainConfig
+from train.resumed_flags import check_resumed
 
 log = logging.getLogger(__name__)
 
@@ -37,44 +38,6 @@ LAUNCH = ".launch"
 """File in save_dir with the names of the torchrun launch that the run belongs to, one line per machine."""
 _CALIB_IMAGES = 64
 """Number of crops for calibration without --calib_images, if the set holds as many."""
-_FIXED_ON_RESUME = (
-    "replace_parts",
-    "train_scope",
-    "epochs",
-    "batch_size",
-    "lr",
-    "loss_type",
-    "distortion",
-    "alpha_l1",
-    "lambda_bpp",
-    "optimizer",
-    "weight_decay",
-    "precondition",
-    "qat",
-    "qat_upsample",
-    "qat_ranges",
-    "sched",
-    "lr_warmup_steps",
-    "onecycle_pct_start",
-    "seed",
-    "shuffle_window",
-)
-"""A resumed run must keep these flags, so that it equals a run that was not interrupted."""
-_ONLY_AT_START = ("quality", "pretrained", "channels", "calib_images")
-"""A resumed run has these flags' results in its checkpoint. Its records keep the values that it began with."""
-_FREE_ON_RESUME = (
-    "val_shards",
-    "amp",
-    "amp_dtype",
-    "local_fp32",
-    "local_fp32_custom",
-    "max_grad_norm",
-    "overflow_check",
-    "overflow_tol",
-    "compile",
-    "deterministic",
-)
-"""A resumed run may change these flags, for example after it diverged. The log names each change."""
 
 
 class FoundRun(NamedTuple):
@@ -208,44 +171,6 @@ def is_restarted(save_dir: Path, launch: str) -> bool:
     """
     file = save_dir / LAUNCH
     return bool(launch) and file.is_file() and os.fsencode(launch) in file.read_bytes().split(b"\n")
-
-
-def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
-    """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
-    mine = config.plain_values()
-    # Older runs have no such flags.
-    new = {"precondition": False, "qat": False, "qat_ranges": "learned"}
-    theirs = {**new, **theirs}
-    if not theirs["qat"]:  # the form is not used, and its default was another one
-        theirs["qat_upsample"] = mine["qat_upsample"]
-    if theirs.get("distill"):
-        raise InputError(
-            f"--resume: the run to resume was trained with --distill {theirs['distill']}, which was removed; "
-            "start a new run with --pretrained and another --save_dir"
-        )
-    for name in _FIXED_ON_RESUME:
-        if theirs.get(name) != mine[name]:
-            raise InputError(
-                f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
-                "keep it, or start a new run with --pretrained and another --save_dir"
-            )
-    defaults = {each.name: each.default for each in fields(config)}
-    for name, value in started_with(theirs).items():
-        if mine[name] not in (value, defaults[name]):
-            raise InputError(f"--{name} {mine[name]}: the run to resume started with {value}; leave the flag out")
-
-
-def started_with(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of the run to resume (`theirs`) that had their effect at its start."""
-    return {name: theirs[name] for name in _ONLY_AT_START if name in theirs}
-
-
-def changed_since(config: TrainConfig, theirs: Mapping[str, object]) -> list[tuple[str, object, object]]:
-    """(name, value of the run to resume, value here) of each flag that differs and may differ."""
-    mine = config.plain_values()
-    if isinstance(theirs.get("val_shards"), str):  # older runs stored the URL with its secrets
-        theirs = {**theirs, "val_shards": without_secrets(str(theirs["val_shards"]))}
-    return [(name, theirs[name], mine[name]) for name in _FREE_ON_RESUME if theirs.get(name, mine[name]) != mine[name]]
 
 
 def _check_files(config: TrainConfig) -> None:

@@ -23,8 +23,9 @@ from relic.storage.remote_file import local_name
 from relic.storage.urls import without_secrets
 from relic.swap.calibrated import swap_calibrated
 from train.config import TrainConfig
-from train.plan import TrainPlan, changed_since, check_resumed
+from train.plan import TrainPlan
 from train.resumed import check_progress
+from train.resumed_flags import changed_since, check_resumed
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from tests.conftest import set_ranks, write_shards
 from tests.train.runs import Run, lines, tiny
 from train.config import TrainConfig
 from train.main import main
-from train.plan import check_resumed, make_plan
+from train.plan import make_plan
+from train.resumed_flags import check_resumed
 
 
 def test_a_run_opens_each_shard_set_and_each_checkpoint_once(run: Run, crops: Path, opened: list[Path]) -> None:
