@@ -1,5 +1,6 @@
 """The runtimes of an exchange: torch, onnxruntime and the simulators of toolchains."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from relic.bitstream.tables import Tables
 from relic.errors import InputError
 from relic.files import temporary_folder
 from relic.onnx.layout import FLOAT
-from relic.onnx.sessions import OnnxPart, PartName, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.sessions import PartName, load_tables, open_decoder, open_encoder, run_each
 from relic.options import ToolchainName
 from relic.pictures.decoding import read_pixels
 from relic.pictures.reasons import Unreadable
@@ -58,13 +59,14 @@ def _onnxruntime(plan: ExchangePlan, tables: Tables) -> list[CodecRuntime]:
     folder = plan.config.export
     folders = {"float32": folder / FLOAT, "int8": folder} if plan.manifest.precision == "int8" else {"float32": folder}
     return [
-        CodecRuntime(name, tables, _each(open_encoder(folder, tables)), _each(open_decoder(folder, tables)))
+        CodecRuntime(
+            name,
+            tables,
+            functools.partial(run_each, open_encoder(folder, tables)),
+            functools.partial(run_each, open_decoder(folder, tables)),
+        )
         for name, folder in folders.items()
     ]
-
-
-def _each(part: OnnxPart) -> Callable[[Floats], Floats]:
-    return lambda inputs: np.concatenate([run_part(part, one[None]) for one in inputs])
 
 
 def _simulator(name: ToolchainName, plan: ExchangePlan, tables: Tables, out: Path) -> CodecRuntime:

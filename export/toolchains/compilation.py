@@ -26,7 +26,7 @@ from relic.bitstream.tables import Tables, dequantize, quantize
 from relic.codec.scores import MeanScore, mean_score
 from relic.errors import InputError, naming
 from relic.onnx.layout import onnx_name
-from relic.onnx.sessions import OnnxPart, PartName, load_tables, open_decoder, open_encoder, run_part
+from relic.onnx.sessions import PartName, load_tables, open_decoder, open_encoder, run_each
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ def compile_all(plan: CompilePlan) -> CompileReport:
     config = plan.config
     tables = load_tables(config.export)
     x_N3HW = _read_crops(plan)
-    y_NMhw = _run(open_encoder(config.export, tables), x_N3HW)
+    y_NMhw = run_each(open_encoder(config.export, tables), x_N3HW)
     sent = _symbols(y_NMhw, tables)
-    own = _run(open_decoder(config.export, tables), _latents(sent, tables))
+    own = run_each(open_decoder(config.export, tables), _latents(sent, tables))
     with staged_output(plan.folder, last=REPORT) as staging:
         encoder, y_device = _compile(plan, "encoder", x_N3HW, staging)
         of_device = _symbols(y_device, tables)
@@ -117,10 +117,6 @@ def _read_input(file: Path, size: tuple[int, int]) -> Floats:
         if not isinstance(x_13HW, np.ndarray) or x_13HW.dtype != np.float32 or x_13HW.shape != (1, 3, *size):
             raise InputError(f"not float32 values of (1, 3, {size[0]}, {size[1]}); export again")
         return np.array(x_13HW)
-
-
-def _run(part: OnnxPart, inputs: Floats) -> Floats:
-    return np.concatenate([run_part(part, row[None]) for row in inputs])
 
 
 def _symbols(y_NMhw: Floats, tables: Tables) -> Symbols:

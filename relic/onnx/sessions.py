@@ -103,6 +103,11 @@ def run_part(part: OnnxPart, values: Floats) -> Floats:
     return values_out
 
 
+def run_each(part: OnnxPart, inputs: Floats) -> Floats:
+    """The outputs of the part for several inputs (N, C, H, W), one run each."""
+    return np.concatenate([run_part(part, one[None]) for one in inputs])
+
+
 def _open_part(folder: Path, name: PartName, tables: Tables, threads: int) -> OnnxPart:
     path = folder / onnx_name(name)
     if not path.is_file():
