@@ -3,6 +3,7 @@
 import errno
 import filecmp
 import functools
+import hashlib
 import json
 import math
 import os
@@ -202,6 +203,12 @@ def nearest_existing(path: Path) -> Path:
     while not os.path.lexists(path):
         path = path.parent
     return path
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

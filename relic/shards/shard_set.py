@@ -108,20 +108,9 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
     if len(tars) <= _CHECKED_AT_START:
         headers = list(map(_check_packed, tars, manifest.shards))
         return _shard_set(folder, split, tars, list(map(TarIndex, map(index_path, tars), headers)), geometry)
-    identity = "".join(f"{shard.samples}:{shard.sha256};" for shard in manifest.shards)
-    return ShardSet(
-        folder=folder,
-        split=split,
-        tars=tuple(tars),
-        indexes=tuple(map(index_path, tars)),
-        tar_bytes=tuple(shard.bytes for shard in manifest.shards),
-        samples=tuple(shard.samples for shard in manifest.shards),
-        height=geometry.height,
-        width=geometry.width,
-        encoding=geometry.encoding,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
-        unchecked=manifest.shards,
-    )
+    contents = [_Contents(shard.samples, shard.bytes, shard.sha256) for shard in manifest.shards]
+    opened = _set_of(folder, split, tars, list(map(index_path, tars)), contents, geometry)
+    return opened._replace(unchecked=manifest.shards)
 
 
 def _check_packed(tar: Path, shard: ShardInfo) -> IndexHeader:
@@ -175,14 +164,35 @@ def _shard_set(
     folder: Path, split: str, tars: Sequence[Path], indexes: Sequence[TarIndex], geometry: Geometry
 ) -> ShardSet:
     headers: list[IndexHeader] = [index.header for index in indexes]
-    identity = "".join(f"{h.samples}:{h.records_xxh3:016x};" for h in headers)
+    contents = [_Contents(each.samples, each.tar_bytes, f"{each.records_xxh3:016x}") for each in headers]
+    return _set_of(folder, split, tars, [index.path for index in indexes], contents, geometry)
+
+
+class _Contents(NamedTuple):
+    """What is known of a shard."""
+
+    samples: int
+    tar_bytes: int
+    digest: str
+    """Of its samples, in hex."""
+
+
+def _set_of(
+    folder: Path,
+    split: str,
+    tars: Sequence[Path],
+    indexes: Sequence[Path],
+    contents: Sequence[_Contents],
+    geometry: Geometry,
+) -> ShardSet:
+    identity = "".join(f"{each.samples}:{each.digest};" for each in contents)
     return ShardSet(
         folder=folder,
         split=split,
         tars=tuple(tars),
-        indexes=tuple(index.path for index in indexes),
-        tar_bytes=tuple(header.tar_bytes for header in headers),
-        samples=tuple(header.samples for header in headers),
+        indexes=tuple(indexes),
+        tar_bytes=tuple(each.tar_bytes for each in contents),
+        samples=tuple(each.samples for each in contents),
         height=geometry.height,
         width=geometry.width,
         encoding=geometry.encoding,

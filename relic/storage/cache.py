@@ -6,7 +6,6 @@ again, delete their folder.
 """
 
 import functools
-import hashlib
 import logging
 import math
 import re
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
+from relic.files import file_sha256
 from relic.lock import lock
 from relic.shards.index import index_path, most_index_bytes, read_index_header, read_records, write_index
 from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, manifest_path, parse_manifest
@@ -160,13 +160,16 @@ def _fetch(shard: RemoteShard, info: ShardInfo | None, stop: threading.Event, *,
     return held
 
 
+def check_tar(tar: Path, info: ShardInfo) -> None:
+    """Raise InputError unless a tar is the one of the manifest."""
+    if tar.stat().st_size != info.bytes or file_sha256(tar) != info.sha256:
+        raise InputError("its bytes differ from the manifest beside it (sha256)")
+
+
 def _accept(shard: RemoteShard, info: ShardInfo | None, stop: threading.Event, temporary: Path) -> None:
     """Check a fetched tar and write its index. Raises InputError to have the tar fetched again."""
     if info is not None:
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        if (temporary.stat().st_size, digest.hexdigest()) != (info.bytes, info.sha256):
-            raise InputError("its bytes differ from the manifest beside it (sha256)")
+        check_tar(temporary, info)
     if _fetch_index(shard, temporary, stop):
         return
     try:

@@ -3,16 +3,14 @@
 The cache is `$XDG_CACHE_HOME/relic/files` (`~/.cache/relic/files` without the variable).
 """
 
-import hashlib
 import json
-import math
 import re
 from pathlib import Path
 
 from relic.cache import cache_folder, short_hash
 from relic.errors import InputError
-from relic.files import atomic_write
-from relic.lock import lock
+from relic.files import atomic_write, file_sha256
+from relic.storage.cache import locked
 from relic.storage.download import download
 from relic.storage.objects import is_current, is_object
 from relic.storage.urls import file_name, is_url, without_secrets
@@ -45,19 +43,16 @@ def _fetch(url: str, flag: str) -> None:
         raise InputError(f"{flag} {without_secrets(url)}: give a file, or a URL of http, https, s3, gs or az")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock(path.with_name(path.name + ".lock"), wait_seconds=math.inf, create=True, advice=_ADVICE):
+        with locked(path.with_name(path.name + ".lock")):
             etag = _version_of(path)
             if etag is not None and is_current(url, etag):
                 return
             _record(path).unlink(missing_ok=True)
             etag = download(url, path, lambda temporary: None, most_bytes=_MOST_BYTES)
             with atomic_write(_record(path), "w") as file:
-                json.dump({"etag": etag, "sha256": _digest(path)}, file)
+                json.dump({"etag": etag, "sha256": file_sha256(path)}, file)
     except InputError as error:
         raise InputError(f"{flag} {error}") from None
-
-
-_ADVICE = "set XDG_CACHE_HOME to a local disk"
 
 
 def _place(url: str) -> Path:
@@ -75,13 +70,8 @@ def _version_of(path: Path) -> str | None:
     """The version of a file in the cache that is as it was fetched; None for any other."""
     try:
         record = json.loads(_record(path).read_text())
-        if record["sha256"] == _digest(path):
+        if record["sha256"] == file_sha256(path):
             return record["etag"] if isinstance(record["etag"], str) else None
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ from relic.files import write_json
 from relic.shards.index import index_path, most_index_bytes, read_index_header, read_records
 from relic.shards.manifest import ShardInfo, read_json
 from relic.shards.shard_set import ShardSet, open_parts
-from relic.storage.cache import RemoteShard, fetch_manifest, locked
+from relic.storage.cache import RemoteShard, check_tar, fetch_manifest, locked
 from relic.storage.download import download
 from relic.storage.faults import NetworkError
 from relic.storage.objects import is_object, read_range
@@ -48,11 +48,14 @@ def choose_residents(shards: Sequence[ShardInfo], room_bytes: int) -> list[Shard
     """The shards that stay in the cache: in the order of a hash of their names, each that still fits."""
     chosen, left = [], room_bytes
     for info in sorted(shards, key=lambda info: hashlib.sha256(info.name.encode()).digest()):
-        on_disk = -(-info.bytes // _BLOCK_BYTES) * _BLOCK_BYTES
-        if on_disk <= left:
+        if _bytes_on_disk(info) <= left:
             chosen.append(info)
-            left -= on_disk
+            left -= _bytes_on_disk(info)
     return chosen
+
+
+def _bytes_on_disk(info: ShardInfo) -> int:
+    return -(-info.bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 class CacheRoom:
@@ -89,7 +92,7 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     residents = choose_residents(chosen, room.left_bytes)
     url_of = dict(zip(names, urls, strict=True))
     _Filler(folder, split, [(url_of[info.name], info) for info in residents]).begin()
-    kept_bytes = sum(-(-info.bytes // _BLOCK_BYTES) * _BLOCK_BYTES for info in residents)
+    kept_bytes = sum(map(_bytes_on_disk, residents))
     room.left_bytes -= kept_bytes
     log.info(
         "%s: %d of %d %s shards stay in the cache, %.2f GB", first, len(residents), len(urls), split, kept_bytes / 1e9
@@ -171,14 +174,12 @@ class _Filler:
             return None
 
     def _remove_others(self) -> None:
-        keep = {info.name for _, info in self._residents}
+        keep = {info.name: info for _, info in self._residents}
         for path in list(self._folder.glob(f"{self._split}-*.tar*")):
-            if path.name not in keep or not self._is_whole(path):
+            try:
+                check_tar(path, keep[path.name])
+            except (KeyError, InputError):
                 path.unlink(missing_ok=True)
-
-    def _is_whole(self, tar: Path) -> bool:
-        info = next(info for _, info in self._residents if info.name == tar.name)
-        return tar.stat().st_size == info.bytes and _sha256(tar) == info.sha256
 
     def _run(self) -> None:
         while not self._stop.is_set() and self._is_chosen():
@@ -209,7 +210,7 @@ class _Filler:
                     return
                 url, info = self._waiting.pop(0)
             try:
-                check = functools.partial(_check_tar, info=info)
+                check = functools.partial(check_tar, info=info)
                 download(url, self._folder / info.name, check, most_bytes=info.bytes, stop=self._stop)
             except (InputError, OSError) as error:
                 if not self._stop.is_set():
@@ -221,13 +222,3 @@ class _Filler:
         """Before Python ends: a thread that is in obstore then would abort the process."""
         self._stop.set()
         self._thread.join(_END_SECONDS)
-
-
-def _check_tar(path: Path, info: ShardInfo) -> None:
-    if (path.stat().st_size, _sha256(path)) != (info.bytes, info.sha256):
-        raise InputError("its bytes differ from the manifest beside it (sha256)")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,12 @@
 """A packed split written to an object store: its shards, their indexes, and last the manifest."""
 
-import hashlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relic.errors import InputError
+from relic.files import file_sha256
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path
 from relic.storage.objects import put_file
@@ -52,9 +52,8 @@ class _Upload:
         etag, _, sha256 = self._versions.get(info.name, "").partition(" ")
         if etag and sha256 == info.sha256 and version_of(target) == etag:
             return False
-        with tar.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != info.sha256:
-                raise InputError(f"{tar}: differs from its manifest; pack it again")
+        if file_sha256(tar) != info.sha256:
+            raise InputError(f"{tar}: differs from its manifest; pack it again")
         put_file(index_path(tar), in_folder(self._url, index_path(tar).name))
         etag = put_file(tar, target) or ""
         log.info("written: %s", without_secrets(target))

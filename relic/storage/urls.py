@@ -29,12 +29,12 @@ def scheme_of(url: str) -> str:
 
 def url_path(url: str) -> str:
     """The path of the URL, without host, query and fragment; a `pipe:` command is returned whole."""
-    return url if url.startswith("pipe:") else urlsplit(url).path
+    return url if is_pipe(url) else urlsplit(url).path
 
 
 def file_name(url: str) -> str:
     """The last part of the URL's path; empty for a `pipe:` command."""
-    return "" if url.startswith("pipe:") else url_path(url).rpartition("/")[2]
+    return "" if is_pipe(url) else url_path(url).rpartition("/")[2]
 
 
 def beside(url: str, name: str) -> str:
@@ -55,7 +55,7 @@ def without_secrets(text: str) -> str:
     where the end of it cannot be told from a path, more is left out than needed. Of a `pipe:` command the program and
     the tars are left: any other word could be a secret.
     """
-    if text.startswith("pipe:"):
+    if is_pipe(text):
         return _command_without_secrets(text)
     if not is_url(text):
         # a brace before the scheme: {http://a/x.tar,http://b/x.tar}
@@ -95,4 +95,4 @@ def _command_without_secrets(text: str) -> str:
 
 
 def _is_plain_url(word: str) -> bool:
-    return is_url(word) and not word.startswith("pipe:")
+    return is_url(word) and not is_pipe(word)

@@ -4,8 +4,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.storage.listening import listening
 
 
 class ShardServer:
@@ -97,14 +99,6 @@ def serve(folder: Path) -> Iterator[ShardServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        listening.daemon_threads = True
-        thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        server.url = f"http://127.0.0.1:{listening.server_port}/set"
-        try:
-            yield server
-        finally:
-            server.release.set()
-            listening.shutdown()
-            thread.join()
+    with listening(Handler, server.release) as root:
+        server.url = f"{root}/set"
+        yield server

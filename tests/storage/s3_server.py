@@ -6,11 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 from relic.storage import objects
+from tests.storage.listening import listening
 
 
 class S3Server:
@@ -174,15 +175,8 @@ def serve_s3(key_id: str = "") -> Iterator[S3Server]:
     objects._store.cache_clear()
     state = S3Server(key_id)
     handler = type("Handler", (_Handler,), {"server_state": state})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        listening.daemon_threads = True
-        thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        state.url = f"http://127.0.0.1:{listening.server_port}"
+    with listening(handler, state.release) as state.url:
         try:
             yield state
         finally:
             objects._store.cache_clear()
-            state.release.set()
-            listening.shutdown()
-            thread.join()
