@@ -52,6 +52,8 @@ class SampleDecoder:
         # A bit per sample. The kernel gives memory only to the pages that are written to.
         self._verified = np.zeros(-(-shards.num_samples // 8) if verify == "first" else 0, np.uint8)
         self._verified_lock = threading.Lock()
+        self._plain_headers = True
+        """Whether each raw sample read so far had a header as relic writes it."""
         self._scratch = Scratch()
 
     def fill(self, rows: Pixels, samples: Indices) -> tuple[list[str], Seconds]:
@@ -79,27 +81,39 @@ class SampleDecoder:
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
     def _fill_raw(self, rows: Pixels, located: Iterable[_Sample]) -> Seconds:
-        """Read pixels from the file directly into the rows. The .npy header before them goes elsewhere."""
+        """Read pixels from the file directly into the rows.
+
+        The .npy header before them is read at the first read of a sample, and not again while all were as relic writes
+        them.
+        """
         began = time.perf_counter()
-        height, width, _ = self._shape
         row_bytes, pixels, address, start = rows[0].nbytes, rows.data.cast("B"), rows.ctypes.data, 0
         memory = self._scratch.view(row_bytes + 3 * PAGE_BYTES)
+        only_pixels = self._verify == "first" and self._plain_headers
         for number, sample in enumerate(located):
             shard, place, check = sample
-            header_bytes = shard.sizes[place] - row_bytes
-            if 0 < header_bytes <= PAGE_BYTES:
-                row = pixels[start : start + row_bytes]
-                header = shard.read_into(row, address + start, place, memory)
-                if check:
-                    digest = xxhash.xxh3_64(header)
-                    digest.update(row)
-                    _compare(digest.intdigest(), shard, place)
-                if header == npy_header(height, width, header_bytes):
-                    start += row_bytes
-                    continue
+            row = pixels[start : start + row_bytes]
+            if only_pixels and not check:
+                shard.read_end(row, address + start, place, memory)
+            elif not self._read_npy(row, address + start, sample, memory):
+                self._plain_headers = False
+                self._fill_decoded(rows[number : number + 1], [sample], _npy)
             start += row_bytes
-            self._fill_decoded(rows[number : number + 1], [sample], _npy)
         return Seconds(time.perf_counter() - began, 0.0)
+
+    def _read_npy(self, row: memoryview, address: int, sample: _Sample, memory: memoryview) -> bool:
+        """Fill `row` with a sample whose header is as relic writes it. False: it has another header."""
+        shard, place, check = sample
+        header_bytes = shard.sizes[place] - len(row)
+        if not 0 < header_bytes <= PAGE_BYTES:
+            return False
+        header = shard.read_into(row, address, place, memory)
+        if check:
+            digest = xxhash.xxh3_64(header)
+            digest.update(row)
+            _compare(digest.intdigest(), shard, place)
+        height, width, _ = self._shape
+        return bytes(header) == npy_header(height, width, header_bytes)  # a memoryview compares byte by byte
 
     def _fill_decoded(
         self, rows: Pixels, located: Iterable[_Sample], decode: Callable[[memoryview, Pixels], tuple[int, ...]]

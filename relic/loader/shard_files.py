@@ -133,6 +133,18 @@ class OpenShard:
         """The payload of sample `place`, in `scratch`. Raises InputError when the file ends too early."""
         return self._read(place, scratch.view(self.sizes[place] + 2 * self._unit))
 
+    def read_end(self, row: memoryview, address: int, place: int, memory: memoryview) -> None:
+        """Fill `row`, which lies at `address`, with the end of the payload of sample `place`.
+
+        `memory`: see `read_into`.
+        """
+        size, unit = len(row), self._unit
+        start = self.offsets[place] + self.sizes[place] - size
+        if start % unit or address % unit or size % unit:
+            self.read_into(row, address, place, memory)
+        else:
+            self._fill((row,), start, size, place)
+
     def read_into(self, row: memoryview, address: int, place: int, memory: memoryview) -> memoryview:
         """Read the payload of sample `place`. Its end fills `row`, which lies at `address`; returns what is before it.
 
@@ -167,8 +179,12 @@ class OpenShard:
             self._from_server(buffers, offset, least)
             return
         try:
-            if self._tries_cache and self._from_cache(descriptor, buffers, offset) >= least:
-                return
+            if self._tries_cache:
+                try:
+                    if os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT) >= least:
+                        return
+                except OSError as error:  # others than EAGAIN: kernel or file system cannot tell, or the disk fails
+                    self._tries_cache = error.errno == errno.EAGAIN
             got = self._from_storage(descriptor, buffers, offset)
         except OSError as error:  # a failing disk: the system's error names no file
             raise self.fault(place, f"cannot be read ({error.strerror})") from error
@@ -178,14 +194,6 @@ class OpenShard:
         if got < least:
             found = max(got - (self.offsets[place] - offset), 0)
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
-
-    def _from_cache(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read without waiting. Returns the number of bytes."""
-        try:
-            return os.preadv(descriptor, buffers, offset, os.RWF_NOWAIT)
-        except OSError as error:  # others than EAGAIN: this kernel or file system cannot tell, or the disk fails
-            self._tries_cache = error.errno == errno.EAGAIN
-            return -1
 
     def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
         if self._waits is None:

@@ -6,6 +6,7 @@ python tests/loader/read_ranks.py SHARDS OUT IMAGES_PER_STEP
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from relic.errors import InputError
@@ -20,13 +21,13 @@ def main(shards_spec: str, out: str, images_per_step: int) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     shards = resolve_shards(shards_spec, "train")
     read: list[str] = []
-    read_into = OpenShard.read_into
+    fill = OpenShard._fill
 
-    def spy(self: OpenShard, row: memoryview, address: int, place: int, memory: memoryview) -> memoryview:
+    def spy(self: OpenShard, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         read.append(self.key(place))
-        return read_into(self, row, address, place, memory)
+        fill(self, buffers, offset, least, place)
 
-    OpenShard.read_into = spy  # type: ignore[method-assign]
+    OpenShard._fill = spy  # type: ignore[method-assign]
     found: dict[str, object] = {"read": read}
     with ShardLoader(shards, batch_size=max(2, images_per_step)) as loader:
         try:
