@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 import tarfile
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from relic.loader.direct import direct_unit
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.loader.reading import plan_reading
-from relic.options import Encoding
+from relic.options import Encoding, Verify
 from relic.shards.index import IndexRecord, index_path, read_records, write_index
 from relic.shards.manifest import Manifest, ShardInfo, write_manifest
 from relic.shards.shard_set import ShardSet, open_shard_set
@@ -67,15 +68,19 @@ def drop_from_cache(shards: ShardSet) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def old_shards(folder: Path, counts: Sequence[int], side: int) -> None:
-    """Raw shards as relic packed them before: `.npy` headers of 128 bytes, so pixels begin anywhere."""
+def old_shards(folder: Path, counts: Sequence[int], side: int, *, fortran: bool = False) -> None:
+    """Raw shards as relic packed them before: `.npy` headers of 128 bytes, so pixels begin anywhere.
+
+    `fortran`: the arrays of every third sample are in Fortran order.
+    """
     rng = np.random.default_rng(5)
     infos = []
     for number, count in enumerate(counts):
         tar, records = folder / f"train-{number:06d}.tar", []
         with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as archive:
             for place in range(count):
-                payload = encode(rng.integers(0, 256, (side, side, 3), dtype=np.uint8), "raw")
+                pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                payload = encode(np.asfortranarray(pixels) if fortran and place % 3 == 2 else pixels, "raw")
                 member = tarfile.TarInfo(f"old{number}-{place}.npy")
                 member.size = len(payload)
                 digest = xxhash.xxh3_64_intdigest(payload)
@@ -106,8 +111,9 @@ def expected(folder: Path, encoding: Encoding) -> list[tuple[str, bytes]]:
 
 
 def read(
-    shards: ShardSet, way: str, batch_size: int = 4, io_threads: int = 5, epoch: int = 1
+    shards: ShardSet, way: str, batch_size: int = 4, io_threads: int = 5, epoch: int = 1, *, verify: Verify = "always"
 ) -> list[tuple[str, bytes]]:
+    """The samples of an epoch. With `verify="first"` the epoch is read before, so that nothing is checked any more."""
     order = epoch_order(shards.samples, 0, epoch)
     with ShardLoader(
         shards,
@@ -115,8 +121,10 @@ def read(
         threads=2,
         io_threads=io_threads,
         direct="off" if way == "through the cache" else "on",
-        verify="always",
+        verify=verify,
     ) as loader:
+        if verify == "first":
+            deque(loader.batches(train_batches(order, batch_size, 0, 1)), maxlen=0)
         return [
             (key, image.numpy().tobytes())
             for batch in loader.batches(train_batches(order, batch_size, 0, 1))
@@ -125,14 +133,14 @@ def read(
 
 
 @pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
-@pytest.mark.parametrize("layout", ["raw", "jpg", "png", "old raw"])
+@pytest.mark.parametrize("layout", ["raw", "jpg", "png", "old raw", "mixed raw"])
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_every_way_reads_what_tarfile_reads(
     tmp_path: Path, make_shards: ShardFactory, way: str, layout: str, side: int
 ) -> None:
-    encoding: Encoding = "raw" if layout == "old raw" else layout  # type: ignore[assignment]
-    if layout == "old raw":
-        old_shards(tmp_path, (9, 7), side)
+    encoding: Encoding = "raw" if layout.endswith("raw") else layout  # type: ignore[assignment]
+    if layout in ("old raw", "mixed raw"):
+        old_shards(tmp_path, (9, 7), side, fortran=layout == "mixed raw")
     else:
         make_shards(tmp_path, counts=(9, 7), side=side, encoding=encoding)
     shards = open_shard_set(tmp_path, "train")
@@ -142,6 +150,7 @@ def test_every_way_reads_what_tarfile_reads(
         if cold:
             drop_from_cache(shards)
         assert read(shards, way) == in_order
+        assert read(shards, way, verify="first") == in_order
 
 
 @pytest.mark.parametrize("io_threads", [1, 3, 40])
