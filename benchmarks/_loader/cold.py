@@ -1,8 +1,8 @@
-"""Loaders on crops that are not in memory: the files are dropped from the page cache before each epoch."""
+"""Loaders on crops that are not in memory: the files are dropped from the page cache before each turn."""
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import torch
 
 from benchmarks._loader.fio import Fio, find_fio
 from benchmarks._loader.measure import MeasurePass, Pass, measure_epoch, ratios, steady_rate, take_turns
-from benchmarks._loader.memory import forget_peak, peak_mib, resident_mib
+from benchmarks._loader.memory import forget_peak, memory_limit, peak_mib, resident_mib
 from benchmarks._loader.page_cache import cached_share, drop_from_cache
 from benchmarks._loader.peers import Peer, other_peers, relic_peer
 from benchmarks._loader.storage import StorageReader
@@ -23,6 +23,10 @@ from relic.shards.shard_set import ShardSet
 SUFFIXES = ("raw", "jpg")
 MODES: dict[str, dict[str, Any]] = {"": {}, "direct": {"direct": "on"}}
 """Name of a mode of relic's loader -> arguments of `ShardLoader`. The one without a name is what users get."""
+LATER = "later"
+"""Of relic's loader without a mode: after an epoch whose files were not dropped. A part of them is in the cache."""
+_TURN = 12_000
+"""Images of a turn after the first, which is a whole epoch. Short turns, because the rate of a drive changes."""
 REFERENCES = ("fio", "direct")
 """The reads that loaders are compared to: those of fio, and without it those of threads of our own."""
 
@@ -95,6 +99,8 @@ def measure_cold(
                 name = f"relic_{suffix}" + (f"_{mode}" if mode else "")
                 peer = relic_peer(name, shards, batch_size, stack, **options)
                 runs[name] = _cold(peer, shards.tars, dropped)
+                if not mode and memory_limit() is not None:
+                    runs[f"{name}_{LATER}"] = _later(peer)
         loose = sorted(crops.loose.iterdir())
         files: dict[str, Sequence[Path]] = {
             "webdataset_npy": crops.raw.tars, "webdataset_jpg": crops.jpg.tars, "torch_folder": loose
@@ -124,24 +130,50 @@ def _references(
 
     def ours(number: int) -> Pass:
         drop_from_cache(shards.tars)
-        return measure_epoch(Peer(f"direct_{suffix}", reader.epoch), number)
+        return _turn(Peer(f"direct_{suffix}", reader.epoch), number)
 
     found: dict[str, MeasurePass] = {f"direct_{suffix}": ours}
     if fio is not None:
         command = fio
-        found[f"fio_{suffix}"] = lambda _: command.read(shards.tars, block, shards.num_samples)
+        found[f"fio_{suffix}"] = lambda _: command.read(shards.tars, block, min(_TURN, shards.num_samples))
     return found
 
 
 def _cold(peer: Peer, files: Sequence[Path], dropped: list[float | None]) -> MeasurePass:
-    """Measures an epoch after the files were dropped. Adds to `dropped` the share of their pages that stayed."""
+    """Measures a turn after the files were dropped. Adds to `dropped` the share of their pages that stayed."""
 
     def run(number: int) -> Pass:
         drop_from_cache(files)
         dropped.append(cached_share(files[:: max(1, len(files) // 64)]))
-        return measure_epoch(peer, number)
+        return _turn(peer, number)
 
     return run
+
+
+def _later(peer: Peer) -> MeasurePass:
+    """Measures a turn after an epoch, of which the page cache keeps what it can."""
+
+    def run(number: int) -> Pass:
+        measure_epoch(peer, number)
+        return _turn(peer, number)
+
+    return run
+
+
+def _turn(peer: Peer, number: int) -> Pass:
+    """The first `_TURN` images of an epoch. The whole epoch 0, after which relic's loader has verified all samples."""
+    return measure_epoch(
+        peer if number == 0 else Peer(peer.name, lambda _: _first(peer.epoch(number)), peer.times), number
+    )
+
+
+def _first(batches: Iterable[Sized]) -> Iterator[Sized]:
+    images = 0
+    for batch in batches:
+        yield batch
+        images += len(batch)
+        if images >= _TURN:
+            return
 
 
 def _cpu_us(passes: Sequence[Pass]) -> float:

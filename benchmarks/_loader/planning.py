@@ -18,7 +18,7 @@ from relic.storage.spec import parse_spec, resolve_shards, tars_of_split
 _CROP_BYTES = 224 * 224 * 3
 _TIMES_MEMORY = 3
 """A set of --cold is at least so many times as large as the memory, where that can be arranged."""
-_LEAST_LIMIT = 1 << 30
+_LEAST_LIMIT = 2 << 30
 """Memory that the loaders of --cold need: webdataset holds a thousand crops in each worker."""
 
 

@@ -67,6 +67,7 @@ def _copy_bound(figures: Mapping[str, float], quotients: Mapping[str, float], ra
     )
 
 
+_MODES = {"later": "after a whole epoch, not dropped"}
 _COLD_NAMES = {
     "fio": "fio, random reads of {kib:.0f} KiB, {in_flight} in flight",
     "direct": "bare reads of samples, {in_flight} threads",
@@ -93,7 +94,7 @@ def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None)
         "",
         markdown_table(rows),
         "",
-        f"- The files were dropped from the page cache before each epoch ({stayed} of the pages stayed). "
+        f"- The files were dropped from the page cache before each turn ({stayed} of the pages stayed). "
         + _limit_told(limit, set_bytes),
         *(
             [f"- fio used {cold.engine}."]
@@ -125,7 +126,7 @@ def _cold_name(name: str, cold: Cold) -> str:
 
 
 def _mode_told(mode: str) -> str:
-    return f" ({mode.replace('_', ' ')})" if mode else ""
+    return f" ({_MODES.get(mode, mode)})" if mode else ""
 
 
 def _limit_told(limit: int | None, set_bytes: int) -> str:
