@@ -1,9 +1,10 @@
 """Read samples into rows of a batch: raw ones as they are, JPEG by simplejpeg, PNG by ISA-L or Pillow."""
 
 import io
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class SampleDecoder:
 
     def __init__(self, shards: ShardSet, verify: Verify, reading: Reading, waits: Waits) -> None:
         self._files = ShardFiles(shards, reading, waits)
+        self._waits = waits
         self._starts = np.cumsum([0, *shards.samples])
         self._shape = (shards.height, shards.width, 3)
         self._encoding = shards.encoding
@@ -80,7 +82,7 @@ class SampleDecoder:
         shards = self._files.open(set(numbers.tolist()))
         return list(zip(map(shards.__getitem__, numbers.tolist()), places, checks, strict=True))
 
-    def _fill_raw(self, rows: Pixels, located: Iterable[_Sample]) -> Seconds:
+    def _fill_raw(self, rows: Pixels, located: Sequence[_Sample]) -> Seconds:
         """Read pixels from the file directly into the rows.
 
         The .npy header before them is read at the first read of a sample, and not again while all were as relic writes
@@ -116,24 +118,32 @@ class SampleDecoder:
         return bytes(header) == npy_header(height, width, header_bytes)  # a memoryview compares byte by byte
 
     def _fill_decoded(
-        self, rows: Pixels, located: Iterable[_Sample], decode: Callable[[memoryview, Pixels], tuple[int, ...]]
+        self, rows: Pixels, located: Sequence[_Sample], decode: Callable[[memoryview, Pixels], tuple[int, ...]]
     ) -> Seconds:
-        reading = decoding = 0.0
-        for row, (shard, place, check) in zip(rows, located, strict=True):
-            began = time.perf_counter()
-            data = shard.read(place, self._scratch)
-            if check:
-                _compare(xxhash.xxh3_64_intdigest(data), shard, place)
-            read = time.perf_counter()
+        began = time.perf_counter()
+        payloads = self._read(located)
+        read = time.perf_counter()
+        self._waits.take_core()
+        for row, (shard, place, _), data in zip(rows, located, payloads, strict=True):
             try:
                 shape = decode(data, row)
             except Exception as error:  # decoders raise many types for damaged bytes
                 raise shard.fault(place, self._mismatch(data) or str(unreadable(error))) from error
             if shape != self._shape:
                 raise shard.fault(place, self._mismatch(data) or f"is of shape {shape}, the set of {self._shape}")
-            reading += read - began
-            decoding += time.perf_counter() - read
-        return Seconds(reading, decoding)
+        return Seconds(read - began, time.perf_counter() - read)
+
+    def _read(self, located: Sequence[_Sample]) -> list[memoryview]:
+        """The payloads, in memory of this thread. All are read before one is decoded: it waits for a core once."""
+        starts = [0, *itertools.accumulate(shard.room(place) for shard, place, _ in located)]
+        memory = self._scratch.view(starts[-1])
+        payloads = []
+        for (shard, place, check), start, end in zip(located, starts, starts[1:], strict=False):
+            data = shard.read(place, memory[start:end])
+            if check:
+                _compare(xxhash.xxh3_64_intdigest(data), shard, place)
+            payloads.append(data)
+        return payloads
 
     def _mismatch(self, data: memoryview) -> str:
         """How a sample differs from the set's encoding and size; empty when it does not."""

@@ -59,7 +59,7 @@ class Scratch(threading.local):
 
 
 class Waits(Protocol):
-    """Is told when a thread begins and ends to wait for the storage."""
+    """Is told when a thread may wait for the storage, and when it has to compute."""
 
     def lend_core(self) -> None: ...
 
@@ -129,9 +129,19 @@ class OpenShard:
         """The key of sample `place`."""
         return shown_key(bytes(self._keys[place * self._key_bytes : (place + 1) * self._key_bytes]).rstrip(b"\0"))
 
-    def read(self, place: int, scratch: Scratch) -> memoryview:
-        """The payload of sample `place`, in `scratch`. Raises InputError when the file ends too early."""
-        return self._read(place, scratch.view(self.sizes[place] + 2 * self._unit))
+    def room(self, place: int) -> int:
+        """Bytes of memory that `read` needs for sample `place`: whole pages."""
+        return -(-(self.sizes[place] + 2 * self._unit) // PAGE_BYTES) * PAGE_BYTES
+
+    def read(self, place: int, memory: memoryview) -> memoryview:
+        """The payload of sample `place`, in `memory`, which begins at a page and has `room` bytes.
+
+        Raises InputError when the file ends too early.
+        """
+        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
+        skipped = offset % unit
+        self._fill((memory[: -(-(skipped + size) // unit) * unit],), offset - skipped, skipped + size, place)
+        return memory[skipped : skipped + size]
 
     def read_end(self, row: memoryview, address: int, place: int, memory: memoryview) -> None:
         """Fill `row`, which lies at `address`, with the end of the payload of sample `place`.
@@ -158,19 +168,13 @@ class OpenShard:
             self._fill((head, row), offset, size, place)
             return head
         if (offset + before) % unit or address % unit or len(row) % unit:
-            payload = self._read(place, memory)
+            payload = self.read(place, memory)
             np.copyto(np.frombuffer(row, np.uint8), np.frombuffer(payload[before:], np.uint8))  # releases the GIL
             return payload[:before]
         skipped = offset % unit
         head = memory[: skipped + before]
         self._fill((head, row), offset - skipped, skipped + size, place)
         return head[skipped:]
-
-    def _read(self, place: int, memory: memoryview) -> memoryview:
-        offset, size, unit = self.offsets[place], self.sizes[place], self._unit
-        skipped = offset % unit
-        self._fill((memory[: -(-(skipped + size) // unit) * unit],), offset - skipped, skipped + size, place)
-        return memory[skipped : skipped + size]
 
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
@@ -196,26 +200,20 @@ class OpenShard:
             raise self.fault(place, f"{self.sizes[place]} bytes expected, {found} found; the shard was cut")
 
     def _from_storage(self, descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        if self._waits is None:
-            return os.preadv(descriptor, buffers, offset)
-        self._waits.lend_core()
+        if self._waits is not None:
+            self._waits.lend_core()
         try:
             return os.preadv(descriptor, buffers, offset)
         finally:
             if self._drops:
                 length = sum(map(len, buffers)) + PAGE_BYTES
                 os.posix_fadvise(descriptor, offset // PAGE_BYTES * PAGE_BYTES, length, os.POSIX_FADV_DONTNEED)
-            self._waits.take_core()
 
     def _from_server(self, buffers: Sequence[memoryview], offset: int, length: int) -> None:
         assert self._remote is not None
         if self._waits is not None:
             self._waits.lend_core()
-        try:
-            data = self._remote(offset, length)
-        finally:
-            if self._waits is not None:
-                self._waits.take_core()
+        data = self._remote(offset, length)
         for buffer in buffers:
             part, data = data[: len(buffer)], data[len(buffer) :]
             np.copyto(np.frombuffer(buffer, np.uint8)[: len(part)], np.frombuffer(part, np.uint8))  # releases the GIL

@@ -14,9 +14,9 @@ T = TypeVar("T")
 class LoaderThreads:
     """Runs tasks in the order in which they were submitted, on `cores` cores and at most `most` threads.
 
-    A thread that runs a task holds a core. It lends the core while it waits for a read: between `lend_core` and
+    A thread that runs a task holds a core. It lends the core when it waits for a read: between `lend_core` and
     `take_core` another thread runs the next task. So `cores` threads compute, and up to `most` reads are in flight. A
-    thread that comes back from a read gets a core before a further task is begun.
+    thread that comes back from its reads gets a core before a further task is begun.
 
     Without such waits only `cores` threads are ever started, and each goes from task to task without being woken.
 
@@ -67,7 +67,7 @@ class LoaderThreads:
             thread.join()
 
     def lend_core(self) -> None:
-        """Let another thread compute until this one calls `take_core`. Only a task may call it."""
+        """Let another thread compute until this one calls `take_core`. Only a task may call it, any number of times."""
         if self._own.holds_core:
             with self._lock:
                 self.waits += 1
@@ -75,8 +75,8 @@ class LoaderThreads:
                 self._give_core()
 
     def take_core(self) -> None:
-        """Go on computing; wait until a core is free."""
-        if self._decodes:
+        """Compute. A thread that has lent its core waits until one is free."""
+        if self._decodes and not self._own.holds_core:
             with self._lock:
                 self._own.holds_core = True
                 if not self._take_free_core() and not self._closed:

@@ -219,18 +219,21 @@ def test_where_direct_reads_are_refused_only_what_was_cached_before_stays_cached
     drop_from_cache(shards)
     if cached_pages(shards.tars[0]):
         pytest.skip("this file system does not drop pages")
-    with shards.tars[0].open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        first = read_records(shards.indexes[0])[2]
-        os.pread(file.fileno(), int(first["size"]), int(first["offset"]))
-    before = cached_pages(shards.tars[0])
-    assert before
+    first = read_records(shards.indexes[0])[2]
+    inner = set(range(int(first["offset"]) // 4096 + 1, int(first["offset"] + first["size"]) // 4096))
     refuse(monkeypatch, no_wait=False)
-    assert len(read(shards, "refused")) == 16
-    after = cached_pages(shards.tars[0])
-    assert after <= before
-    inner = range(int(first["offset"]) // 4096 + 1, int(first["offset"] + first["size"]) // 4096)
-    assert set(inner) <= after
+    for _ in range(5):  # the kernel may say that it would have to wait for a cached page too, which is then dropped
+        with shards.tars[0].open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            os.pread(file.fileno(), int(first["size"]), int(first["offset"]))
+        before = cached_pages(shards.tars[0])
+        assert before
+        assert len(read(shards, "refused")) == 16
+        after = cached_pages(shards.tars[0])
+        assert after <= before
+        if inner <= after:
+            break
+    assert inner <= after
 
 
 def cached_pages(tar: Path) -> set[int]:
