@@ -148,7 +148,7 @@ def test_a_bound_that_the_disk_cannot_hold_is_refused(
     sizes = [(packed / name).stat().st_size for name in NAMES]
     on_disk = sum(-(-size // 4096) * 4096 for size in sizes)
     free = types.SimpleNamespace(free=1 << 40)
-    monkeypatch.setattr(resident.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     monkeypatch.setattr(resident, "DISK_RESERVE_BYTES", (1 << 40) - on_disk + 1)
     with pytest.raises(
         InputError, match=rf"^--cache_gb 1: 0\.00 GB of train shards do not fit on the disk of {tmp_path}"
