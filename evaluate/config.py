@@ -13,6 +13,7 @@ ORIGINALS = "origin"
 """Folder of the original images, beside one folder of reconstructions per codec."""
 
 KODAK_IMAGES = 24
+_MOST_CACHE_GB = 1e9
 
 GONE = {
     "coco_dir": "pass a folder of images as --images, or packed shards as --shards",
@@ -30,7 +31,7 @@ class EvaluateConfig:
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "codecs": ("checkpoint", "onnx", "curve"),
-        "data": ("shards", "split", "cache_gb", "images", "io_threads", "direct"),
+        "data": ("shards", "split", "cache_gb", "cache_dir", "images", "io_threads", "direct"),
         "measurement": ("bitstream", "contexts", "rdoq", "rdoq_lmbda", "strict", "references", "published"),
         "output": ("out", "recon_count", "report_images"),
         "machine": ("workers", "device"),
@@ -47,6 +48,8 @@ class EvaluateConfig:
     cache_gb: float = 0.0
     """GB (1e9 bytes) of disk for --shards at URLs. What does not fit is read from the server, sample by sample. 0: all
     shards are fetched first."""
+    cache_dir: Path | None = None
+    """Folder of the cache of shards at URLs. Default: $XDG_CACHE_HOME/relic, or ~/.cache/relic."""
     split: Split = "val"
     """Split of --shards."""
     images: Path | None = None
@@ -89,9 +92,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other, naming the flag. Reads no file: `evaluate/plan.py` does."""
-        for name in ("io_threads", "recon_count", "report_images", "workers", "cache_gb"):
+        for name in ("io_threads", "recon_count", "report_images", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.cache_gb <= _MOST_CACHE_GB:
+            raise InputError(f"--cache_gb {self.cache_gb}: must be 0 to {_MOST_CACHE_GB}")
         if self.strict and not self.bitstream:
             raise InputError("--strict: compares real with estimated rates; it needs --bitstream true")
         RdoqSettings(self.rdoq, self.rdoq_lmbda).check()
@@ -100,6 +105,9 @@ class EvaluateConfig:
         if (self.shards is None) == (self.images is None):
             found = "neither is" if self.shards is None else "both are"
             raise InputError(f"--shards, --images: give one of the two, {found} given")
+        for flag, is_given in (("--cache_gb", self.cache_gb), ("--cache_dir", self.cache_dir is not None)):
+            if is_given and self.shards is None:
+                raise InputError(f"{flag}: goes with --shards at URLs; --images are read where they are")
         if self.curve is not None and len(self.curve) != len(self.codecs):
             raise InputError(f"--curve: {len(self.curve)} names for {len(self.codecs)} codecs; give one per codec")
         if self.published and self.images is None:

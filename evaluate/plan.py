@@ -12,6 +12,7 @@ from relic.files import TEMPORARY_SUFFIX, check_folder
 from relic.machine import available_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES, check_export
 from relic.shards.shard_set import ShardSet
+from relic.storage.cache_flags import check_cache
 from relic.storage.remote_file import find_file, local_name
 from relic.storage.resident import CacheRoom
 from relic.storage.spec import resolve_shards
@@ -68,7 +69,9 @@ def make_plan(config: EvaluateConfig) -> EvaluatePlan:
 
 
 def _open_shards(config: EvaluateConfig, shards: str) -> ShardSet:
-    opened = resolve_shards(shards, config.split, room=CacheRoom(config.cache_gb) if config.cache_gb else None)
+    check_cache(config.cache_gb, config.cache_dir, {"--shards": shards})
+    room = CacheRoom(config.cache_gb, config.cache_dir) if config.cache_gb else None
+    opened = resolve_shards(shards, config.split, room=room, cache_dir=config.cache_dir)
     if opened.folder.resolve() == config.out.resolve():
         raise InputError(f"--out {config.out}: holds the shards; choose another folder for the results")
     return opened

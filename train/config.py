@@ -28,6 +28,8 @@ from relic.options import (
 from relic.storage.run_copy import check_store
 from relic.storage.urls import without_secrets
 
+_MOST_CACHE_GB = 1e9
+
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
     "use_prepared": "training always reads packed shards; pass their folder as --shards",
@@ -46,7 +48,8 @@ class TrainConfig:
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "data": (
-            "shards", "val_shards", "cache_gb", "decode_threads", "io_threads", "direct", "verify", "shuffle_window",
+            "shards", "val_shards", "cache_gb", "cache_dir", "decode_threads", "io_threads", "direct", "verify",
+            "shuffle_window",
         ),
         "model": (
             "quality", "pretrained", "channels", "replace_parts", "train_scope", "swap_init", "calib_images",
@@ -73,6 +76,8 @@ class TrainConfig:
     cache_gb: float = 0.0
     """GB (1e9 bytes) of disk for shards at URLs. A part of the set that fits is fetched while the training goes on; the
     rest is read from the server, sample by sample. 0: all shards are fetched before the training."""
+    cache_dir: Path | None = None
+    """Folder of the cache of shards at URLs. Default: $XDG_CACHE_HOME/relic, or ~/.cache/relic."""
     val_shards: str | None = None
     """Shards whose `val` split is used for validation, in the same form as --shards. By default those of --shards."""
     quality: int = 8
@@ -212,7 +217,7 @@ class TrainConfig:
             _within(name, getattr(self, name), 0, None)
         for name in ("shuffle_window", "weight_decay", "lambda_bpp", "overflow_tol"):
             _within(name, getattr(self, name), 0, None)
-        _within("cache_gb", self.cache_gb, 0, None)
+        _within("cache_gb", self.cache_gb, 0, _MOST_CACHE_GB)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
         if self.calib_images is not None:

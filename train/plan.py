@@ -20,6 +20,7 @@ from relic.loader.order import ORDER_BYTES, check_divides
 from relic.machine import available_memory
 from relic.plain_yaml import read_values
 from relic.shards.shard_set import ShardSet
+from relic.storage.cache_flags import check_cache
 from relic.storage.remote_file import find_file, local_name
 from relic.storage.resident import CacheRoom
 from relic.storage.run_copy import fetch_run, holds
@@ -199,10 +200,11 @@ def _check_resumed_file(config: TrainConfig, path: Path) -> None:
 
 def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
     """The train split of --shards and the val split of --val_shards, or of --shards."""
-    room = CacheRoom(config.cache_gb) if config.cache_gb else None
+    check_cache(config.cache_gb, config.cache_dir, {"--shards": config.shards, "--val_shards": config.val_shards})
+    room = CacheRoom(config.cache_gb, config.cache_dir) if config.cache_gb else None
     if room is not None:  # the val crops are read most often: they come first
         val_set = _open_val(config, room)
-    train_set = resolve_shards(config.shards, "train", room=room)
+    train_set = resolve_shards(config.shards, "train", room=room, cache_dir=config.cache_dir)
     if room is None:
         val_set = _open_val(config, room)
     if train_set.fingerprint == val_set.fingerprint:
@@ -220,9 +222,8 @@ def _open_shards(config: TrainConfig) -> tuple[ShardSet, ShardSet]:
 
 
 def _open_val(config: TrainConfig, room: CacheRoom | None) -> ShardSet:
-    if config.val_shards is None:
-        return resolve_shards(config.shards, "val", room=room)
-    return resolve_shards(config.val_shards, "val", flag="--val_shards", room=room)
+    flag, text = ("--shards", config.shards) if config.val_shards is None else ("--val_shards", config.val_shards)
+    return resolve_shards(text, "val", flag=flag, room=room, cache_dir=config.cache_dir)
 
 
 def _check_order_fits(config: TrainConfig, train_set: ShardSet, processes: int) -> None:

@@ -1,8 +1,8 @@
 """Shards behind URLs, fetched once into a local cache.
 
-The cache is `$XDG_CACHE_HOME/relic/shards` (`~/.cache/relic/shards` without the variable). It holds one folder per
-folder of URLs, and in it the tars with their indexes. A tar there is whole, and is not requested again. To fetch shards
-again, delete their folder.
+The cache is the folder `shards` of `--cache_dir`, without that flag `$XDG_CACHE_HOME/relic/shards`
+(`~/.cache/relic/shards` without the variable). It holds one folder per folder of URLs, and in it the tars with their
+indexes. A tar there is whole, and is not requested again. To fetch shards again, delete their folder.
 """
 
 import functools
@@ -42,23 +42,28 @@ class RemoteShard(NamedTuple):
     tar: Path
 
 
-def _place(url: str) -> RemoteShard:
+def shards_folder(cache_dir: Path | None, *parts: str) -> Path:
+    """The folder `parts` of --cache_dir; of the usual cache folder for None."""
+    return cache_folder(*parts) if cache_dir is None else cache_dir.joinpath(*parts)
+
+
+def _place(url: str, cache_dir: Path | None) -> RemoteShard:
     name = file_name(url)
     folder = beside(url, "") if name else url
     if not name:
         name = "shard.tar"
     elif not re.fullmatch(r"[\w-][\w.-]{,150}\.tar", name, re.ASCII):
         name = f"{short_hash(name)}.tar"
-    return RemoteShard(url, cache_folder("shards", short_hash(folder), name))
+    return RemoteShard(url, shards_folder(cache_dir, "shards", short_hash(folder), name))
 
 
-def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
+def fetch_shards(urls: Sequence[str], split: str, cache_dir: Path | None = None) -> list[Path]:
     """The tars of the cache for `urls`, in order; those that are missing are fetched.
 
     Several processes share the work: none fetches a shard that another is fetching. Raises NetworkError when a host
     cannot be reached, and InputError for a shard that does not exist or is damaged.
     """
-    shards = [_place(url) for url in urls]
+    shards = [_place(url, cache_dir) for url in urls]
     missing = [shard for shard in shards if not shard.tar.exists()]
     if missing:
         _fetch_missing(shards, missing, split)
@@ -67,7 +72,7 @@ def fetch_shards(urls: Sequence[str], split: str) -> list[Path]:
 
 def _fetch_missing(shards: Sequence[RemoteShard], missing: Sequence[RemoteShard], split: str) -> None:
     first = without_secrets(missing[0].url)
-    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), first, cache_folder("shards"))
+    log.info("fetching %d of %d shards, %s first, into %s", len(missing), len(shards), first, missing[0].tar.parent)
     manifests: dict[Path, Manifest | None] = {}
     for shard in missing:
         folder = shard.tar.parent
@@ -96,7 +101,9 @@ def _fetch_missing(shards: Sequence[RemoteShard], missing: Sequence[RemoteShard]
 
 def locked(path: Path, *, wait_seconds: float = math.inf) -> AbstractContextManager[bool]:
     """The lock file `path` of the cache. Two downloads into one file would damage it, so locks are required here."""
-    return lock(path, wait_seconds=wait_seconds, create=True, advice="set XDG_CACHE_HOME to a local disk")
+    return lock(
+        path, wait_seconds=wait_seconds, create=True, advice="choose a local disk by --cache_dir or XDG_CACHE_HOME"
+    )
 
 
 def fetch_manifest(shard: RemoteShard, split: str) -> Manifest | None:

@@ -30,7 +30,7 @@ BUSY_SECONDS = 10.0
 PROGRESS_BYTES = 1 << 20
 """An attempt that brought as much, and can be resumed, is not counted."""
 MOST_SHARD_BYTES = 1 << 37
-_DISK_RESERVE_BYTES = 64 << 20
+DISK_RESERVE_BYTES = 64 << 20
 """Left free on the disk of the cache. Looked at again whenever an eighth of it has come."""
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ class _Part:
 
     def _find_room(self, needed_bytes: int) -> None:
         folder = self._path.parent
-        if shutil.disk_usage(folder).free < _DISK_RESERVE_BYTES + needed_bytes:
-            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or set XDG_CACHE_HOME")
-        self._room_until = self.got + max(needed_bytes, _DISK_RESERVE_BYTES // 8)
+        if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES + needed_bytes:
+            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or choose another")
+        self._room_until = self.got + max(needed_bytes, DISK_RESERVE_BYTES // 8)
 
     def begin_anew(self) -> None:
         self._file.seek(0)

@@ -5,26 +5,30 @@ server, each when it is needed, and so are those of a shard that is not there ye
 of the cache can stop it. Every epoch reads each sample once, so no other choice of shards is found in the cache more
 often. Where half the set fits, this one is found there 0.5 of the times, the least recently used shards only 0.16.
 
-The cache is `$XDG_CACHE_HOME/relic/parts`, with a folder per folder of URLs. Only `*.tar` files there are ever removed.
+The cache is the folder `parts` of `--cache_dir`, without that flag `$XDG_CACHE_HOME/relic/parts`, with a folder per
+folder of URLs. Only `*.tar` files there are ever removed.
 """
 
 import atexit
 import functools
 import hashlib
 import logging
+import math
+import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from relic.cache import cache_folder, short_hash
+from relic.cache import short_hash
 from relic.errors import InputError
 from relic.files import write_json
 from relic.shards.index import index_path, most_index_bytes, read_index_header, read_records
 from relic.shards.manifest import ShardInfo, read_json
 from relic.shards.shard_set import ShardSet, open_parts
-from relic.storage.cache import RemoteShard, check_tar, fetch_manifest, locked
-from relic.storage.download import download
+from relic.storage.cache import RemoteShard, check_tar, fetch_manifest, locked, shards_folder
+from relic.storage.download import DISK_RESERVE_BYTES, download
 from relic.storage.faults import NetworkError
 from relic.storage.objects import is_object, read_range
 from relic.storage.urls import beside, file_name, without_secrets
@@ -59,9 +63,11 @@ def _bytes_on_disk(info: ShardInfo) -> int:
 
 
 class CacheRoom:
-    """What is left of `--cache_gb` for the next set that is opened."""
+    """What is left of `--cache_gb`, in `--cache_dir`, for the next set that is opened."""
 
-    def __init__(self, cache_gb: float) -> None:
+    def __init__(self, cache_gb: float, cache_dir: Path | None = None) -> None:
+        self.cache_gb = cache_gb
+        self.cache_dir = cache_dir
         self.left_bytes = round(cache_gb * 1e9)
 
 
@@ -75,7 +81,7 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     names = [file_name(url) for url in urls]
     if len(folders) != 1 or not all(map(is_object, urls)):
         raise InputError(f"{flag} {first}: with --cache_gb, all shards are in one folder of http, s3, gs or az")
-    folder = cache_folder("parts", short_hash(folders.pop()))
+    folder = shards_folder(room.cache_dir, "parts", short_hash(folders.pop()))
     folder.mkdir(parents=True, exist_ok=True)
     manifest = fetch_manifest(RemoteShard(urls[0], folder / names[0]), split)
     if manifest is None:
@@ -90,15 +96,38 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     _fetch_indexes(dict(zip(urls, chosen, strict=True)), folder)
     read_range(urls[0], 0, 1)  # a server that does not send parts is found now
     residents = choose_residents(chosen, room.left_bytes)
+    kept_bytes = sum(map(_bytes_on_disk, residents))
+    _check_disk(folder, split, kept_bytes, room)
     url_of = dict(zip(names, urls, strict=True))
     _Filler(folder, split, [(url_of[info.name], info) for info in residents]).begin()
-    kept_bytes = sum(map(_bytes_on_disk, residents))
     room.left_bytes -= kept_bytes
     log.info(
         "%s: %d of %d %s shards stay in the cache, %.2f GB", first, len(residents), len(urls), split, kept_bytes / 1e9
     )
+    if not residents:
+        least_gb = min(map(_bytes_on_disk, chosen)) / 1e9
+        log.warning(
+            "--cache_gb %g: has no room for a %s shard, the smallest has %.2g GB; all are read from the server",
+            room.cache_gb, split, least_gb,
+        )  # fmt: skip
     remotes = tuple(functools.partial(read_range, url) for url in urls)
     return open_parts(folder, Path(without_secrets(beside(urls[0], ""))), manifest, names, remotes)
+
+
+def _check_disk(folder: Path, split: str, kept_bytes: int, room: CacheRoom) -> None:
+    """Raise InputError if the disk cannot hold what is to stay. Another process may be fetching it meanwhile."""
+    free = shutil.disk_usage(folder).free - DISK_RESERVE_BYTES  # before what is there is counted: that grows
+    there = 0
+    for path in folder.glob(f"{split}-*.tar*"):
+        with suppress(FileNotFoundError):
+            there += path.stat().st_blocks * 512
+    if kept_bytes > free + there:
+        earlier_bytes = round(room.cache_gb * 1e9) - room.left_bytes
+        fitting_gb = math.floor((earlier_bytes + max(0, free + there)) / 1e7) / 100
+        raise InputError(
+            f"--cache_gb {room.cache_gb:g}: {kept_bytes / 1e9:.2f} GB of {split} shards do not fit on the disk of "
+            f"{folder}; give --cache_gb {fitting_gb:g}, or another disk by --cache_dir"
+        )
 
 
 def _fetch_indexes(shards: dict[str, ShardInfo], folder: Path) -> None:

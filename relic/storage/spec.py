@@ -110,8 +110,17 @@ def tars_of_split(spec: ShardSpec, split: str) -> list[str]:
     return [tar for tar, path in zip(spec.tars, paths, strict=True) if path in chosen]
 
 
-def resolve_shards(text: str, split: str, *, flag: str = "--shards", room: CacheRoom | None = None) -> ShardSet:
+def resolve_shards(
+    text: str,
+    split: str,
+    *,
+    flag: str = "--shards",
+    room: CacheRoom | None = None,
+    cache_dir: Path | None = None,
+) -> ShardSet:
     """Open a split of what the text of a flag names. URLs that are not in the cache are fetched first.
+
+    `cache_dir`: the folder of the cache without `room`; None for the usual one.
 
     With `room`, a part of the shards at URLs is fetched while the work goes on, and the rest is read from the server.
     Raises InputError naming `flag`, path or URL, and NetworkError when a host cannot be reached.
@@ -126,5 +135,5 @@ def resolve_shards(text: str, split: str, *, flag: str = "--shards", room: Cache
         raise InputError(f"{flag} {spec.shown}: names a tar twice; each sample is read once")
     if spec.is_remote and room is not None:
         return open_bounded(named, split, room, flag=flag)
-    tars = fetch_shards(named, split) if spec.is_remote else [Path(tar) for tar in named]
+    tars = fetch_shards(named, split, cache_dir) if spec.is_remote else [Path(tar) for tar in named]
     return open_tars(tars, split, Path(spec.shown), flag=flag)

@@ -42,6 +42,10 @@ def checkpoint(tmp_path: Path) -> Path:
         ),
         ("--checkpoint {checkpoint} --images {folder} --out {folder}/more", "is inside --images"),
         ("--checkpoint {checkpoint} --shards {shards} --io_threads -1", "--io_threads -1: must be 0 or more"),
+        (
+            "--checkpoint {checkpoint} --shards {shards} --cache_gb 1",
+            "--cache_gb 1: goes with shards at URLs; --shards {shards} is read where it is",
+        ),
         ("--checkpoint {checkpoint} --shards {shards} --direct no", "--direct no: choose from auto, on, off"),
         ("--checkpoint {checkpoint} --images {folder} --workers -1", "--workers -1: must be 0 or more"),
         ("--onnx {empty} --images {folder}", "--onnx {empty}: holds no encoder.onnx"),

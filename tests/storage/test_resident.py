@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,7 @@ from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
 from relic.shards.manifest import ShardInfo
 from relic.shards.shard_set import ShardSet
-from relic.storage import objects
+from relic.storage import objects, resident
 from relic.storage.faults import NetworkError, PermanentError
 from relic.storage.resident import CacheRoom, choose_residents
 from relic.storage.spec import resolve_shards
@@ -127,6 +128,39 @@ def test_no_room_reads_all_from_the_server(packed: Path, s3: S3Server) -> None:
     assert keys_of(opened(1e-9)) == KEYS
     assert not cached()
     assert all(s3.requests[f"GET bucket/set/{name.replace('tar', 'index')}"] == 1 for name in NAMES)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_a_bound_below_one_shard_goes_with_any_window(
+    packed: Path, s3: S3Server, window: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = opened(1e-6)
+    assert "--cache_gb 1e-06: has no room for a train shard, the smallest has 3.7e-05 GB" in caplog.text
+    order = epoch_order(shards.samples, 7, 0, window)
+    with ShardLoader(shards, batch_size=len(KEYS)) as loader:
+        (batch,) = loader.batches(train_batches(order, len(KEYS), 0, 1, 0))
+        assert sorted(batch.keys) == KEYS
+
+
+def test_a_bound_that_the_disk_cannot_hold_is_refused(
+    packed: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(packed / name).stat().st_size for name in NAMES]
+    on_disk = sum(-(-size // 4096) * 4096 for size in sizes)
+    free = types.SimpleNamespace(free=1 << 40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(resident, "DISK_RESERVE_BYTES", (1 << 40) - on_disk + 1)
+    with pytest.raises(
+        InputError, match=rf"^--cache_gb 1: 0\.00 GB of train shards do not fit on the disk of {tmp_path}"
+    ):
+        resolve_shards(PATTERN, "train", room=CacheRoom(1, tmp_path / "cache"))
+    monkeypatch.setattr(resident, "DISK_RESERVE_BYTES", (1 << 40) - on_disk)
+    resolve_shards(PATTERN, "train", room=CacheRoom(1, tmp_path / "cache"))
+    folder = tmp_path / "cache" / "parts"
+    wait_until(lambda: sorted(path.name for path in folder.glob("*/*.tar")) == NAMES)
+    assert not cached()
+    monkeypatch.setattr(resident, "DISK_RESERVE_BYTES", 1 << 40)  # what is there needs no room
+    assert keys_of(resolve_shards(PATTERN, "train", room=CacheRoom(1, tmp_path / "cache"))) == KEYS
 
 
 def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,12 @@ def test_a_run_that_is_refused_leaves_no_folder_and_does_not_write_beside_shards
         assert f"{flag} {crops}: holds the shards" in capsys.readouterr().err
 
 
+def test_a_cache_for_a_local_set_is_refused(crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--cache_gb", "1"], ["--cache_dir", str(tmp_path / "cache")]):
+        assert main([*tiny(crops, tmp_path), *flags]) == 2
+        assert f"{' '.join(flags)}: goes with shards at URLs; --shards {crops} is read where" in capsys.readouterr().err
+
+
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
