@@ -1,6 +1,7 @@
 """Export the parts asked for, check each against torch, and write them with export.json."""
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from relic.onnx.manifest import ArchitectureEntry, ExportManifest, PartEntry, TablesEntry
 from relic.options import Upsample
+
+log = logging.getLogger(__name__)
 
 
 class Exported(NamedTuple):
@@ -64,6 +67,8 @@ def export_all(plan: ExportPlan, source: ExportSource, upsample: Upsample) -> Ex
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     check_learnable(config, source)
+    if source.quantization is not None and not config.int8:
+        log.warning("the checkpoint was trained with --qat: its weights fit the roundings of INT8; add --int8")
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted, upsample)
