@@ -72,18 +72,28 @@ def export_all(plan: ExportPlan, source: ExportSource, upsample: Upsample) -> Ex
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted, upsample)
-        precision = "int8" if plan.int8 else "float32"
-        findings = [one for part in exported for one in lint(part.part, part.model, config.target, precision)]
+        in_int8 = _parts_in_int8(plan)
+        findings = [
+            one
+            for part in exported
+            for one in lint(part.part, part.model, config.target, "int8" if part.part in in_int8 else "float32")
+        ]
         refuse_host(config.target, findings)
         int8 = None
         if plan.int8:
             floats = {one.part: one.model for one in exported}
             int8 = convert_to_int8(config, upsample, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
-            exported = [_in_int8(one, int8, source) for one in exported]
+            exported = [_in_int8(one, int8, source) if one.part in in_int8 else one for one in exported]
         export = Export(exported, findings, int8)
         _write(config, source, upsample, export, staging)
     return export
+
+
+def _parts_in_int8(plan: ExportPlan) -> set[Part]:
+    if plan.int8 is None:
+        return set()
+    return {"encoder", "decoder", "full"} if plan.config.int8_parts == "all" else {plan.config.int8_parts, "full"}
 
 
 def choose_upsample(config: ExportConfig, source: ExportSource) -> Upsample:

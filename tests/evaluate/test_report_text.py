@@ -32,4 +32,6 @@ def test_a_codec_of_qat_in_float_is_said_to_be_no_measure(qat: bool, precision: 
     summary: Any = SimpleNamespace(num_without_ms_ssim=0, num_exact=0)
     evaluation: Any = SimpleNamespace(codec=codec)
     notes = _notes([evaluation], [summary])
-    assert len(notes) == told and all(note.startswith("one: trained with --qat and evaluated in float") for note in notes)
+    assert len(notes) == told and all(
+        note.startswith("one: trained with --qat and evaluated in float") for note in notes
+    )
