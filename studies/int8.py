@@ -4,7 +4,6 @@ Trains, exports and evaluates the runs of int8.yaml, and fills the table of docs
 """
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,8 @@ from studies.runs import ROOT, PlannedRun, Run, Study, check_places
 PROG = "studies/int8.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
 _PAGE = ROOT / "docs" / "int8.md"
-_MARKED = re.compile(r"(<!-- table: study -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_COMPARED = ("percentile", "learned", "qat")
+"""The kinds of the noise table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
-    text = _MARKED.sub(lambda marked: marked[1] + table(results) + marked[2], _PAGE.read_text())
+    text = _PAGE.read_text()
+    for name, made in (("study", table(results)), ("noise", noise_table(results))):
+        before, begin, rest = text.partition(f"<!-- table: {name} -->\n")
+        _, end, after = rest.partition("<!-- end of table -->")
+        text = before + begin + made + end + after
     with atomic_write(_PAGE, "w") as file:
         file.write(text)
 
@@ -142,6 +146,27 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             cells.append("" if percent is None else f"{percent:+.1f} %")
         rows.append(cells)
     return markdown_table(rows) + "\n"
+
+
+def noise_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per 8-bit activation: its SQNR with each of `_COMPARED`, at the first rate that has them all."""
+    rates = list(dict.fromkeys(result["settings"]["rate"] for result in results.values()))
+    for rate in rates:
+        found = [results.get(f"{kind}-{rate}", {}).get("layers") for kind in _COMPARED]
+        if all(found):
+            break
+    else:
+        return ""
+    rows = [["part", "8-bit activation of", *(f"{kind}, dB" for kind in _COMPARED)]]
+    for layers in zip(*found, strict=True):
+        rows.append([layers[0]["part"], _layer(layers[0]["node"]), *(f"{one['sqnr_db']:.1f}" for one in layers)])
+    return markdown_table(rows, left=2) + "\n"
+
+
+def _layer(node: str) -> str:
+    """`g_a.1 Relu` of `/g_a/g_a.1/Relu`."""
+    _, *names = node.split("/")
+    return f"{names[1]} {names[-1]}" if names else node
 
 
 def loss_of(result: Mapping[str, Any], title: str) -> Int8Cost:

@@ -9,7 +9,7 @@ import pytest
 from export.config import ExportConfig
 from relic.cli import parse
 from relic.errors import InputError
-from studies.int8 import _rates_of, bd_rate_of, loss_of, read_int8_plan, table
+from studies.int8 import _rates_of, bd_rate_of, loss_of, noise_table, read_int8_plan, table
 from train.config import TrainConfig
 
 
@@ -75,3 +75,16 @@ def test_the_table_has_a_row_per_kind_and_leaves_out_what_is_missing() -> None:
     assert (head[0], percentile[0]) == ("quantized by", "percentile")
     assert percentile[1:5] == ["-0.50 dB, -1.0 %"] * 4 and percentile[5].startswith("+")
     assert qat == ["qat", "-0.10 dB, +0.2 %", "", "", "", ""]
+
+
+def test_the_noise_of_each_layer_stands_beside_that_of_other_kinds() -> None:
+    found = results("percentile", loss_db=0.5, more=0) | results("learned", loss_db=0.1, more=0)
+    assert noise_table(found) == "", "not all kinds are there"
+    found |= results("qat", loss_db=0.1, more=0)
+    for number, kind in enumerate(("percentile", "learned", "qat")):
+        nodes = {"input": 31.24, "/g_s/g_s.0/activation/Relu": 47.3}
+        layers = [{"part": "decoder", "node": node, "sqnr_db": db + number} for node, db in nodes.items()]
+        found[f"{kind}-0.0046"]["layers"] = layers
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in noise_table(found).splitlines())
+    assert head[2:] == ["percentile, dB", "learned, dB", "qat, dB"]
+    assert rows == [["decoder", "input", "31.2", "32.2", "33.2"], ["decoder", "g_s.0 Relu", "47.3", "48.3", "49.3"]]
