@@ -49,6 +49,8 @@ class Codec(Protocol):
     """How the weights around ReLU started: calibrated, naive, none (nothing is swapped) or unknown."""
     qat: bool
     """Whether it was trained with --qat, for INT8."""
+    precision: Literal["float32", "int8"]
+    """Of its convolutions here."""
     tables: Tables
     runtime: Runtime
     device: torch.device
@@ -88,6 +90,7 @@ class TorchCodec:
     """A checkpoint in fp32. Its CDF tables are made anew from its density; rates are estimated by its likelihoods."""
 
     runtime: Runtime = "torch"
+    precision: Literal["float32", "int8"] = "float32"
     fixed_size = None
 
     def __init__(
@@ -148,6 +151,7 @@ class OnnxCodec:
         self.architecture = Architecture(**dataclasses.asdict(manifest.architecture))
         self.swap_init = manifest.swap_init
         self.qat = manifest.checkpoint.get("quantization") is not None
+        self.precision = manifest.precision
         stored = load_tables(folder)
         self._plain = stored.plain()
         self.tables = stored if contexts else self._plain

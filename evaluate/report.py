@@ -111,8 +111,13 @@ def _notes(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> l
     if missing := summaries[0].num_without_ms_ssim:
         notes.append(f"{missing} images without MS-SSIM: a side is under {MIN_MS_SSIM_SIDE} pixels")
     for evaluation, summary in zip(evaluations, summaries, strict=True):
+        label = evaluation.codec.label
+        if evaluation.codec.qat and evaluation.codec.precision == "float32":
+            notes.append(
+                f"{label}: trained with --qat and evaluated in float. Its weights fit the roundings of INT8: evaluate "
+                "its export with --int8"
+            )
         if summary.num_exact:
-            label = evaluation.codec.label
             notes.append(f"{label}: {summary.num_exact} exact reconstructions, left out of the means in dB")
     return notes
 

@@ -64,6 +64,7 @@ def _describe(evaluation: Evaluation, summary: Summary, source: dict[str, str]) 
         "replaced": codec.architecture.replaced,
         "swap_init": codec.swap_init,
         "qat": codec.qat,
+        "precision": codec.precision,
         "rdoq": evaluation.rdoq._asdict(),
         "relu_clipped": evaluation.relu_below_zero,
         **summary._asdict(),

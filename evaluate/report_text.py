@@ -53,8 +53,10 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def _relu_in(codec: "Codec") -> str:
-    """Where ReLU replaces GDN; how the weights around it started, where the file says it; whether INT8 was trained."""
+    """Where ReLU replaces GDN; how the weights around it started, where the file says it; whether INT8 was trained,
+    and whether it is INT8."""
     facts = [codec.swap_init] * (codec.swap_init != "none") + ["QAT"] * codec.qat
+    facts += ["INT8"] * (codec.precision == "int8")
     return codec.architecture.replaced + (f" ({', '.join(facts)})" if facts else "")
 
 

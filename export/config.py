@@ -8,7 +8,7 @@ from typing import ClassVar
 from export.devices.rules import TARGETS
 from relic.codec.constants import STRIDE
 from relic.errors import InputError
-from relic.options import ExportPart, Method, Parts, TargetName, Upsample
+from relic.options import ExportPart, Int8Parts, Method, Parts, TargetName, Upsample
 
 OLDEST_OPSET = 11
 NEWEST_OPSET = 20
@@ -30,7 +30,15 @@ class ExportConfig:
         "output": ("part", "out"),
         "input": ("input_size", "width", "height", "batch", "dynamic", "shards"),
         "operators": ("opset", "upsample", "target"),
-        "INT8": ("int8", "calib_shards", "calib_images", "calib_method", "calib_lambda", "int8_keep_last"),
+        "INT8": (
+            "int8",
+            "int8_parts",
+            "calib_shards",
+            "calib_images",
+            "calib_method",
+            "calib_lambda",
+            "int8_keep_last",
+        ),
     }
 
     ckpt: str
@@ -68,6 +76,8 @@ class ExportConfig:
     """Device: every node is checked against its compiler's rules. A part that its NPU cannot run is not written."""
     int8: bool = False
     """Quantize the parts (QDQ, static) with crops of --calib_shards, and measure what it costs."""
+    int8_parts: Int8Parts = "all"
+    """Parts that --int8 quantizes. The other one stays in float32, for example a decoder that runs on a server."""
     calib_shards: Path | None = None
     """Folder of shards for --int8. Its `train` crops calibrate. The cost is measured on the `val` crops of --shards, or
     else of this folder."""
@@ -76,7 +86,7 @@ class ExportConfig:
     calib_method: Method | None = None
     """How --int8 chooses the ranges of activations. minmax: all values. percentile: all but 0.001 %. entropy: by
     relative entropy. learned: ranges, rounding of weights and biases by the rate-distortion loss, on at most 200 crops;
-    needs a codec with ReLU in both parts. Default: the ranges trained by train/main.py --qat; percentile where the
+    a part with GDN has percentile instead. Default: the ranges trained by train/main.py --qat; percentile where the
     checkpoint has none."""
     calib_lambda: float | None = None
     """Weight of the rate for --calib_method learned. Default: --lambda_bpp of the checkpoint's training, if it was with
@@ -116,7 +126,13 @@ class ExportConfig:
             for name in ("calib_shards", "calib_images", "calib_lambda", "int8_keep_last"):
                 if getattr(self, name):
                     raise InputError(f"--{name}: goes with --int8")
+            if self.int8_parts != "all":
+                raise InputError("--int8_parts: goes with --int8")
             return
+        if {self.part, self.int8_parts} == {"encoder", "decoder"}:
+            raise InputError(f"--int8_parts {self.int8_parts}: --part {self.part} is the other one")
+        if self.int8_keep_last and self.int8_parts == "decoder":
+            raise InputError("--int8_keep_last: is about the encoder, and --int8_parts decoder leaves that in float32")
         if self.opset < OLDEST_INT8_OPSET:
             raise InputError(
                 f"--int8: scales per channel need opset {OLDEST_INT8_OPSET}; --opset {self.opset} is older"

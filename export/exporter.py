@@ -1,6 +1,7 @@
 """Export the parts asked for, check each against torch, and write them with export.json."""
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from relic.files import atomic_write
 from relic.onnx.layout import CALIBRATION, FLOAT, MANIFEST, TABLES, onnx_name
 from relic.onnx.manifest import ArchitectureEntry, ExportManifest, PartEntry, TablesEntry
 from relic.options import Upsample
+
+log = logging.getLogger(__name__)
 
 
 class Exported(NamedTuple):
@@ -64,21 +67,33 @@ def export_all(plan: ExportPlan, source: ExportSource, upsample: Upsample) -> Ex
     wanted: list[Part] = ["encoder", "decoder", "full"] if config.part == "all" else [config.part]
     refuse_gdn(config.target, wanted, source.architecture.replaced)
     check_learnable(config, source)
+    if source.quantization is not None and not config.int8:
+        log.warning("the checkpoint was trained with --qat: its weights fit the roundings of INT8; add --int8")
     last = MANIFEST if config.part == "all" else None
     with staged_output(config.folder, last=last, owned=(FLOAT, CALIBRATION)) as staging:
         exported = _export_float(plan, source, size, wanted, upsample)
-        precision = "int8" if plan.int8 else "float32"
-        findings = [one for part in exported for one in lint(part.part, part.model, config.target, precision)]
+        in_int8 = _parts_in_int8(plan)
+        findings = [
+            one
+            for part in exported
+            for one in lint(part.part, part.model, config.target, "int8" if part.part in in_int8 else "float32")
+        ]
         refuse_host(config.target, findings)
         int8 = None
         if plan.int8:
             floats = {one.part: one.model for one in exported}
             int8 = convert_to_int8(config, upsample, plan.int8, source, size, floats, staging / CALIBRATION)
             _keep_for_vendors(config, staging, exported)
-            exported = [_in_int8(one, int8, source) for one in exported]
+            exported = [_in_int8(one, int8, source) if one.part in in_int8 else one for one in exported]
         export = Export(exported, findings, int8)
         _write(config, source, upsample, export, staging)
     return export
+
+
+def _parts_in_int8(plan: ExportPlan) -> set[Part]:
+    if plan.int8 is None:
+        return set()
+    return {"encoder", "decoder", "full"} if plan.config.int8_parts == "all" else {plan.config.int8_parts, "full"}
 
 
 def choose_upsample(config: ExportConfig, source: ExportSource) -> Upsample:

@@ -48,5 +48,7 @@ Rdoq = Literal["off", "fast", "full"]
 """How hard the encoder looks for symbols that are worth moving, see `relic.bitstream.rdoq`."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""
+Int8Parts = Literal["encoder", "decoder", "all"]
+"""Which parts of an export are in INT8."""
 Method = Literal["minmax", "percentile", "entropy", "learned"]
 """How INT8 ranges are chosen."""

@@ -4,7 +4,6 @@ Trains, exports and evaluates the runs of int8.yaml, and fills the table of docs
 """
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,8 @@ from studies.runs import ROOT, PlannedRun, Run, Study, check_places
 PROG = "studies/int8.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
 _PAGE = ROOT / "docs" / "int8.md"
-_MARKED = re.compile(r"(<!-- table: study -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_COMPARED = ("percentile", "learned", "qat")
+"""The kinds of the noise table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Int8Config:
     """Folder for checkpoints, exports and evaluations."""
     out: Path = ROOT / "docs" / "int8"
     """Folder of the results."""
+    teachers: Path | None = None
+    """Folder of GDN codecs, teacher-RATE/last.pt for each --lambda_bpp RATE. These are the rates then. Default: the
+    embedded codec, and three that are trained from it."""
     epochs: int = 2
     """Passes over the train shards in each training."""
 
@@ -64,41 +67,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Int8Config, argv, prog=PROG)
     with before_work():
         check_places(config.shards, config.images, work=config.work, out=config.out)
-    study = Study(config.out, {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work})
-    for results in study.finish_all(read_int8_plan(config.epochs)):
+        rates = None if config.teachers is None else _rates_of(config.teachers)
+    places = {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work}
+    if config.teachers is not None:
+        places["TEACHERS"] = config.teachers
+    for results in Study(config.out, places).finish_all(read_int8_plan(config.epochs, rates)):
         _fill(results)
     print(f"written: {_PAGE}")
     return 0
 
 
 def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
-    text = _MARKED.sub(lambda marked: marked[1] + table(results) + marked[2], _PAGE.read_text())
+    text = _PAGE.read_text()
+    for name, made in (("study", table(results)), ("noise", noise_table(results))):
+        before, begin, rest = text.partition(f"<!-- table: {name} -->\n")
+        _, end, after = rest.partition("<!-- end of table -->")
+        text = before + begin + made + end + after
     with atomic_write(_PAGE, "w") as file:
         file.write(text)
 
 
-def read_int8_plan(epochs: int) -> list[PlannedRun]:
-    """The runs of int8.yaml: all kinds at the first rate, then at the others."""
+def _rates_of(teachers: Path) -> list[str]:
+    found = [path.parent.name.removeprefix("teacher-") for path in sorted(teachers.glob("teacher-*/last.pt"))]
+    if not found:
+        raise InputError(f"--teachers {teachers}: holds no teacher-RATE/last.pt")
+    return found
+
+
+def read_int8_plan(epochs: int, teachers: Sequence[str] | None = None) -> list[PlannedRun]:
+    """The runs of int8.yaml: all kinds at the first rate, then at the others. `teachers`: the rates in TEACHERS."""
     data = yaml.safe_load(_PLAN.read_text())
-    length = f"--epochs {epochs} --batch_size {data['batch_size']}"
     plan = []
-    for rate in data["rates"]:
-        common = f"{data['common'].format(rate=rate)} {length}"
-        teacher = (
-            [] if rate == data["the embedded codec's rate"] else [_training(f"teacher-{rate}", data["teach"], common)]
-        )
-        start = f"WORK/{teacher[0].name}/last.pt" if teacher else "embedded"
-        swap = _training(f"float-{rate}", data["swap"].format(pretrained=start), common)
+    for rate in data["rates"] if teachers is None else teachers:
+        common = f"{data['common'].format(rate=rate)} --epochs {epochs}"
+        before = []
+        if teachers is not None:
+            start = f"TEACHERS/teacher-{rate}/last.pt"
+        elif rate == data["the embedded codec's rate"]:
+            start = "embedded"
+        else:
+            before = [_training(f"teacher-{rate}", data["teach"], common)]
+            start = f"WORK/{before[0].name}/last.pt"
         for kind, values in data["kinds"].items():
-            name, upsample = f"{kind}-{rate}", values.get("upsample", "deconv5")
-            own = f"{common} {data['qat'].format(pretrained=f'WORK/{swap.name}/last.pt', upsample=upsample)}"
-            trained = name if values.get("trained") else swap.name
-            words = {"name": name, "checkpoint": f"WORK/{trained}/last.pt", "upsample": upsample}
+            name, parts = f"{kind}-{rate}", values.get("parts", "all")
+            folder = f"float-{rate}" if parts == "all" else f"float-{parts}-{rate}"
+            swap = _training(folder, data["swap"].format(pretrained=start, parts=parts), common)
+            codec = f"WORK/{folder}/last.pt"
+            words = {"name": name, "float": codec, "parts": parts, "upsample": values.get("upsample", "subpixel")}
+            words["checkpoint"] = f"WORK/{name}/last.pt" if values.get("trained") else codec
+            train = f"{common} {data['qat'].format(pretrained=codec, **words)}" if values.get("trained") else ""
             evaluate = {title: arguments.format(**words) for title, arguments in data["evaluate"].items()}
             export = f"{data['export'].format(**words)} {values.get('flags', '')}".strip()
-            settings = {"kind": kind, "rate": rate}
-            run = Run(name, evaluate, own if values.get("trained") else "", settings, export=export)
-            plan.append(PlannedRun(run, [*teacher, swap]))
+            run = Run(name, evaluate, train, {"kind": kind, "rate": rate}, export=export)
+            plan.append(PlannedRun(run, [*before, swap]))
     return plan
 
 
@@ -125,6 +146,27 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             cells.append("" if percent is None else f"{percent:+.1f} %")
         rows.append(cells)
     return markdown_table(rows) + "\n"
+
+
+def noise_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per 8-bit activation: its SQNR with each of `_COMPARED`, at the first rate that has them all."""
+    rates = list(dict.fromkeys(result["settings"]["rate"] for result in results.values()))
+    for rate in rates:
+        found = [results.get(f"{kind}-{rate}", {}).get("layers") for kind in _COMPARED]
+        if all(found):
+            break
+    else:
+        return ""
+    rows = [["part", "8-bit activation of", *(f"{kind}, dB" for kind in _COMPARED)]]
+    for layers in zip(*found, strict=True):
+        rows.append([layers[0]["part"], _layer(layers[0]["node"]), *(f"{one['sqnr_db']:.1f}" for one in layers)])
+    return markdown_table(rows, left=2) + "\n"
+
+
+def _layer(node: str) -> str:
+    """`g_a.1 Relu` of `/g_a/g_a.1/Relu`."""
+    _, *names = node.split("/")
+    return f"{names[1]} {names[-1]}" if names else node
 
 
 def loss_of(result: Mapping[str, Any], title: str) -> Int8Cost:

@@ -99,6 +99,8 @@ class Study(NamedTuple):
             made["validations"] = list(last.values())
         if run.export:
             self._call(run.name, made["export"])
+            exported = json.loads((self.places["WORK"] / run.name / "onnx" / "export.json").read_text())
+            made["layers"] = (exported["int8"] or {}).get("layers", [])
         for title, evaluation in made["evaluations"].items():
             self._call(run.name, evaluation["command"])
             metrics = json.loads((self.places["WORK"] / run.name / title / "metrics.json").read_text())

@@ -1,5 +1,6 @@
 """Quantization-aware training: the steps of activations are learnt with the weights, and do not move at the end."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from compressai.models import FactorizedPrior
 from torch import Tensor, nn
 
 from relic.codec.pixels import to_float
-from relic.distributed import World, copy_from_main, mean_over_ranks
+from relic.distributed import World, copy_from_main, max_over_ranks, mean_over_ranks
 from relic.options import QatRanges, Upsample
 from relic.quantization.fake import FakeQuantization
 from relic.quantization.observing import observe_ranges
@@ -50,8 +51,6 @@ class Quantizing:
         for parameter in self.parameters:
             if parameter.grad is not None:
                 mean_over_ranks(parameter.grad, self.world)
-            elif self.fake.momentum:
-                mean_over_ranks(parameter.data, self.world)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint says about it, as plain values."""
@@ -76,7 +75,8 @@ def start_quantizing(
     world: World,
 ) -> Quantizing:
     """Quantize `model` from now on. The first ranges are measured on crops (uint8); a resumed run has none."""
-    fake = FakeQuantization(model, by_phase=upsample.startswith("subpixel"))
+    over_ranks = functools.partial(max_over_ranks, world=world)
+    fake = FakeQuantization(model, by_phase=upsample.startswith("subpixel"), over_ranks=over_ranks)
     if crops_BHWC is not None:
         fake.set_ranges(observe_ranges(model, _batches(crops_BHWC, world)))
         copy_from_main((parameter.data for parameter in fake.log_steps.values()), world)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
+from compressai.models import FactorizedPrior
 
 from export.config import ExportConfig
 from export.crops import evenly_spread, fit_to_size, random_samples, read_crops
@@ -27,6 +28,7 @@ from relic.codec.constants import STRIDE
 from relic.codec.scores import MeanScore
 from relic.errors import InputError
 from relic.options import Method, Upsample
+from relic.quantization.fake import stages_of
 from relic.shards.shard_set import ShardSet
 
 _VAL_CROPS = 200
@@ -89,8 +91,8 @@ def convert_to_int8(
     learned = _learn(config, upsample, crops, source, calibration) if config.calib_method == "learned" else None
     for part in ("encoder", "decoder"):
         halves[part] = floats.get(part) or export_part(part, source, size, config.opset, upsample)
-        if part in floats or "full" in floats:
-            model, method = halves[part], _method(config, upsample, source, part) if learned is None else learned.known
+        if (part in floats or "full" in floats) and config.int8_parts in (part, "all"):
+            model, method = halves[part], _method(config, upsample, source, part, learned)
             if learned is not None:
                 changed = source._replace(model=learned.model)
                 model = export_part(part, changed, size, config.opset, upsample)
@@ -101,11 +103,16 @@ def convert_to_int8(
     cost = _measure(source, size, crops.val, halves, quantized)
     models = {part: model for part, model in quantized.items() if part in floats}
     if "full" in floats:
-        models["full"] = join_parts(quantized["encoder"], quantized["decoder"], source.tables.medians)
+        both = halves | quantized
+        models["full"] = join_parts(both["encoder"], both["decoder"], source.tables.medians)
     return Int8(models, cost, _facts(config, source, crops, cost))
 
 
-def _method(config: ExportConfig, upsample: Upsample, source: ExportSource, part: Part) -> Method | KnownSteps:
+def _method(
+    config: ExportConfig, upsample: Upsample, source: ExportSource, part: Part, learned: Learned | None
+) -> Method | KnownSteps:
+    if learned is not None:
+        return _known(learned.known, part)
     if config.calib_method is not None or source.quantization is None:
         return config.calib_method or "percentile"
     trained_for = source.quantization["upsample"]
@@ -115,16 +122,30 @@ def _method(config: ExportConfig, upsample: Upsample, source: ExportSource, part
             trained_for,
             upsample,
         )
-    known = KnownSteps(source.quantization["activation_steps"], {})
+    return _known(KnownSteps(source.quantization["activation_steps"], {}), part)
+
+
+def _known(known: KnownSteps, part: Part) -> Method | KnownSteps:
+    """`known`, or percentile for a part that it says nothing about: one with GDN."""
     return known if any(name.startswith(prefix_of(part)) for name in known.activations) else "percentile"
 
 
 def check_learnable(config: ExportConfig, source: ExportSource) -> None:
     """Raise InputError if --calib_method learned cannot work with this checkpoint."""
     if config.calib_method == "learned" and config.int8:
-        if source.architecture.replaced != "all":
-            raise InputError("--calib_method learned: needs ReLU in both parts, GDN has no 8-bit form; use percentile")
+        if not _transforms(config, source.model):
+            raise InputError(
+                f"--calib_method learned: --int8_parts {config.int8_parts} has GDN, which has no 8-bit form; "
+                "use percentile"
+            )
         _lambda_bpp(config, source)
+
+
+def _transforms(config: ExportConfig, model: FactorizedPrior) -> list[str]:
+    """The transforms that can be learned: of the parts in INT8, those with ReLU."""
+    prefixes: dict[str, Part] = {"g_a": "encoder", "g_s": "decoder"}
+    wanted = [name for name, part in prefixes.items() if config.int8_parts in (part, "all")]
+    return [name for name in wanted if stages_of(model, name)]
 
 
 def _lambda_bpp(config: ExportConfig, source: ExportSource) -> float:
@@ -153,6 +174,7 @@ def _learn(
         lambda_bpp=_lambda_bpp(config, source),
         by_phase=upsample.startswith("subpixel"),
         grid=grid_of(calibration),
+        transforms=_transforms(config, source.model),
     )
 
 
@@ -198,6 +220,7 @@ def _facts(config: ExportConfig, source: ExportSource, crops: Int8Crops, cost: C
             "crops": crops.calib_images,
             "fingerprint": crops.train.fingerprint,
         },
+        "parts": config.int8_parts,
         "encoder_last_layer": "float32" if config.int8_keep_last else "int8",
         "quality": {
             "val_crops": cost.num_crops,

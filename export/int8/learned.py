@@ -7,7 +7,7 @@ arXiv 2309.05516). The float weights themselves stay.
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -89,9 +89,15 @@ class _Adjustable(FakeQuantization):
 
 
 def learn(
-    model: FactorizedPrior, images_BHWC: Tensor, *, lambda_bpp: float, by_phase: bool, grid: LatentGrid | None
+    model: FactorizedPrior,
+    images_BHWC: Tensor,
+    *,
+    lambda_bpp: float,
+    by_phase: bool,
+    grid: LatentGrid | None,
+    transforms: Collection[str] = ("g_a", "g_s"),
 ) -> Learned:
-    """Learn how to quantize a ReLU codec on crops (uint8). `model` is not changed.
+    """Learn how to quantize `transforms` of a codec, which have ReLU, on crops (uint8). `model` is not changed.
 
     The loss is the mean squared error of pixels in [0, 1] plus `lambda_bpp` times the estimated bits per pixel. The
     decoder is given rounded latents, as the device is.
@@ -99,8 +105,8 @@ def learn(
     model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     batches = [to_float(images_BHWC[first : first + _BATCH]) for first in range(0, len(images_BHWC), _BATCH)]
     ranges = observe_ranges(model, batches)
-    fake = _Adjustable(model, by_phase=by_phase, grid=grid)
-    fake.set_ranges(ranges)
+    fake = _Adjustable(model, by_phase=by_phase, grid=grid, transforms=transforms)
+    fake.set_ranges({name: largest for name, largest in ranges.items() if name in fake.log_steps})
     fake.attach()
     optimizer = torch.optim.Adam(fake.groups(), betas=(0.9, 0.99))
     total = _PASSES * len(batches)

@@ -91,7 +91,7 @@ def _way_out(plan: CompilePlan, part: PartName) -> str:
 
 def _predict(part: PartName, model: onnx.ModelProto, plan: CompilePlan) -> None:
     """Say in the log which nodes the compiler is known to refuse or to leave to the host."""
-    findings = lint(part, model, plan.config.toolchain, plan.manifest.precision)
+    findings = lint(part, model, plan.config.toolchain, plan.manifest.parts[part].precision)
     known = {one.operator: one for one in findings if one.status in ("fails", "host")}
     for one in known.values():
         source = SOURCES[one.source]

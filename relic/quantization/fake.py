@@ -15,7 +15,7 @@ Shapes: weights of Conv2d (O, I, k, k), of ConvTranspose2d (I, O, k, k).
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -99,9 +99,13 @@ class FakeQuantization:
     """Per ReLU: the logarithm of its step, (1,). A change by a learning rate is then relative to the step."""
     momentum: float = 0.0
     """In training, the share of each batch's largest value in the range of a ReLU: a moving average. 0: not used."""
+    over_ranks: Callable[[Tensor], Tensor] = lambda largest: largest
+    """Makes the largest value of this rank's batch, 0-dimensional, that of the whole batch."""
+    transforms: Collection[str] = ("g_a", "g_s")
+    """The others stay in float."""
 
     def __post_init__(self) -> None:
-        self._stages = {transform: stages_of(self.model, transform) for transform in ("g_a", "g_s")}
+        self._stages = {transform: stages_of(self.model, transform) for transform in self.transforms}
         device = next(self.model.parameters()).device
         for stage in self.stages:
             if stage.relu is not None and stage.relu not in self.log_steps:
@@ -189,7 +193,7 @@ class FakeQuantization:
 
     @torch.no_grad()
     def _follow(self, name: str, x: Tensor) -> None:
-        largest = x.amax().clamp(min=_TINY) / _LEVELS
+        largest = self.over_ranks(x.amax()).clamp(min=_TINY) / _LEVELS
         self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), largest, self.momentum).log())
 
     def _on_grid(self, latents: Tensor, grid: LatentGrid) -> Tensor:

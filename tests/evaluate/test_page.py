@@ -72,7 +72,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         architecture = SimpleNamespace(replaced="none", name="bmshj2018_factorized", channels=(8, 12))
         known = {"label": label, "architecture": architecture, "runtime": "torch", "swap_init": "none", "qat": False}
-        codec: Any = SimpleNamespace(**known)
+        codec: Any = SimpleNamespace(**known, precision="float32")
         evaluations.append(Evaluation(codec, results, {}, {}, RdoqSettings()))
     summaries = [summarise(evaluation.results) for evaluation in evaluations]
     made = make_report(

@@ -5,18 +5,33 @@ from typing import Any
 
 import pytest
 
+from evaluate.report import _notes
 from evaluate.report_text import _relu_in
 
 
 @pytest.mark.parametrize(
-    ("replaced", "swap_init", "qat", "text"),
+    ("replaced", "swap_init", "qat", "precision", "text"),
     [
-        ("none", "none", False, "none"),
-        ("all", "calibrated", False, "all (calibrated)"),
-        ("all", "calibrated", True, "all (calibrated, QAT)"),
-        ("encoder", "none", True, "encoder (QAT)"),
+        ("none", "none", False, "float32", "none"),
+        ("all", "calibrated", False, "float32", "all (calibrated)"),
+        ("all", "calibrated", True, "float32", "all (calibrated, QAT)"),
+        ("encoder", "none", True, "int8", "encoder (QAT, INT8)"),
     ],
 )
-def test_a_codec_trained_for_int8_is_told_from_others(replaced: str, swap_init: str, qat: bool, text: str) -> None:
-    codec: Any = SimpleNamespace(architecture=SimpleNamespace(replaced=replaced), swap_init=swap_init, qat=qat)
+def test_a_codec_trained_for_int8_is_told_from_others(
+    replaced: str, swap_init: str, qat: bool, precision: str, text: str
+) -> None:
+    architecture = SimpleNamespace(replaced=replaced)
+    codec: Any = SimpleNamespace(architecture=architecture, swap_init=swap_init, qat=qat, precision=precision)
     assert _relu_in(codec) == text
+
+
+@pytest.mark.parametrize(("qat", "precision", "told"), [(True, "float32", 1), (True, "int8", 0), (False, "float32", 0)])
+def test_a_codec_of_qat_in_float_is_said_to_be_no_measure(qat: bool, precision: str, told: int) -> None:
+    codec: Any = SimpleNamespace(label="one", qat=qat, precision=precision)
+    summary: Any = SimpleNamespace(num_without_ms_ssim=0, num_exact=0)
+    evaluation: Any = SimpleNamespace(codec=codec)
+    notes = _notes([evaluation], [summary])
+    assert len(notes) == told and all(
+        note.startswith("one: trained with --qat and evaluated in float") for note in notes
+    )

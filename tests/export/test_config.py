@@ -45,6 +45,12 @@ WRONG: list[tuple[str, str]] = [
     ("--int8 --calib_shards SHARDS --calib_method best", "--calib_method best"),
     ("--calib_shards SHARDS", "--calib_shards: goes with --int8"),
     ("--int8_keep_last", "--int8_keep_last: goes with --int8"),
+    ("--int8_parts encoder", "--int8_parts: goes with --int8"),
+    ("--int8 --calib_shards SHARDS --int8_parts decoder --int8_keep_last", "--int8_keep_last: is about the encoder"),
+    (
+        "--int8 --calib_shards SHARDS --int8_parts decoder --part encoder --out a.onnx",
+        "--int8_parts decoder: --part encoder",
+    ),
     ("--target drpai --dynamic", "leave out --dynamic"),
     ("--target drpai --batch 2", "leave out --batch"),
     ("--target drpai --opset 17", "--opset 11 to 14"),

@@ -1,13 +1,15 @@
 """The plan and the table of the INT8 study."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export.config import ExportConfig
 from relic.cli import parse
-from studies.int8 import bd_rate_of, loss_of, read_int8_plan, table
+from relic.errors import InputError
+from studies.int8 import _rates_of, bd_rate_of, loss_of, noise_table, read_int8_plan, table
 from train.config import TrainConfig
 
 
@@ -29,14 +31,31 @@ def results(kind: str, *, loss_db: float, more: float, rates: int = 4) -> dict[s
 def test_every_command_of_the_plan_is_one_that_the_stages_take() -> None:
     plan = read_int8_plan(epochs=2)
     names = [planned.run.name for planned in plan]
-    assert len(names) == len(set(names)) == 24
+    assert len(names) == len(set(names)) == 48
     for run, before in plan:
         for training in [*before, *([run] if run.train else [])]:
             values = parse(TrainConfig, shlex.split(training.train), prog="train/main.py")
             assert values.qat == ("--qat true" in training.train) and values.epochs == 2
-        parse(ExportConfig, [*shlex.split(run.export), "--out", "onnx"], prog="export/onnx_parts.py")
+        exported = parse(ExportConfig, [*shlex.split(run.export), "--out", "onnx"], prog="export/onnx_parts.py")
+        trained = parse(TrainConfig, shlex.split(before[-1].train), prog="train/main.py")
+        assert exported.int8_parts == trained.replace_parts
+        for arguments in run.evaluate.values():  # a codec of QAT, too, is compared with the float one before it
+            assert f"--checkpoint WORK/{before[-1].name}/last.pt --onnx WORK/{run.name}/onnx" in arguments
     assert [each.name for each in plan[-1].before] == ["teacher-0.0012", "float-0.0012"]
     assert "WORK/float-0.0012/last.pt" in plan[-1].run.train
+
+
+def test_given_teachers_are_not_trained(tmp_path: Path) -> None:
+    for name in ("teacher-0.008", "teacher-0.0005"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.pt").touch()
+    rates = _rates_of(tmp_path)
+    plan = read_int8_plan(epochs=1, teachers=rates)
+    assert {run.settings["rate"] for run, _ in plan} == {"0.008", "0.0005"}
+    for run, (swap,) in plan:
+        assert f"--pretrained TEACHERS/teacher-{run.settings['rate']}/last.pt " in swap.train
+    with pytest.raises(InputError, match="holds no teacher-RATE"):
+        _rates_of(tmp_path / "teacher-0.008")
 
 
 def test_more_bits_for_the_same_pixels_are_the_bd_rate() -> None:
@@ -56,3 +75,16 @@ def test_the_table_has_a_row_per_kind_and_leaves_out_what_is_missing() -> None:
     assert (head[0], percentile[0]) == ("quantized by", "percentile")
     assert percentile[1:5] == ["-0.50 dB, -1.0 %"] * 4 and percentile[5].startswith("+")
     assert qat == ["qat", "-0.10 dB, +0.2 %", "", "", "", ""]
+
+
+def test_the_noise_of_each_layer_stands_beside_that_of_other_kinds() -> None:
+    found = results("percentile", loss_db=0.5, more=0) | results("learned", loss_db=0.1, more=0)
+    assert noise_table(found) == "", "not all kinds are there"
+    found |= results("qat", loss_db=0.1, more=0)
+    for number, kind in enumerate(("percentile", "learned", "qat")):
+        nodes = {"input": 31.24, "/g_s/g_s.0/activation/Relu": 47.3}
+        layers = [{"part": "decoder", "node": node, "sqnr_db": db + number} for node, db in nodes.items()]
+        found[f"{kind}-0.0046"]["layers"] = layers
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in noise_table(found).splitlines())
+    assert head[2:] == ["percentile, dB", "learned, dB", "qat, dB"]
+    assert rows == [["decoder", "input", "31.2", "32.2", "33.2"], ["decoder", "g_s.0 Relu", "47.3", "48.3", "49.3"]]

@@ -87,6 +87,23 @@ def test_two_and_four_processes_train_like_one(crops: Path, tmp_path: Path) -> N
                 assert torch.allclose(theirs[name], tensor, atol=1e-5), name
 
 
+@pytest.mark.parametrize("ranges", ["learned", "moving_average"])
+def test_two_processes_learn_the_ranges_of_one(crops: Path, tmp_path: Path, ranges: str) -> None:
+    """In the moving average the batch's largest value counts, whichever rank has it."""
+    script = tmp_path / "rounding.py"
+    script.write_text(ROUNDING.format(root=str(ROOT)))
+    found = []
+    for count in (1, 2):
+        flags = ("--qat", "true", "--qat_ranges", ranges, "--log_every", "1", "--epochs", "4", "--lr", "1e-4")
+        finish(start(str(script), tiny(crops, tmp_path / str(count), *flags), count))
+        quantization = load_checkpoint(tmp_path / str(count) / "checkpoints" / "last.pt").quantization
+        assert quantization is not None
+        found.append(quantization["activation_steps"])
+    one, two = found
+    assert len(one) == 6 and two == pytest.approx(one, rel=1e-5)
+    assert losses_and_gradients(tmp_path / "2") == pytest.approx(losses_and_gradients(tmp_path / "1"), rel=2e-3)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_sigkill_at_random_steps_and_resume_equals_the_uninterrupted_run(
     crops: Path, tmp_path: Path, threads: int

@@ -1,6 +1,7 @@
 """--calib_method learned: what the loss changed, and that it helps."""
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,19 @@ from torch import Tensor
 from export.int8.learned import Learned, learn
 from export.int8.overrides import known_steps
 from export.onnx_parts import main
+from relic.bitstream.tables import dequantize, quantize
 from relic.codec.checkpoint import load_checkpoint
 from relic.codec.entropy import bits_per_pixel
 from relic.codec.pixels import to_float
 from relic.codec.pretrained import finished_model
 from relic.onnx.layout import FLOAT
+from relic.onnx.manifest import read_export_manifest
+from relic.onnx.sessions import load_tables, open_session
+from relic.options import Parts
 from relic.quantization.fake import FakeQuantization, channel_steps, spread, stages_of
 from relic.quantization.latent_grid import LatentGrid
 from relic.quantization.observing import observe_ranges
-from tests.export.conftest import MakeCheckpoint, smooth_image
+from tests.export.conftest import MakeCheckpoint, as_batch, smooth_image
 from tests.export.int8.conftest import SIDE, Crops, Export
 
 LAMBDA = 0.001
@@ -113,13 +118,47 @@ def test_the_file_holds_what_was_learnt(export: Export) -> None:
             assert (values[name] != np.rint(exact))[inside].any()
 
 
+@pytest.mark.commands
+@pytest.mark.parametrize(("replaced", "learned"), [("encoder", "encoder"), ("decoder", "decoder")])
+def test_a_part_with_gdn_has_percentile_beside_one_that_learns(replaced: Parts, learned: str, export: Export) -> None:
+    folder, plain = export(replaced, *FLAGS), export(replaced)
+    for part in ("encoder", "decoder"):
+        values, others = (
+            {one.name: numpy_helper.to_array(one) for one in onnx.load(each / f"{part}.onnx").graph.initializer}
+            for each in (folder, plain)
+        )
+        equal = all(np.array_equal(tensor, others[name]) for name, tensor in values.items())
+        assert equal == (part != learned)
+
+
+@pytest.mark.commands
+def test_one_part_learns_beside_another_in_float(export: Export) -> None:
+    folder = export("all", *FLAGS, "--int8_parts", "encoder")
+    manifest = read_export_manifest(folder)
+    assert {name: entry.precision for name, entry in manifest.parts.items()} == {
+        "encoder": "int8", "decoder": "float32", "full": "int8",
+    }  # fmt: skip
+    real, beside = (onnx.load(folder / where / "decoder.onnx") for where in ("", FLOAT))
+    assert real.graph == beside.graph
+    told = json.loads((folder / "export.json").read_text())["int8"]
+    assert {one["part"] for one in told["layers"]} == {"encoder"} and told["parts"] == "encoder"
+    assert told["quality"]["float32"] != told["quality"]["int8"]
+    x = as_batch(smooth_image(SIDE, SIDE, 7))
+    tables = load_tables(folder)
+    y = open_session(folder / "encoder.onnx").run(None, {"x": x})[0]
+    y_hat = dequantize(quantize(y[0], tables), tables)[None]
+    x_hat = open_session(folder / FLOAT / "decoder.onnx").run(None, {"y_hat": y_hat})[0]
+    np.testing.assert_allclose(open_session(folder / "full.onnx").run(None, {"x": x})[0], x_hat, atol=1e-4)
+
+
 def test_codecs_that_cannot_learn_are_refused(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, crops: Crops, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--part", "all", "--out", str(tmp_path / "set"), "--input_size", str(SIDE), "--int8"]
     common += ["--calib_shards", str(crops.folder), "--calib_method", "learned"]
-    assert main(["--ckpt", str(make_checkpoint("encoder")), *common, "--calib_lambda", "0.01"]) == 1
-    assert "--calib_method learned: needs ReLU in both parts" in capsys.readouterr().err
+    other_half = ("--calib_lambda", "0.01", "--int8_parts", "decoder")
+    assert main(["--ckpt", str(make_checkpoint("encoder")), *common, *other_half]) == 1
+    assert "--calib_method learned: --int8_parts decoder has GDN" in capsys.readouterr().err
     assert main(["--ckpt", str(make_checkpoint("all")), *common]) == 1
     assert "give --calib_lambda" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

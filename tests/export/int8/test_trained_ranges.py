@@ -69,3 +69,13 @@ def test_the_form_is_the_one_that_was_trained_for(
     folder = export_of(tmp_path, crops, "all", "--target", "openvino", trained_for="deconv6")
     assert json.loads((folder / "export.json").read_text())["upsample"] == "subpixel"
     assert "trained with --qat_upsample deconv6; --upsample subpixel rounds its weights otherwise" in caplog.text
+
+
+def test_an_export_in_float_says_that_the_weights_are_for_int8(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, quantization in (("plain", None), ("trained", {"upsample": "subpixel", "activation_steps": STEPS})):
+        save_checkpoint(tmp_path / f"{name}.pt", dataclasses.replace(tiny_codec("all"), quantization=quantization))
+        given = ["--ckpt", str(tmp_path / f"{name}.pt"), "--part", "encoder", "--out", str(tmp_path / "one.onnx")]
+        assert main([*given, "--input_size", str(SIDE)]) == 0
+        assert ("was trained with --qat" in caplog.text) == (name == "trained")
