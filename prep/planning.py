@@ -12,10 +12,11 @@ from prep.listing import crop_key_length, listing_sha256, unique_keys
 from prep.part import PackingShare
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
+from relic.columns import counted
 from relic.errors import InputError
 from relic.files import check_folder, nearest_existing
 from relic.pictures.listing import list_sources
-from relic.shards.manifest import Packing
+from relic.shards.manifest import MOST_SHARDS, Packing
 from relic.shards.npy import PAGE_BYTES
 from relic.shards.ustar import BLOCK_BYTES
 
@@ -153,6 +154,12 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
     keys = unique_keys(sources, reserved_length=crop_key_length(config.crops_per_image))
     keyed = [KeyedSource(source, key) for source, key in zip(sources, keys, strict=True)]
     step = config.samples_per_shard // config.crops_per_image
+    if len(keyed) > MOST_SHARDS * step:
+        least = -(-len(keyed) // MOST_SHARDS) * config.crops_per_image
+        raise InputError(
+            f"--samples_per_shard {config.samples_per_shard}: {counted(-(-len(keyed) // step), 'shard')} for "
+            f"{counted(len(keyed), 'image')}, a set has at most {MOST_SHARDS:,}; give {least} or more"
+        )
     tasks = tuple(
         ShardTask(
             shard=number,

@@ -30,6 +30,12 @@ def test_paths_and_links_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tests_that_pages_name_exist(page: Path) -> None:
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+        assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 

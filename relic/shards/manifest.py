@@ -21,6 +21,8 @@ assert set(MEMBER_SUFFIX) == set(get_args(Encoding))
 MAX_SIDE = 8192
 """Pixels of the longest side that a crop may have."""
 MOST_MANIFEST_BYTES = 64 << 20
+MOST_SHARDS = 350_000
+"""Of a set: their manifest has no more bytes."""
 _LEAST_SAMPLE_BYTES = 512
 """A sample's header in the tar."""
 _MOST_NUMBER = 2**63 - 1

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -16,8 +17,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from prep import planning
 from prep.config import PrepConfig
 from prep.planning import plan_splits
+from relic.errors import InputError
+from relic.files import write_json
+from relic.shards.manifest import MOST_MANIFEST_BYTES, MOST_SHARDS
 
 COMMAND = (sys.executable, str(Path(__file__).resolve().parents[2] / "prep" / "make_shards.py"))
 
@@ -100,3 +105,23 @@ def test_planning_asks_one_stat_a_file_and_opens_none(tmp_path: Path, monkeypatc
     (plan,) = plan_splits(config)
     assert plan.images == 300
     assert calls == {"scandir": 2, "stat": 300}
+
+
+def test_more_shards_than_a_manifest_can_hold_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = {"name": "train-999999.tar", "samples": 10**6, "bytes": 10**12, "sha256": "0" * 64}
+    write_json(tmp_path / "x.json", {"shards": [largest] * 1000})
+    assert (tmp_path / "x.json").stat().st_size / 1000 * MOST_SHARDS <= MOST_MANIFEST_BYTES
+    (tmp_path / "train2017").mkdir()
+    for number in range(25):
+        (tmp_path / "train2017" / f"{number}.jpg").write_bytes(b"x")
+    config = PrepConfig(
+        tmp_path, tmp_path / "out", include_val=False, crop="random", crops_per_image=2, samples_per_shard=4
+    )
+    monkeypatch.setattr(planning, "MOST_SHARDS", 12)
+    message = "--samples_per_shard 4: 13 shards for 25 images, a set has at most 12; give 6 or more"
+    with pytest.raises(InputError, match=message):
+        plan_splits(config)
+    (plan,) = plan_splits(dataclasses.replace(config, samples_per_shard=6))
+    assert len(plan.tasks) == 9

@@ -88,6 +88,21 @@ def test_every_kind_of_header(tmp_path: Path, kind: int) -> None:
     assert read_all(tmp_path) == webdataset_reads(tmp_path)
 
 
+def test_dots_capitals_and_missing_members_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
+    """A key ends at the first dot of the file's name."""
+    write_tar(
+        tmp_path / "x.tar",
+        [
+            ("22.05.png", encode(picture(0), "png")), ("22.json", b"{}"),
+            ("B.PNG", encode(picture(1), "png")),
+            ("c.txt", b"caption"), ("c.Seg.PnG", encode(picture(2), "png")), ("c.json", b"{}"),
+            ("d.v1/e.png", encode(picture(3), "png")), ("d.v1/e.mask.txt", b"x"),
+        ],
+    )  # fmt: skip
+    assert read_all(tmp_path) == webdataset_reads(tmp_path)
+    assert [key for key, _ in read_all(tmp_path)] == ["22", "B", "c", "d.v1/e"]
+
+
 def test_folders_links_names_without_keys_and_other_arrays_are_passed_over(tmp_path: Path) -> None:
     embedding = io.BytesIO()
     np.save(embedding, np.ones(512, np.float32))
@@ -219,6 +234,8 @@ FAULTS: list[tuple[Members, str]] = [
     ([("a.png", PNG), ("b.txt", b"x"), ("c.png", PNG)], r"x\.tar: sample b: holds no image"),
     ([("a.png", PNG), ("b.txt", b"x")], r"x\.tar: sample b: holds no image"),
     ([("a.png", PNG), ("a.jpg", encode(picture(0), "jpg"))], r"x\.tar: sample a: holds two images"),
+    ([("22.05.png", PNG), ("22.06.png", PNG)], r"x\.tar: sample 22: holds two images, 22\.06\.png is the second"),
+    ([("a.png", PNG), ("b.png", PNG), ("a.json", b"{}")], r"x\.tar: sample a: .*its members are not adjacent"),
     ([("a.png", PNG), ("b.png", PNG), ("a.png", PNG)], r"x\.tar: sample a: occurs twice"),
     ([("a.png", PNG), ("b.png", b"RIFF....WEBP")], r"x\.tar: sample b: b\.png holds neither JPEG nor PNG"),
     ([("a.png", PNG), ("b.jpg", encode(picture(0), "jpg"))], r"sample b: is jpg 48x32, .* png 48x32; pack the images"),
