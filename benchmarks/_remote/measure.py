@@ -1,0 +1,154 @@
+"""What `benchmarks/remote.py` measures: a set behind a web server on loopback, against the same set on the disk."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks._loader.measure import consumer_wait
+from benchmarks._remote.first_batch import seconds_to_first_batch
+from benchmarks._remote.server import serving
+from relic.loader.loader import ShardLoader
+from relic.loader.order import epoch_order, train_batches
+from relic.shards.manifest import Manifest, Packing, ShardInfo, read_manifest, write_manifest
+from relic.shards.npy import npy_header
+from relic.shards.shard_set import ShardSet, open_shard_set
+from relic.shards.writer import ShardWriter
+from relic.storage.cache import check_tar
+from relic.storage.download import download
+from relic.storage.objects import read_range
+from relic.storage.resident import CacheRoom
+from relic.storage.spec import resolve_shards
+
+_SIDE = 224
+_BATCH_SIZE = 64
+_RANGE_BYTES = 150_000
+_ALL_GB = 1000.0
+
+
+class Starts(NamedTuple):
+    """Seconds to the first batch of a set of many shards, by what the cache holds."""
+
+    empty: float
+    half: float
+    """In mid-epoch, in an empty cache."""
+    again: float
+    """In mid-epoch, with the cache of the run before."""
+
+
+class Cpu(NamedTuple):
+    """CPU of this process, the server's not counted."""
+
+    fetch_seconds_per_gb: float
+    range_us: float
+    """Microseconds per read of 150 kB."""
+
+
+def write_set(folder: Path, shards: int, samples: int, side: int) -> str:
+    """Write raw train crops of noise. Returns the pattern of the tars."""
+    folder.mkdir()
+    infos: list[ShardInfo] = []
+    header = npy_header(side, side, 128)
+    for number in range(shards):
+        with ShardWriter(folder / f"train-{number:06d}.tar") as writer:
+            for place in range(samples):
+                pixels = np.random.default_rng(place).integers(0, 256, side * side * 3, dtype=np.uint8)
+                writer.add(f"{number:06d}-{place:06d}", ".npy", header + pixels.tobytes(), {})
+        assert writer.info is not None
+        infos.append(writer.info)
+    packing = Packing(
+        split="train",
+        width=side,
+        height=side,
+        crop="random",
+        crops_per_image=1,
+        encoding="raw",
+        jpeg_quality=95,
+        decode="exact",
+        samples_per_shard=samples,
+        seed=0,
+        sources_sha256="",
+        libraries={},
+    )
+    write_manifest(folder, Manifest(packing, tuple(infos), shards * samples, 0))
+    return f"train-{{000000..{shards - 1:06d}}}.tar"
+
+
+def measure_starts(folder: Path, pattern: str, caches: Path, latency_ms: float, batch_size: int) -> Starts:
+    """With a cache of half the set, which fills meanwhile."""
+    shards = open_shard_set(folder, "train")
+    half = shards.num_samples // 2 // batch_size * batch_size
+    room = sum(shards.tar_bytes) / 2e9
+    with serving(folder, latency_ms=latency_ms) as url:
+        empty = seconds_to_first_batch(f"{url}/{pattern}", caches / "a", room, batch_size, 0)
+        resumed = seconds_to_first_batch(f"{url}/{pattern}", caches / "b", room, batch_size, half)
+        again = seconds_to_first_batch(f"{url}/{pattern}", caches / "a", room, batch_size, half)
+    return Starts(empty, resumed, again)
+
+
+def measure_wait(folder: Path, pattern: str, caches: Path, mb_per_second: float, latency_ms: float) -> float:
+    """The share that a consumer at half the link's speed waits, with a cache of half the set that fills meanwhile."""
+    batch_bytes = _BATCH_SIZE * _SIDE * _SIDE * 3
+    whole = sum(open_shard_set(folder, "train").tar_bytes)
+    with serving(folder, mb_per_second=mb_per_second, latency_ms=latency_ms) as url:
+        shards = _opened(f"{url}/{pattern}", caches / "wait", whole / 2e9)
+        batches = 2 * shards.num_samples // _BATCH_SIZE
+        return consumer_wait(shards, _BATCH_SIZE, batch_bytes / (mb_per_second * 1e6 / 2), batches)
+
+
+def measure_cached(folder: Path, pattern: str, caches: Path, rounds: int) -> float:
+    """Images per second from a cache that holds the set, as a share of those of the folder itself; in turns."""
+    with serving(folder) as url:
+        cached = _opened(f"{url}/{pattern}", caches / "cached", _ALL_GB)
+        while not all(tar.exists() for tar in cached.tars):
+            time.sleep(0.1)
+        local = open_shard_set(folder, "train")
+        for shards in (local, cached):
+            _images_per_second(shards)
+        return statistics.median(_images_per_second(cached) / _images_per_second(local) for _ in range(rounds))
+
+
+def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
+    """Of whole shards to the disk, with their sha256, and of parts of a shard."""
+    manifest = read_manifest(folder, "train")
+    assert manifest is not None
+    info = manifest.shards[0]
+    with serving(folder) as url:
+        first = f"{url}/{info.name}"
+
+        def fetch() -> None:
+            download(first, caches / "fetched.tar", lambda path: check_tar(path, info))
+            (caches / "fetched.tar").unlink()
+
+        def read() -> None:
+            for number in range(100):
+                read_range(first, number * _RANGE_BYTES, _RANGE_BYTES)
+
+        for warm_up in (fetch, read):
+            warm_up()
+        per_gb = [_cpu_seconds(fetch) / info.bytes * 1e9 for _ in range(4 * rounds)]
+        per_range = [_cpu_seconds(read) / 100 * 1e6 for _ in range(4 * rounds)]
+    return Cpu(statistics.median(per_gb), statistics.median(per_range))
+
+
+def _opened(pattern: str, cache: Path, cache_gb: float) -> ShardSet:
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    return resolve_shards(pattern, "train", room=CacheRoom(cache_gb))
+
+
+def _images_per_second(shards: ShardSet) -> float:
+    with ShardLoader(shards, batch_size=_BATCH_SIZE) as loader:
+        batches = train_batches(epoch_order(shards.samples, 0, 0), _BATCH_SIZE, 0, 1)
+        began = time.perf_counter()
+        images = sum(len(batch.keys) for batch in loader.batches(batches))
+        return images / (time.perf_counter() - began)
+
+
+def _cpu_seconds(work: Callable[[], None]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
