@@ -34,7 +34,7 @@ PATTERN = "train-{000000..000002}.tar"
 BOUNDS = pytest.mark.parametrize("cache_gb", [None, 1e-9, 1.5e-4, 1.0], ids=["whole", "none", "some", "all"])
 """Of the cache. Without one, the set is fetched whole."""
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.commands, pytest.mark.timeout(60)]
 
 
 @pytest.fixture
@@ -173,7 +173,6 @@ with ShardLoader(shards, batch_size=4) as loader:
 """
 
 
-@pytest.mark.commands
 def test_what_a_killed_reader_had_open_is_removed_like_anything_else(packed: Path) -> None:
     url = f"s3://bucket/set/{PATTERN}"
     opened(url, 1)
