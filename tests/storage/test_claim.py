@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,13 +49,13 @@ def test_one_of_another_machine_is_watched(s3: S3Server, lives: bool, monkeypatc
     monkeypatch.setattr(claim, "_DEAD_SECONDS", 0.5)
     monkeypatch.setattr(claim, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(claim, "_BEAT_SECONDS", 0.05)
-    other = {"host": "far", "pid": 7, "began": "1", "machine": "another", "token": "t", "beats": 0}
+    other: dict[str, Any] = {"host": "far", "pid": 7, "began": "1", "machine": "another", "token": "t", "beats": 0}
     s3.objects[FILE] = json.dumps(other).encode()
     ended = threading.Event()
 
     def beat() -> None:
         while lives and not ended.wait(0.02):
-            other["beats"] = int(other["beats"]) + 1
+            other["beats"] += 1
             s3.objects[FILE] = json.dumps(other).encode()
 
     thread = threading.Thread(target=beat)
