@@ -8,6 +8,8 @@ from typing import ClassVar
 from prep.part import PackingShare, part_of
 from relic.errors import InputError
 from relic.options import CropPlace, Decode, Encoding, EngineName
+from relic.storage.objects import SCHEMES
+from relic.storage.run_copy import check_store
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _DEFAULT_SIDE = 224
@@ -23,7 +25,7 @@ class PrepConfig:
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "input": ("coco_dir", "include_val", "max_bad"),
         "crops": ("size", "width", "height", "crop", "crops_per_image", "decode", "seed"),
-        "shards": ("out_dir", "encoding", "jpeg_quality", "samples_per_shard", "overwrite", "dry_run"),
+        "shards": ("out_dir", "out_url", "encoding", "jpeg_quality", "samples_per_shard", "overwrite", "dry_run"),
         "machine": ("workers", "engine", "ray_address", "part"),
     }
 
@@ -31,6 +33,9 @@ class PrepConfig:
     """Folder that holds train2017/ and val2017/ (.jpg .jpeg .png .bmp .webp .gif .tif .tiff, subfolders too)."""
     out_dir: Path = Path("shards")
     """Folder for the shards, their indices and manifests."""
+    out_url: str | None = None
+    """Folder of an object store, such as s3://bucket/set, that gets the shards: each tar is written there when it is
+    packed, and removed from --out_dir. --out_dir keeps what a run needs to continue."""
     include_val: bool = True
     """Pack val2017/ as the split `val` too."""
     size: int | None = None
@@ -97,6 +102,18 @@ class PrepConfig:
         if self.ray_address != "auto" and self.engine != "ray":
             raise InputError(f"--ray_address {self.ray_address}: needs --engine ray")
         _ = self.shard_part
+        for flag, folder, way_out in (
+            ("--out_dir", self.out_dir, "give the URL as --out_url"),
+            ("--coco_dir", self.coco_dir, "copy the images to a folder, or mount the bucket"),
+        ):
+            if folder.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}:
+                raise InputError(f"{flag} {folder}: takes a folder, not a URL; {way_out}")
+        if self.out_url is not None:
+            check_store(self.out_url, "--out_url")
+            if self.overwrite:
+                raise InputError(
+                    "--out_url: not with --overwrite, runs may be reading what is there; choose another URL"
+                )
         if not 0 <= self.max_bad <= 1:
             raise InputError(f"--max_bad {self.max_bad}: a share of the images, from 0 to 1")
         if self.crops_per_image > 1 and self.crop == "center":

@@ -2,6 +2,7 @@
 
 import io
 import random
+from pathlib import Path
 
 from PIL import Image
 
@@ -10,6 +11,8 @@ from relic.files import atomic_write
 from relic.shards.index import index_path, read_records
 from relic.shards.manifest import Manifest
 from relic.shards.npy import read_npy
+from relic.storage.objects import read_range
+from relic.storage.urls import in_folder
 
 _SIDE = 8
 _CELL_PIXELS = 128
@@ -17,8 +20,11 @@ _PNG_LEVEL = 1
 """Level 6 is 10 % smaller but 3 times slower, and all workers wait for it."""
 
 
-def write_contact_sheet(folder: SplitFolder, manifest: Manifest) -> None:
-    """Write `SPLIT.contact.png`: 8 x 8 crops, chosen with the packing's seed, in the order of the shards."""
+def write_contact_sheet(folder: SplitFolder, manifest: Manifest, out_url: str | None = None) -> None:
+    """Write `SPLIT.contact.png`: 8 x 8 crops, chosen with the packing's seed, in the order of the shards.
+
+    Crops of a tar that is not here are read from the folder `out_url`.
+    """
     packing = manifest.packing
     chosen = sorted(random.Random(packing.seed).sample(range(manifest.accepted), min(_SIDE**2, manifest.accepted)))
     scale = min(1.0, _CELL_PIXELS / max(packing.width, packing.height))
@@ -33,17 +39,21 @@ def write_contact_sheet(folder: SplitFolder, manifest: Manifest) -> None:
             continue
         tar = folder.folder / info.name
         records = read_records(index_path(tar))
-        with tar.open("rb") as file:
-            for number in wanted:
-                file.seek(int(records[number]["offset"]))
-                payload = file.read(int(records[number]["size"]))
-                place = next(places)
-                crop = open_payload(payload, packing.encoding)
-                sheet.paste(
-                    crop.resize(cell, Image.Resampling.BOX), (place % _SIDE * cell[0], place // _SIDE * cell[1])
-                )
+        for number in wanted:
+            payload = _read(tar, out_url, int(records[number]["offset"]), int(records[number]["size"]))
+            place = next(places)
+            crop = open_payload(payload, packing.encoding)
+            sheet.paste(crop.resize(cell, Image.Resampling.BOX), (place % _SIDE * cell[0], place // _SIDE * cell[1]))
     with atomic_write(folder.contact_path) as out:
         sheet.save(out, "PNG", compress_level=_PNG_LEVEL)
+
+
+def _read(tar: Path, out_url: str | None, offset: int, size: int) -> bytes:
+    if out_url is not None and not tar.exists():
+        return bytes(read_range(in_folder(out_url, tar.name), offset, size))
+    with tar.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def open_payload(payload: bytes, encoding: str) -> Image.Image:

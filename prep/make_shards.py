@@ -52,6 +52,8 @@ def _run(config: PrepConfig) -> int:
     workers = config.workers or ("as many as the cluster has cores" if config.engine == "ray" else available_cores())
     print(f"prep: {pillow_name()}, workers: {workers}", flush=True)
     needed = sum(plan.bytes_needed() for plan in plans)
+    if config.out_url is not None:
+        needed = max(plan.bytes_at_once(config.workers or available_cores()) for plan in plans)
     for plan in plans:
         print(f"{plan.packing.split}: {counted(plan.images, 'image')}, {counted(len(plan.tasks), 'shard')}", flush=True)
     print(f"{needed / 1e6:,.1f} MB needed, {bytes_free(config.out_dir) / 1e6:,.1f} MB free", flush=True)

@@ -18,6 +18,7 @@ from prep.planning import SplitPlan
 from prep.shard_worker import pack_shard
 from prep.split_folder import Rejection, ShardRecord
 from prep.tasks import ShardTask
+from prep.uploading import finish_upload
 from relic.columns import counted
 from relic.errors import InputError
 from relic.shards.manifest import Manifest, write_manifest
@@ -106,6 +107,8 @@ def pack_split(plan: SplitPlan, *, engine: Engine, owner: Owner, max_bad: float)
                 images = sum(len(task.sources) for task in plan.own_tasks)
                 return PartSummary(split, owner.part, images, len(plan.own_tasks), missing)
             manifest = _finish(plan, max_bad)
+        if plan.out_url is not None:
+            finish_upload(folder, manifest, plan.out_url)
         folder.tidy()
     seconds = time.monotonic() - began
     return _summary(plan, manifest, folder.read_rejected(), packed_images=packed, seconds=seconds, already=already)
@@ -122,7 +125,7 @@ def _finish(plan: SplitPlan, max_bad: float) -> Manifest:
     _check_share(plan, rejected, max_bad)
     shards = tuple(record.info for record in finished if record.info is not None)
     manifest = Manifest(plan.packing, shards, sum(info.samples for info in shards), len(rejected))
-    write_contact_sheet(folder, manifest)
+    write_contact_sheet(folder, manifest, plan.out_url)
     write_manifest(folder.folder, manifest)
     return manifest
 

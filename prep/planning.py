@@ -12,6 +12,7 @@ from prep.listing import crop_key_length, listing_sha256, unique_keys
 from prep.part import PackingShare
 from prep.split_folder import SplitFolder
 from prep.tasks import KeyedSource, ShardTask
+from prep.uploading import check_url
 from relic.columns import counted
 from relic.errors import InputError
 from relic.files import check_folder, nearest_existing
@@ -40,6 +41,8 @@ class SplitPlan:
     """The shards of them that this process packs."""
     overwrite: bool
     """Whether shards that were packed with other flags or images are replaced."""
+    out_url: str | None
+    """Where the shards go; None: they stay in the folder."""
 
     @property
     def own_tasks(self) -> list[ShardTask]:
@@ -59,6 +62,10 @@ class SplitPlan:
             return 0
         return self._bytes_of([task for task in self.tasks if self.folder.finished_shard(task.shard) is None])
 
+    def bytes_at_once(self, workers: int) -> int:
+        """Bytes that the folder holds at most while each worker packs a shard for --out_url."""
+        return min(self.bytes_needed(), workers * max(self._bytes_of([task]) for task in self.tasks))
+
     def _bytes_of(self, tasks: Sequence[ShardTask]) -> int:
         images = sum(len(task.sources) for task in tasks)
         return images * self.packing.crops_per_image * _sample_bytes(self.packing)
@@ -72,6 +79,7 @@ class SplitPlan:
 
         `shared`: whether other processes pack into the folder.
         """
+        check_url(self.folder, self.out_url)
         if not self.overwrite:
             self.folder.check(self.packing, shared=shared)
 
@@ -167,6 +175,7 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
             source_folder=source_folder,
             out_dir=config.out_dir,
             packing=packing,
+            out_url=config.out_url,
         )
         for number, start in enumerate(range(0, len(keyed), step))
     )
@@ -176,6 +185,7 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
         tasks=tasks,
         part=config.shard_part,
         overwrite=config.overwrite,
+        out_url=config.out_url,
     )
 
 

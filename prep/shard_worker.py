@@ -12,6 +12,7 @@ from prep.listing import crop_key
 from prep.reading import read_source
 from prep.split_folder import Rejection, ShardRecord, SplitFolder
 from prep.tasks import KeyedSource, ShardTask
+from prep.uploading import upload_shard
 from relic.errors import InputError
 from relic.pictures.decoding import Size, decode, read_header
 from relic.pictures.reasons import Unreadable
@@ -44,6 +45,8 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
                 continue
             for crop in crops:
                 writer.add(crop.key, MEMBER_SUFFIX[task.packing.encoding], crop.payload, crop.listing)
+    if writer.info is not None and task.out_url is not None:
+        upload_shard(folder, writer.info, task.out_url)
     return folder.finish_shard(task.shard, ShardRecord(writer.info, tuple(rejected)))
 
 

@@ -64,6 +64,13 @@ class SplitFolder:
     def tar(self, shard: int) -> Path:
         return self.folder / f"{self.split}-{shard:06d}.tar"
 
+    def uploaded_path(self, tar: Path) -> Path:
+        """What stands for a tar that is at --out_url, see `prep.uploading`."""
+        return tar.with_suffix(".uploaded")
+
+    def uploaded(self) -> list[Path]:
+        return self._own_files(r"\.uploaded")
+
     @property
     def rejected_path(self) -> Path:
         return self.folder / f"{self.split}.rejected.jsonl"
@@ -140,7 +147,7 @@ class SplitFolder:
     def remove(self) -> None:
         """Remove all files of this split. The manifest is first, so that no reader opens a partly removed set."""
         manifest_path(self.folder, self.split).unlink(missing_ok=True)
-        for path in self._own_files(r"\.(tar|index|jsonl|done\.json)(\.tmp)?"):
+        for path in self._own_files(r"\.(tar|uploaded|index|jsonl|done\.json)(\.tmp)?"):
             path.unlink(missing_ok=True)
         self.rejected_path.unlink(missing_ok=True)
         self.contact_path.unlink(missing_ok=True)
@@ -183,8 +190,7 @@ class SplitFolder:
     def _is_whole(self, info: ShardInfo) -> bool:
         tar = self.folder / info.name
         return (
-            tar.is_file()
-            and tar.stat().st_size == info.bytes
+            (self.uploaded_path(tar).is_file() or (tar.is_file() and tar.stat().st_size == info.bytes))
             and index_path(tar).is_file()
             and tar.with_suffix(".jsonl").is_file()
         )
@@ -205,7 +211,7 @@ class SplitFolder:
 
     def remove_shards(self, shards: Collection[int]) -> None:
         """Remove the records and files of shards, each tar before the files that describe it."""
-        for suffix in ("done.json", "tar", "index", "jsonl"):
+        for suffix in ("done.json", "uploaded", "tar", "index", "jsonl"):
             for shard, path in self._numbered_files(rf"\.{re.escape(suffix)}"):
                 if shard in shards:
                     path.unlink(missing_ok=True)
@@ -226,7 +232,12 @@ class SplitFolder:
 
     def packed_ns(self, shard: int) -> int:
         """When a shard was packed, in nanoseconds since 1970. Of one without a crop, when that was recorded."""
-        for path in (self.tar(shard), self._record_path(shard), self.rejected_path):
+        for path in (
+            self.tar(shard),
+            self.uploaded_path(self.tar(shard)),
+            self._record_path(shard),
+            self.rejected_path,
+        ):
             if path.exists():
                 return path.stat().st_mtime_ns
         return 0

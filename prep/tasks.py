@@ -24,6 +24,8 @@ class ShardTask:
     source_folder: Path
     out_dir: Path
     packing: Packing
+    out_url: str | None = None
+    """Where the shard is written when it is packed; None: it stays in `out_dir`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

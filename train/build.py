@@ -62,6 +62,9 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
         stack.enter_context(_only_run_in(config.save_dir, _WAIT_SECONDS if plan.launch else 0))
     launches = _find_launches(plan, world)
     plan = _found_again(plan, launches)
+    copy = None
+    if world.is_main and config.save_url is not None:
+        copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
     with before_work():
         mixed = mixed_dtype(_amp(config), config.amp_dtype, world.device) is not None
     set_backends(world.device, mixed=mixed, deterministic=config.deterministic)
@@ -103,10 +106,9 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
             check_training(training, plan, learner, f"--resume {plan.resume}")
         trainer.load_state_dict(training)
     if world.is_main:
-        if config.save_url is not None:
-            if not plan.continues:
-                remove(config.save_url, CHECKPOINTS)
-            trainer.copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
+        trainer.copy = copy
+        if config.save_url is not None and not plan.continues:
+            remove(config.save_url, CHECKPOINTS)
         trainer.tracker = _open_records(plan, training, launches)
         stack.callback(trainer.tracker.close)
     return trainer

@@ -28,6 +28,10 @@ class MissingError(PermanentError):
     """The file does not exist."""
 
 
+class NotConditionalError(PermanentError):
+    """The store writes no file on a condition."""
+
+
 class TransferError(Exception):
     """A transfer failed. Another attempt may succeed."""
 
@@ -96,6 +100,8 @@ def _answered(scheme: str, shown: str, status: str, text: str) -> Exception:
     code = f"HTTP {status}, {word[1]}" if word else f"HTTP {status}"
     if status in _BUSY:
         return BusyError(f"the server fails ({code})")
+    if status == "501":
+        return NotConditionalError(f"{shown}: the server cannot do it ({code})")
     if status in ("401", "403"):
         advice = f"; {_CREDENTIALS[scheme]}" if scheme in _CREDENTIALS else ""
         return PermanentError(f"{shown}: the server does not allow it ({code}){advice}")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotModifiedError, NotSupportedError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, NotSupportedError, PreconditionError
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from relic.storage.aws_profile import profile_settings
@@ -39,7 +39,7 @@ from relic.storage.faults import (
 from relic.storage.urls import is_http, scheme_of, without_secrets
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta, PutMode, PutResult, UpdateVersion
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
     Store = AzureStore | GCSStore | HTTPStore | S3Store
@@ -137,6 +137,45 @@ def put_file(path: Path, url: str) -> str | None:
     with _one_line(url):
         place = _place(url, _RETRIES)
         return obstore.put(place.store, place.key, path, max_concurrency=4)["e_tag"]
+
+
+def put_bytes(data: bytes, url: str, *, instead_of: str | None) -> str | None:
+    """Write `data` in the place of the version `instead_of`; None: where there is no file. Returns the new version.
+
+    Returns None where the store has another version. Raises NotConditionalError if it cannot tell.
+    """
+    _refuse_web_server(url, "takes no files")
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        try:
+            mode: PutMode = "create" if instead_of is None else _version(place.store, instead_of)
+            put = obstore.put(place.store, place.key, data, mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except FileNotFoundError:  # S3 answers so for a version that was removed
+            if instead_of is None:
+                raise
+            return None
+    return _version_text(put)
+
+
+def read_small(url: str, most_bytes: int) -> tuple[bytes, str]:
+    """A file of at most `most_bytes`, and its version for `put_bytes`. Raises as `head` does."""
+    with _one_line(url):
+        place = _place(url, _RETRIES)
+        response = obstore.get(place.store, place.key)
+        if response.meta["size"] > most_bytes:
+            raise PermanentError(f"{without_secrets(url)}: has more than {most_bytes:,} bytes")
+        return bytes(response.bytes()), _version_text(response.meta)
+
+
+def _version(store: "Store", text: str) -> "UpdateVersion":
+    """What a store asks for to replace a file: Google's counts versions, the others have ETags."""
+    return {"version": text} if isinstance(store, GCSStore) else {"e_tag": text}
+
+
+def _version_text(told: "ObjectMeta | PutResult") -> str:
+    return told.get("version") or told["e_tag"] or ""
 
 
 def delete_file(url: str) -> None:

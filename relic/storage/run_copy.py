@@ -15,6 +15,7 @@ from typing import Self
 from relic.errors import InputError
 from relic.files import write_json
 from relic.lock import lock
+from relic.storage.claim import Claim
 from relic.storage.download import download
 from relic.storage.faults import MissingError, NetworkError
 from relic.storage.objects import delete_file, head, is_store, put_file
@@ -81,12 +82,13 @@ class RunCopy:
 
     A context: its end waits for the files that are left. A failed upload ends no run, it is tried again. What kept a
     file from being written in the last attempt is raised at the end, unless another error ends the block. A store
-    replaces a file whole, so the one before stays until the upload has returned.
+    replaces a file whole, so the one before stays until the upload has returned. Two at once for one `url` are refused.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
         self._url = url
+        self._claim = Claim(url, "--save_url")
         self._versions = read_versions(folder, url)
         self._waiting: list[str] = []
         """Names, each once, in the order in which they are written."""
@@ -112,6 +114,7 @@ class RunCopy:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._claim.__exit__()
         if self._error is not None and kind is None:
             raise self._error
 
@@ -138,6 +141,7 @@ class RunCopy:
         path = self._folder / name
         if not path.is_file():
             return
+        self._claim.check()
         self._versions[name] = put_file(path, in_folder(self._url, name)) or ""
         write_versions(self._folder, self._url, self._versions)
 

@@ -31,6 +31,8 @@ class S3Server:
         """By key: how many more requests are answered with 503."""
         self.stalls: set[str] = set()
         """Keys whose whole answers stop in the middle; parts of them are sent."""
+        self.unconditional = False
+        """Whether writes on a condition are refused, as some servers do."""
         self.stalled = threading.Event()
         self.release = threading.Event()
         self.url = ""
@@ -79,6 +81,13 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.command == "PUT":
                 if hashlib.sha256(body).hexdigest() != self.headers["x-amz-content-sha256"]:
                     self.answer_error(400, "XAmzContentSHA256Mismatch")
+                    return
+                there = etag(state.objects[name]) if name in state.objects else None
+                if state.unconditional and (self.headers["If-None-Match"] or self.headers["If-Match"]):
+                    self.answer_error(501, "NotImplemented")
+                    return
+                if (self.headers["If-None-Match"] == "*" and there) or self.headers["If-Match"] not in (None, there):
+                    self.answer_error(412, "PreconditionFailed")
                     return
                 state.objects[name] = body
                 self.answer(200, b"", {"ETag": etag(body)})

@@ -1,13 +1,14 @@
 """The copy of a run in an object store: what is written when, and which side wins."""
 
+import json
 import logging
 import threading
 from pathlib import Path
 
 import pytest
 
-from relic.errors import InputError
-from relic.storage import objects, run_copy
+from relic.errors import InputError, RefusedError
+from relic.storage import claim, objects, run_copy
 from relic.storage.faults import PermanentError
 from relic.storage.run_copy import RunCopy, check_store, fetch_run, holds, remove
 from tests.storage.s3_server import S3Server
@@ -24,7 +25,8 @@ def fetch(folder: Path) -> dict[str, bytes]:
 
 
 def stored(s3: S3Server) -> dict[str, bytes]:
-    return {name.removeprefix("bucket/runs/one/"): data for name, data in s3.objects.items()}
+    names = {name: name.removeprefix("bucket/runs/one/") for name in s3.objects}
+    return {names[name]: data for name, data in s3.objects.items() if names[name] != claim.NAME}
 
 
 def save(folder: Path, **files: bytes) -> None:
@@ -83,12 +85,32 @@ def test_a_failed_upload_ends_no_run_and_is_tried_again(
 
 
 def test_what_could_not_be_written_is_an_error_at_the_end(tmp_path: Path, s3: S3Server) -> None:
-    s3.buckets.clear()
-    with pytest.raises(PermanentError, match=r"last\.pt: there is no such bucket"):
-        save(tmp_path / "a", last=b"L1")
-    with pytest.raises(ZeroDivisionError), RunCopy(tmp_path / "a", URL) as copy:
+    (tmp_path / "last.pt").write_bytes(b"L1")
+    with pytest.raises(PermanentError, match=r"last\.pt: there is no such bucket"), RunCopy(tmp_path, URL) as copy:
+        s3.buckets.clear()
+        copy.put("last.pt")
+    s3.buckets.add("bucket")
+    with pytest.raises(ZeroDivisionError), RunCopy(tmp_path, URL) as copy:
+        s3.buckets.clear()
         copy.put("last.pt")
         raise ZeroDivisionError
+    s3.buckets.add("bucket")
+
+
+def test_a_second_run_to_the_url_is_refused_and_a_run_that_was_replaced_writes_no_more(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "_BEAT_SECONDS", 0.02)
+    (tmp_path / "last.pt").write_bytes(b"L1")
+    with pytest.raises(InputError, match="process 7 of far writes there now"), RunCopy(tmp_path, URL) as copy:
+        with pytest.raises(RefusedError, match=rf"^--save_url {URL}: process \d+ of .* writes there"):
+            RunCopy(tmp_path / "b", URL)
+        with s3.lock:
+            name = f"bucket/runs/one/{claim.NAME}"
+            s3.objects[name] = json.dumps({**json.loads(s3.objects[name]), "host": "far", "pid": 7}).encode()
+        copy._claim._thread.join(30)
+        copy.put("last.pt")
+    assert not stored(s3)
 
 
 def test_a_copy_is_found_and_removed(tmp_path: Path, s3: S3Server) -> None:
