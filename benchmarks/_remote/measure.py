@@ -121,6 +121,7 @@ def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
     manifest = read_manifest(folder, "train")
     assert manifest is not None
     info = manifest.shards[0]
+    parts = info.bytes // _RANGE_BYTES
     with serving(folder) as url:
         first = f"{url}/{info.name}"
 
@@ -130,7 +131,7 @@ def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
 
         def read() -> None:
             for number in range(100):
-                read_range(first, number * _RANGE_BYTES, _RANGE_BYTES)
+                read_range(first, number % parts * _RANGE_BYTES, _RANGE_BYTES)
 
         for warm_up in (fetch, read):
             warm_up()
