@@ -18,16 +18,16 @@ PROG = "benchmarks/remote.py"
 
 @dataclasses.dataclass(frozen=True)
 class RemoteBenchmarkConfig:
-    """Two sets of made-up raw crops behind a web server: one of many small shards, one of a few large ones."""
+    """Two sets of made-up raw 224x224 crops behind a web server: one of many shards, one of a few."""
 
     shards: int = 1000
     """Shards of the set whose first batch is timed."""
-    samples: int = 32
+    samples: int = 100
     """Samples in each of them."""
     batch_size: int = 128
     """Images in that batch."""
     large_shards: int = 8
-    """Shards of 224x224 crops for everything else."""
+    """Shards of the set for everything else."""
     large_samples: int = 200
     """Samples in each of them."""
     latency_ms: float = 20.0
@@ -76,12 +76,12 @@ def _measure(config: RemoteBenchmarkConfig, folder: Path) -> dict[str, float]:
 
     caches = folder / "caches"
     caches.mkdir()
-    many = write_set(folder / "many", config.shards, config.samples, 32)
+    many = write_set(folder / "many", config.shards, config.samples)
     starts = measure_starts(folder / "many", many, caches, config.latency_ms, config.batch_size)
     say("first_batch_seconds", starts.empty, f"s to the first batch of {config.shards:,} shards, nothing in the cache")
     say("resume_seconds", starts.half, "s to a batch in mid-epoch, nothing in the cache")
     say("again_seconds", starts.again, "s to a batch in mid-epoch, the cache left by the first run")
-    large = write_set(folder / "large", config.large_shards, config.large_samples, 224)
+    large = write_set(folder / "large", config.large_shards, config.large_samples)
     cpu = measure_cpu(folder / "large", caches, config.rounds)
     say("fetch_cpu_seconds_per_gb", cpu.fetch_seconds_per_gb, "CPU s per GB fetched to the disk, with its sha256")
     say("range_cpu_us", cpu.range_us, "us of CPU per read of 150 kB of a shard")

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "prep/upload_shards.py", "train/main.py", "evaluate/run.py",
         "export/onnx_parts.py", "export/codec.py", "train/count_contexts.py", "samples/build.py",
         "benchmarks/loader.py", "benchmarks/train_step.py", "benchmarks/export.py", "benchmarks/prep.py",
-        "benchmarks/evaluate.py",
+        "benchmarks/remote.py", "benchmarks/evaluate.py",
         "benchmarks/gpu.py",
         "studies/calibration.py"]  # fmt: skip
 

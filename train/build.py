@@ -74,7 +74,7 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
     if resumed is not None:
         plan = dataclasses.replace(plan, began_with=started_with(resumed.config))
     _check_same_run(config, resumed, world)
-    if resumed is not None and resumed.fingerprint != plan.train_set.fingerprint:
+    if resumed is not None and not plan.train_set.has_fingerprint(resumed.fingerprint):
         raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
     train_loader, val_loader = (
         stack.enter_context(

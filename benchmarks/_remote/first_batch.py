@@ -41,4 +41,4 @@ def _measure(pattern: str, cache_gb: float, batch_size: int, start_images: int) 
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(sys.argv[1], *map(float, sys.argv[2:3]), *map(int, sys.argv[3:]))))
+    print(json.dumps(_measure(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))))

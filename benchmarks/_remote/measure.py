@@ -1,5 +1,6 @@
 """What `benchmarks/remote.py` measures: a set behind a web server on loopback, against the same set on the disk."""
 
+import dataclasses
 import os
 import statistics
 import time
@@ -14,6 +15,7 @@ from benchmarks._remote.first_batch import seconds_to_first_batch
 from benchmarks._remote.server import serving
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
+from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, Packing, ShardInfo, read_manifest, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.shard_set import ShardSet, open_shard_set
@@ -48,22 +50,24 @@ class Cpu(NamedTuple):
     """Microseconds per read of 150 kB."""
 
 
-def write_set(folder: Path, shards: int, samples: int, side: int) -> str:
-    """Write raw train crops of noise. Returns the pattern of the tars."""
+def write_set(folder: Path, shards: int, samples: int) -> str:
+    """Write raw train crops of noise, into one shard that has many names. Returns the pattern of the tars."""
     folder.mkdir()
+    header = npy_header(_SIDE, _SIDE, 128)
+    with ShardWriter(folder / "train-000000.tar") as writer:
+        for place in range(samples):
+            pixels = np.random.default_rng(place).integers(0, 256, _SIDE * _SIDE * 3, dtype=np.uint8)
+            writer.add(f"{place:06d}", ".npy", header + pixels.tobytes(), {})
+    assert writer.info is not None
     infos: list[ShardInfo] = []
-    header = npy_header(side, side, 128)
     for number in range(shards):
-        with ShardWriter(folder / f"train-{number:06d}.tar") as writer:
-            for place in range(samples):
-                pixels = np.random.default_rng(place).integers(0, 256, side * side * 3, dtype=np.uint8)
-                writer.add(f"{number:06d}-{place:06d}", ".npy", header + pixels.tobytes(), {})
-        assert writer.info is not None
-        infos.append(writer.info)
+        infos.append(dataclasses.replace(writer.info, name=f"train-{number:06d}.tar"))
+        for first in (writer.path, index_path(writer.path)) if number else ():
+            os.link(first, folder / f"train-{number:06d}{first.suffix}")
     packing = Packing(
         split="train",
-        width=side,
-        height=side,
+        width=_SIDE,
+        height=_SIDE,
         crop="random",
         crops_per_image=1,
         encoding="raw",
@@ -79,10 +83,10 @@ def write_set(folder: Path, shards: int, samples: int, side: int) -> str:
 
 
 def measure_starts(folder: Path, pattern: str, caches: Path, latency_ms: float, batch_size: int) -> Starts:
-    """With a cache of half the set, which fills meanwhile."""
+    """With a cache of 1 GB, which fills meanwhile."""
     shards = open_shard_set(folder, "train")
     half = shards.num_samples // 2 // batch_size * batch_size
-    room = sum(shards.tar_bytes) / 2e9
+    room = 1.0
     with serving(folder, latency_ms=latency_ms) as url:
         empty = seconds_to_first_batch(f"{url}/{pattern}", caches / "a", room, batch_size, 0)
         resumed = seconds_to_first_batch(f"{url}/{pattern}", caches / "b", room, batch_size, half)
@@ -117,6 +121,7 @@ def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
     manifest = read_manifest(folder, "train")
     assert manifest is not None
     info = manifest.shards[0]
+    parts = info.bytes // _RANGE_BYTES
     with serving(folder) as url:
         first = f"{url}/{info.name}"
 
@@ -126,7 +131,7 @@ def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
 
         def read() -> None:
             for number in range(100):
-                read_range(first, number * _RANGE_BYTES, _RANGE_BYTES)
+                read_range(first, number % parts * _RANGE_BYTES, _RANGE_BYTES)
 
         for warm_up in (fetch, read):
             warm_up()

@@ -7,7 +7,7 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,8 @@ from relic.shards.shard_set import ShardSet
 _RESERVED_DESCRIPTORS = 256
 """For everything else in the process, and for the shards that are opened per read."""
 _ENOUGH_DESCRIPTORS = 4096
+_CHECK_LOCKS = 256
+"""Shards that are checked at once, at most."""
 
 
 @functools.cache
@@ -248,7 +250,7 @@ class ShardFiles:
     """The shards of a set, opened on first use. The least recently used ones are dropped.
 
     At most `max_open` shards stay open, with at most `max_records` samples in them, which bounds the memory.
-    `ShardSet.check` is called before a shard is opened.
+    `ShardSet.check` is called before a shard is opened, without the lock: it may wait for a server.
     """
 
     def __init__(
@@ -267,22 +269,37 @@ class ShardFiles:
         self._records = 0
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._checks = [threading.Lock() for _ in range(_CHECK_LOCKS)]
 
-    def open(self, numbers: Iterable[int]) -> dict[int, OpenShard]:
+    def open(self, numbers: Collection[int]) -> dict[int, OpenShard]:
         """The shards of those numbers. Each stays open while the caller holds it."""
         with self._lock:
+            unopened = [number for number in numbers if number not in self._open]
+        if unopened:
+            self._check(unopened)
+        with self._lock:
             return {number: self._opened(number) for number in numbers}
+
+    def _check(self, numbers: Iterable[int]) -> None:
+        if self._shards.remotes:
+            self._waits.lend_core()
+        try:
+            for number in numbers:
+                with self._checks[number % _CHECK_LOCKS]:  # a second thread finds what the first has brought
+                    self._shards.check(number)
+        finally:
+            if self._shards.remotes:
+                self._waits.take_core()
 
     def _opened(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            self._shards.check(number)
             shard = OpenShard(
                 self._shards.tars[number],
                 self._shards.indexes[number],
                 direct=number >= self._reading.cached,
                 waits=None if self._reading.in_memory else self._waits,
-                remote=self._shards.remotes[number] if self._shards.remotes else None,
+                remote=self._shards.remotes[number].read if self._shards.remotes else None,
             )
             self._open[number] = shard
             self._records += len(shard.offsets)

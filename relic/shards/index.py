@@ -133,13 +133,23 @@ def read_index(path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
     with errors_named(path), _opened(path) as file:
         header = _read_header(file, path)
         data = file.read(header.samples * header.record_bytes)
+    return header, _parse_records(data, header, path)
+
+
+def parse_index(data: bytes, path: Path) -> tuple[IndexHeader, npt.NDArray[np.void]]:
+    """The same of an index that is to become the file `path`."""
+    header = _parse_header(data[: _HEADER.size], len(data), path)
+    return header, _parse_records(data[_HEADER.size :], header, path)
+
+
+def _parse_records(data: bytes, header: IndexHeader, path: Path) -> npt.NDArray[np.void]:
     if len(data) != header.samples * header.record_bytes or xxhash.xxh3_64_intdigest(data) != header.records_xxh3:
         raise _damaged(path, "its bytes changed since it was written")
     records = np.frombuffer(data, record_dtype(header.record_bytes))
     if len(records) and (path, header) not in _checked:
         _check_records(records, header, path)
         _checked.add((path, header))
-    return header, records
+    return records
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -150,7 +160,10 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _read_header(file: BinaryIO, path: Path) -> IndexHeader:
-    raw = file.read(_HEADER.size)
+    return _parse_header(file.read(_HEADER.size), os.fstat(file.fileno()).st_size, path)
+
+
+def _parse_header(raw: bytes, length: int, path: Path) -> IndexHeader:
     if len(raw) < _HEADER.size or raw[:8] != _MAGIC:
         raise InputError(f"{path}: not an index that relic wrote; delete it and pack the shards again")
     _, version, record_bytes, samples, tar_bytes, digest, tar_mtime_ns = _HEADER.unpack(raw)
@@ -159,7 +172,6 @@ def _read_header(file: BinaryIO, path: Path) -> IndexHeader:
     key_width = record_bytes - _FIXED_BYTES
     if not 8 <= key_width <= MAX_KEY_BYTES or key_width % 8:
         raise _damaged(path, f"records of {record_bytes} bytes")
-    length = os.fstat(file.fileno()).st_size
     if length != _HEADER.size + samples * record_bytes:
         raise _damaged(path, f"{length} bytes are not {samples} records of {record_bytes} bytes")
     if tar_bytes >= 2**63 or samples > tar_bytes // _BLOCK_BYTES:

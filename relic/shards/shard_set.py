@@ -2,9 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import xxhash
@@ -12,19 +14,29 @@ import xxhash
 from relic.cache import cache_folder
 from relic.errors import InputError
 from relic.files import errors_named, open_regular
-from relic.options import Encoding
+from relic.options import Encoding, Split
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_index_header, read_records, shown_key
-from relic.shards.manifest import Manifest, ShardInfo, manifest_path, read_manifest
+from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, parse_manifest, read_manifest
 from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
 from relic.shards.tar_indexes import TarIndex, ensure_indexes
 
-Remotes = tuple[Callable[[int, int], memoryview], ...]
+
+class ServedShard(NamedTuple):
+    """A shard on a server."""
+
+    read: Callable[[int, int], memoryview]
+    """Brings bytes of the tar: their offset, their number."""
+    ensure_index: Callable[[], None]
+    """Brings the index, unless it is there."""
+
 
 _CHECKED_AT_START = 4096
 """The largest number of packed shards that are all looked at when their set is opened. To look at 100,000 takes seconds
 on a local disk and minutes on a network. In a larger set a shard is looked at when it is first read."""
+
+_CHECK_THREADS = 16
 
 
 class ShardSet(NamedTuple):
@@ -43,16 +55,32 @@ class ShardSet(NamedTuple):
     width: int
     encoding: Encoding
     fingerprint: str
-    """sha256 over what decides the samples and their order: the shards and their contents."""
-    remotes: Remotes = ()
-    """For each tar, what brings bytes of it (offset, number) while it is not there. Empty if all tars are there."""
+    """sha256 over what decides the samples and their order: the shards and their contents. See `has_fingerprint`."""
+    remotes: tuple[ServedShard, ...] = ()
+    """For each shard, what brings it while it is not there. Empty if all shards are there."""
     unchecked: tuple[ShardInfo, ...] = ()
     """The manifest's entry of each shard where its files were not looked at yet; otherwise empty."""
 
     def check(self, number: int) -> None:
-        """Raise InputError if a shard that was not looked at yet is not what the manifest says."""
+        """Bring the index of a shard that is on a server. Of one that was not looked at yet, see that it fits.
+
+        Raises InputError if the shard is not what the manifest says, and NetworkError. Threads may call it at once.
+        """
+        if self.remotes:
+            self.remotes[number].ensure_index()
         if self.unchecked:
             _check_packed(self.tars[number], self.unchecked[number])
+
+    def has_fingerprint(self, recorded: str) -> bool:
+        """Whether `recorded` is the fingerprint of this set, or the one that earlier versions gave it.
+
+        They took the hashes of the indexes. A set that is on a server then has to bring all of them.
+        """
+        if recorded == self.fingerprint:
+            return True
+        with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+            list(pool.map(self.check, range(len(self.tars))))
+        return recorded == _fingerprint(self.samples, map(_index_digest, map(read_index_header, self.indexes)))
 
     @property
     def num_samples(self) -> int:
@@ -102,14 +130,11 @@ def open_shard_set(folder: Path, split: str, *, flag: str = "--shards") -> Shard
 def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> ShardSet:
     if not any(shard.samples for shard in manifest.shards):
         raise InputError(f"{flag} {folder}: the {split} shards hold no sample")
-    packing = manifest.packing
-    geometry = Geometry(packing.encoding, packing.height, packing.width)
-    tars = [folder / shard.name for shard in manifest.shards]
-    if len(tars) <= _CHECKED_AT_START:
-        headers = list(map(_check_packed, tars, manifest.shards))
-        return _shard_set(folder, split, tars, list(map(TarIndex, map(index_path, tars), headers)), geometry)
-    contents = [_Contents(shard.samples, shard.bytes, shard.sha256) for shard in manifest.shards]
-    opened = _set_of(folder, split, tars, list(map(index_path, tars)), contents, geometry)
+    opened = _packed_set(folder, folder, manifest.packing, manifest.shards)
+    if len(opened.tars) <= _CHECKED_AT_START:
+        for tar, shard in zip(opened.tars, manifest.shards, strict=True):
+            _check_packed(tar, shard)
+        return opened
     return opened._replace(unchecked=manifest.shards)
 
 
@@ -123,19 +148,19 @@ def _check_packed(tar: Path, shard: ShardInfo) -> IndexHeader:
     return header
 
 
-def open_parts(folder: Path, shown: Path, manifest: Manifest, names: Sequence[str], remotes: Remotes) -> ShardSet:
-    """Open shards of a manifest whose indexes are in `folder` and whose tars may be. Messages call them `shown`."""
-    infos = {info.name: info for info in manifest.shards}
-    indexes = []
-    for name in names:
-        index = TarIndex(index_path(folder / name), read_index_header(index_path(folder / name)))
-        if (index.header.tar_bytes, index.header.samples) != (infos[name].bytes, infos[name].samples):
-            raise InputError(f"{shown}: {name}: its index does not fit the manifest; pack the shards again")
-        indexes.append(index)
-    packing = manifest.packing
+def open_parts(
+    folder: Path, shown: Path, packing: Packing, shards: Sequence[ShardInfo], remotes: Sequence[ServedShard]
+) -> ShardSet:
+    """Open shards on a server. Tars and indexes come into `folder` later. Messages call them `shown`."""
+    return _packed_set(folder, shown, packing, shards)._replace(remotes=tuple(remotes))
+
+
+def _packed_set(folder: Path, shown: Path, packing: Packing, shards: Sequence[ShardInfo]) -> ShardSet:
+    """The set of shards of a manifest. Opens no file."""
+    tars = [folder / shard.name for shard in shards]
+    contents = [_Contents(shard.samples, shard.bytes, shard.sha256) for shard in shards]
     geometry = Geometry(packing.encoding, packing.height, packing.width)
-    tars = [folder / name for name in names]
-    return _shard_set(shown, packing.split, tars, indexes, geometry)._replace(remotes=remotes)
+    return _set_of(shown, packing.split, tars, list(map(index_path, tars)), contents, geometry)
 
 
 def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--shards") -> ShardSet:
@@ -163,9 +188,35 @@ def open_tars(tars: Sequence[Path], split: str, folder: Path, *, flag: str = "--
 def _shard_set(
     folder: Path, split: str, tars: Sequence[Path], indexes: Sequence[TarIndex], geometry: Geometry
 ) -> ShardSet:
-    headers: list[IndexHeader] = [index.header for index in indexes]
-    contents = [_Contents(each.samples, each.tar_bytes, f"{each.records_xxh3:016x}") for each in headers]
+    digests = _manifest_digests(tars, [index.header for index in indexes])
+    contents = [
+        _Contents(index.header.samples, index.header.tar_bytes, digest or _index_digest(index.header))
+        for index, digest in zip(indexes, digests, strict=True)
+    ]
     return _set_of(folder, split, tars, [index.path for index in indexes], contents, geometry)
+
+
+def _manifest_digests(tars: Sequence[Path], headers: Sequence[IndexHeader]) -> list[str]:
+    """The sha256 of each tar that a manifest beside it describes; empty for another one.
+
+    So tars that are named one by one have the fingerprint of their folder.
+    """
+    infos: dict[Path, ShardInfo] = {}
+    for place in {manifest_path(tar.parent, tar.name.partition("-")[0]) for tar in tars}:
+        if place.stem in get_args(Split) and place.is_file():
+            with suppress(InputError):
+                infos |= {place.parent / info.name: info for info in parse_manifest(place, place.stem).shards}
+    digests = []
+    for tar, header in zip(tars, headers, strict=True):
+        info = infos.get(tar)
+        # Another program's tar, indexed here, has its time in the index.
+        fits = info and (info.samples, info.bytes, 0) == (header.samples, header.tar_bytes, header.tar_mtime_ns)
+        digests.append(info.sha256 if info and fits else "")
+    return digests
+
+
+def _index_digest(header: IndexHeader) -> str:
+    return f"{header.records_xxh3:016x}"
 
 
 class _Contents(NamedTuple):
@@ -174,7 +225,7 @@ class _Contents(NamedTuple):
     samples: int
     tar_bytes: int
     digest: str
-    """Of its samples, in hex."""
+    """sha256 of the tar, or of a tar without a manifest the hash of its index, in hex."""
 
 
 def _set_of(
@@ -185,19 +236,24 @@ def _set_of(
     contents: Sequence[_Contents],
     geometry: Geometry,
 ) -> ShardSet:
-    identity = "".join(f"{each.samples}:{each.digest};" for each in contents)
+    samples = tuple(each.samples for each in contents)
     return ShardSet(
         folder=folder,
         split=split,
         tars=tuple(tars),
         indexes=tuple(indexes),
         tar_bytes=tuple(each.tar_bytes for each in contents),
-        samples=tuple(each.samples for each in contents),
+        samples=samples,
         height=geometry.height,
         width=geometry.width,
         encoding=geometry.encoding,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        fingerprint=_fingerprint(samples, (each.digest for each in contents)),
     )
+
+
+def _fingerprint(samples: Sequence[int], digests: Iterable[str]) -> str:
+    identity = "".join(f"{count}:{digest};" for count, digest in zip(samples, digests, strict=True))
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def _first_image(tar: Path, index: Path) -> Geometry:

@@ -17,27 +17,25 @@ import math
 import shutil
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from relic.cache import short_hash
 from relic.errors import InputError
-from relic.files import write_json
-from relic.shards.index import index_path, most_index_bytes, read_index_header, read_records
+from relic.files import atomic_write, write_json
+from relic.shards.index import IndexHeader, index_path, most_index_bytes, parse_index, read_index_header
 from relic.shards.manifest import ShardInfo, read_json
-from relic.shards.shard_set import ShardSet, open_parts
+from relic.shards.shard_set import ServedShard, ShardSet, open_parts
 from relic.storage.cache import RemoteShard, check_tar, fetch_manifest, locked, shards_folder
 from relic.storage.download import DISK_RESERVE_BYTES, download
 from relic.storage.faults import NetworkError
-from relic.storage.objects import is_object, read_range
+from relic.storage.objects import is_object, read_range, read_whole
 from relic.storage.urls import beside, file_name, without_secrets
 
 _BLOCK_BYTES = 4096
 """Of a disk: a file takes whole ones."""
 _STREAMS = 4
 """Shards that are fetched at once."""
-_INDEX_STREAMS = 16
 _POLL_SECONDS = 1.0
 """Between two looks whether the process that fetches has ended."""
 _END_SECONDS = 5.0
@@ -93,7 +91,6 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     if unknown := [name for name in names if name not in infos]:
         raise InputError(f"{flag} {first}: {unknown[0][:100]} is not in the manifest beside it")
     chosen = [infos[name] for name in names]
-    _fetch_indexes(dict(zip(urls, chosen, strict=True)), folder)
     read_range(urls[0], 0, 1)  # a server that does not send parts is found now
     residents = choose_residents(chosen, room.left_bytes)
     kept_bytes = sum(map(_bytes_on_disk, residents))
@@ -110,8 +107,11 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
             "--cache_gb %g: has no room for a %s shard, the smallest has %.2g GB; all are read from the server",
             room.cache_gb, split, least_gb,
         )  # fmt: skip
-    remotes = tuple(functools.partial(read_range, url) for url in urls)
-    return open_parts(folder, Path(without_secrets(beside(urls[0], ""))), manifest, names, remotes)
+    served = [
+        ServedShard(functools.partial(read_range, url), functools.partial(_ensure_index, url, info, folder))
+        for url, info in zip(urls, chosen, strict=True)
+    ]
+    return open_parts(folder, Path(without_secrets(beside(urls[0], ""))), manifest.packing, chosen, served)
 
 
 def _check_disk(folder: Path, split: str, kept_bytes: int, room: CacheRoom) -> None:
@@ -130,34 +130,33 @@ def _check_disk(folder: Path, split: str, kept_bytes: int, room: CacheRoom) -> N
         )
 
 
-def _fetch_indexes(shards: dict[str, ShardInfo], folder: Path) -> None:
-    missing = [(url, info) for url, info in shards.items() if not _fits(index_path(folder / info.name), info)]
-    if missing:
-        log.info("fetching %d indexes into %s", len(missing), folder)
-    with ThreadPoolExecutor(_INDEX_STREAMS, thread_name_prefix="relic-index") as pool:
-        for job in [pool.submit(_fetch_index, url, info, folder) for url, info in missing]:
-            job.result()
-
-
-def _fetch_index(url: str, info: ShardInfo, folder: Path) -> None:
+def _ensure_index(url: str, info: ShardInfo, folder: Path) -> None:
+    """Bring the index of a shard, unless it is there. Several processes and threads may do so at once."""
     path = index_path(folder / info.name)
+    if _is_there(path, info):
+        return
     with locked(path.with_name(path.name + ".lock")):
-        if not _fits(path, info):
-            check = functools.partial(_check_index, info=info)
-            download(beside(url, path.name), path, check, most_bytes=most_index_bytes(info.bytes))
+        if _is_there(path, info):
+            return
+        index_url = beside(url, path.name)
+        data = read_whole(index_url, most_index_bytes(info.bytes))
+        try:
+            if not _fits(parse_index(data, path)[0], info):
+                raise InputError("does not fit the manifest beside it; pack the shards again")
+        except InputError as error:
+            raise InputError(f"{without_secrets(index_url)}: {str(error).removeprefix(f'{path}: ')}") from None
+        with atomic_write(path) as file:
+            file.write(data)
 
 
-def _check_index(path: Path, info: ShardInfo) -> None:
-    read_records(path)
-    if not _fits(path, info):
-        raise InputError("it does not fit the manifest beside it")
-
-
-def _fits(index: Path, info: ShardInfo) -> bool:
+def _is_there(path: Path, info: ShardInfo) -> bool:
     try:
-        header = read_index_header(index)
+        return _fits(read_index_header(path), info)
     except (InputError, OSError):
         return False
+
+
+def _fits(header: IndexHeader, info: ShardInfo) -> bool:
     return (header.tar_bytes, header.samples, header.tar_mtime_ns) == (info.bytes, info.samples, 0)
 
 

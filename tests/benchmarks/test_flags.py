@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evaluate, export, gpu, loader, prep, train_step
+from benchmarks import evaluate, export, gpu, loader, prep, remote, train_step
 
-MAINS = [loader.main, prep.main, train_step.main, evaluate.main, export.main, gpu.main]
-EVERY = pytest.mark.parametrize("main", MAINS, ids=["loader", "prep", "train_step", "evaluate", "export", "gpu"])
+MAINS = [loader.main, prep.main, train_step.main, evaluate.main, export.main, gpu.main, remote.main]
+EVERY = pytest.mark.parametrize(
+    "main", MAINS, ids=["loader", "prep", "train_step", "evaluate", "export", "gpu", "remote"]
+)
 
 
 @EVERY

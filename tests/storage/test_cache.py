@@ -82,7 +82,7 @@ def test_urls_are_fetched_once_and_read_as_local_shards(packed: Path, ours: bool
         server.requests.clear()
         shards = resolve_shards(f"{server.url}/{PATTERN}", "train")
         assert not server.requests
-    assert shards.fingerprint == fingerprint
+    assert (shards.fingerprint == fingerprint) == ours  # without the manifest the tars have another one
     assert len(cached("*.tar")) == len(cached("*.index")) == 3
     assert_cache_holds(packed)
     if ours:

@@ -1,5 +1,6 @@
 """A cache smaller than the set: what is in it, what is read from the server, and that it is never over its bound."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,8 @@ from hypothesis import strategies as st
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, eval_batches, train_batches
+from relic.shards import shard_set
+from relic.shards.index import read_index_header
 from relic.shards.manifest import ShardInfo
 from relic.shards.shard_set import ShardSet
 from relic.storage import objects, resident
@@ -110,6 +114,53 @@ def test_half_of_a_set_stays_and_the_rest_is_read_sample_by_sample(packed: Path,
         rest = size_of([name for name in NAMES if name not in share], packed)
         assert 0 < s3.sent <= rest
     assert size_of(whole(packed), packed) <= room
+
+
+def test_an_index_is_fetched_when_its_shard_is_first_needed(packed: Path, s3: S3Server) -> None:
+    shards = opened(1e-9)
+    assert not [name for name in s3.requests if name.endswith(".index")]
+    with ShardLoader(shards, batch_size=4) as loader:
+        assert next(loader.batches(iter([np.arange(7, 11)]))).keys == KEYS[7:11]
+    indexes = {name: count for name, count in s3.requests.items() if name.endswith(".index")}
+    assert indexes == {"GET bucket/set/train-000002.index": 1}
+    assert keys_of(shards) == keys_of(opened(1e-9)) == KEYS
+    assert all(s3.requests[f"GET bucket/set/{name.replace('tar', 'index')}"] == 1 for name in NAMES)
+
+
+def test_an_index_that_does_not_fit_its_manifest_is_not_kept(packed: Path, s3: S3Server) -> None:
+    name = "bucket/set/train-000001.index"
+    right = s3.objects[name]
+    for wrong, message in (
+        (s3.objects["bucket/set/train-000000.index"], "does not fit the manifest beside it; pack the shards again"),
+        (right[:-1] + b"x", "its bytes changed since it was written"),
+        (b"<html>", "not an index that relic wrote"),
+    ):
+        s3.objects[name] = wrong
+        with pytest.raises(InputError, match=rf"^s3://bucket/set/train-000001\.index: .*{message}"):
+            keys_of(opened(1e-9))
+    s3.objects[name] = right
+    assert keys_of(opened(1e-9)) == KEYS
+
+
+@pytest.mark.parametrize("most", [1, 4096])
+def test_a_set_has_one_fingerprint_wherever_it_is(
+    packed: Path, s3: S3Server, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_set, "_CHECKED_AT_START", most)
+    infos = json.loads((packed / "train.json").read_text())["shards"]
+    expected = hashlib.sha256("".join(f"{i['samples']}:{i['sha256']};" for i in infos).encode()).hexdigest()
+    sets = [
+        resolve_shards(str(packed), "train"),
+        resolve_shards(f"{packed}/train-{{000000..{len(NAMES) - 1:06d}}}.tar", "train"),
+        resolve_shards(PATTERN, "train"),
+        opened(1e-9),
+    ]
+    assert {shards.fingerprint for shards in sets} == {expected}
+    headers = [read_index_header(packed / name.replace("tar", "index")) for name in NAMES]
+    earlier = "".join(f"{header.samples}:{header.records_xxh3:016x};" for header in headers)
+    for shards in sets:  # as in checkpoints of relic before
+        assert shards.has_fingerprint(hashlib.sha256(earlier.encode()).hexdigest())
+        assert not shards.has_fingerprint("0" * 64)
 
 
 def choose_names(packed: Path, room: int) -> list[str]:
