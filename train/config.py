@@ -131,7 +131,8 @@ class TrainConfig:
     """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs without a better
     MS-SSIM."""
     lr_warmup_steps: int | None = None
-    """Steps in which the learning rate rises linearly from lr / steps to lr. Default: 50; onecycle has its own."""
+    """Steps in which the learning rate rises linearly from lr / steps to lr. Default: 50; onecycle has
+    its own."""
     onecycle_pct_start: float = 0.1
     """Share of the steps (0 to 1) in which the learning rate of onecycle rises."""
     max_grad_norm: float = 1.0
