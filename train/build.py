@@ -37,7 +37,7 @@ from train.preconditioning import Preconditioning
 from train.quantizing import Quantizing, start_quantizing
 from train.records import Tracker
 from train.resumed import check_training
-from train.resumed_flags import started_with
+from train.resumed_flags import started_with, taken_over
 from train.schedule import Schedule
 from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
@@ -71,8 +71,9 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
     torch.manual_seed(config.seed)
     with before_work():
         resumed = load_resumed(plan, world)
-    if resumed is not None:
-        plan = dataclasses.replace(plan, began_with=started_with(resumed.config))
+        if resumed is not None:
+            config = taken_over(config, resumed.config)
+            plan = dataclasses.replace(plan, config=config, began_with=started_with(resumed.config))
     _check_same_run(config, resumed, world)
     if resumed is not None and not plan.train_set.has_fingerprint(resumed.fingerprint):
         raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
@@ -181,7 +182,7 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
     kept_in_fp32 = keep_in_fp32(model, config.local_fp32, config.fp32_class_names, dtype) if dtype else []
     if world.is_main:
         _describe(config, world, start, frozen, kept_in_fp32)
-    preconditioning = _preconditioning(plan, world, start) if config.precondition else None
+    preconditioning = _preconditioning(plan, world, start) if config.preconditioned else None
     quantizing = _quantizing(plan, world, model) if config.qat else None
     optimizer = build_optimizer(config, model, preconditioning, quantizing, world.device)
     return Learner(
@@ -193,10 +194,10 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
         schedule=Schedule(
             optimizer,
             sched=config.sched,
-            lr=config.lr,
+            lr=config.peak_lr,
             epochs=config.epochs,
             steps_per_epoch=plan.steps_per_epoch,
-            warmup_steps=config.lr_warmup_steps,
+            warmup_steps=config.warmup_steps,
             onecycle_pct_start=config.onecycle_pct_start,
         ),
         loss_config=LossConfig(config.loss_type, config.distortion, config.alpha_l1, config.lambda_bpp),
@@ -252,7 +253,7 @@ def build_optimizer(
     parameters = preconditioning.parameters if preconditioning else trained
     parameters += quantizing.parameters if quantizing else []
     result: torch.optim.Optimizer = optimizer_class(
-        parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+        parameters, lr=config.peak_lr, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
     )
     return result
 

@@ -29,6 +29,9 @@ from relic.storage.run_copy import check_store
 from relic.storage.urls import without_secrets
 
 _MOST_CACHE_GB = 1e9
+_WARMUP_STEPS = 50
+"""With a calibrated start and 3 steps of warm-up, 6 steps raised the loss on held-out photographs by 8 %; with 50 steps
+none of 6, 30, 100 and 400 steps did."""
 
 GONE = {
     "coco_dir": "pack the images once with `python prep/make_shards.py --coco_dir D` and pass its folder as --shards",
@@ -102,8 +105,8 @@ class TrainConfig:
     """Passes over the train shards. 0: validate and save the swapped model without training."""
     batch_size: int = 16
     """Images per step, over all processes."""
-    lr: float = 1e-4
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate. Default: 1e-3 with --precondition, otherwise 1e-4."""
     loss_type: LossType = "recon"
     """The loss. `recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
     distortion: Distortion = "l1_msssim"
@@ -125,14 +128,15 @@ class TrainConfig:
     """Optimizer."""
     weight_decay: float = 0.0
     """Weight decay."""
-    precondition: bool = False
+    precondition: Switch = "auto"
     """Update each kernel in coordinates in which its inputs, measured on the first crops, are centred and decorrelated.
-    A calibrated start then allows an --lr of 1e-3 to 2e-3."""
+    auto: for a calibrated start, without --weight_decay. Such a start then allows an --lr of 1e-3 to 2e-3."""
     sched: Sched = "cosine"
-    """Schedule of the learning rate. cosine: falls to lr / 100; plateau: is halved after 3 epochs without a better
+    """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs without a better
     MS-SSIM."""
-    lr_warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from lr / steps to lr."""
+    lr_warmup_steps: int | None = None
+    """Steps in which the learning rate rises linearly from lr / steps to lr. Default: 50; onecycle has
+    its own."""
     onecycle_pct_start: float = 0.1
     """Share of the steps (0 to 1) in which the learning rate of onecycle rises."""
     max_grad_norm: float = 1.0
@@ -206,7 +210,6 @@ class TrainConfig:
             _within(name, getattr(self, name), 1, None)
         for name in (
             "epochs",
-            "lr_warmup_steps",
             "recon_every",
             "recon_count",
             "save_every_steps",
@@ -220,11 +223,13 @@ class TrainConfig:
         _within("cache_gb", self.cache_gb, 0, _MOST_CACHE_GB)
         _within("seed", self.seed, 0, 2**62)
         _within("alpha_l1", self.alpha_l1, 0, 1)
+        if self.lr_warmup_steps is not None:
+            _within("lr_warmup_steps", self.lr_warmup_steps, 0, None)
         if self.calib_images is not None:
             _within("calib_images", self.calib_images, MIN_CALIB_IMAGES, None)
         if not 0 < self.onecycle_pct_start < 1:
             raise InputError(f"--onecycle_pct_start {self.onecycle_pct_start}: must be between 0 and 1")
-        if not 0 < self.lr < float("inf"):
+        if self.lr is not None and not 0 < self.lr < float("inf"):
             raise InputError(f"--lr {self.lr}: must be over 0")
         if self.sched == "onecycle" and self.lr_warmup_steps:
             raise InputError("--lr_warmup_steps: onecycle has its own warm-up; set --onecycle_pct_start instead")
@@ -232,7 +237,7 @@ class TrainConfig:
             raise InputError(f"--train_scope {self.train_scope}: --replace_parts none needs --train_scope all")
         if self.replace_parts == "none" and self.swap_init:
             raise InputError(f"--swap_init {self.swap_init}: --replace_parts none swaps nothing; leave it out")
-        if self.precondition and self.weight_decay:
+        if self.precondition is True and self.weight_decay:
             raise InputError(
                 f"--weight_decay {self.weight_decay}: has no meaning with --precondition; remove one of the two"
             )
@@ -263,10 +268,15 @@ class TrainConfig:
             raise InputError("--qat: works without torch.compile; leave out --compile")
 
     def plain_values(self) -> dict[str, Any]:
-        """The flags as plain values that YAML and a checkpoint can hold, without the secrets of URLs."""
+        """The flags as plain values that YAML and a checkpoint can hold, without the secrets of URLs.
+
+        The defaults of the optimizer are resolved, because other flags decide them.
+        """
         plain = (int, float, str, type(None))
+        resolved = {"precondition": self.preconditioned, "lr": self.peak_lr, "lr_warmup_steps": self.warmup_steps}
         values = {
-            name: value if isinstance(value, plain) else str(value) for name, value in dataclasses.asdict(self).items()
+            name: value if isinstance(value, plain) else str(value)
+            for name, value in {**dataclasses.asdict(self), **resolved}.items()
         }
         for name in ("shards", "val_shards", "pretrained", "resume", "save_url"):
             if (text := values[name]) is not None:
@@ -284,6 +294,25 @@ class TrainConfig:
         if self.replace_parts == "none":
             return "none"
         return self.swap_init or ("naive" if self.pretrained == "none" else "calibrated")
+
+    @property
+    def preconditioned(self) -> bool:
+        """The resolved --precondition."""
+        if self.precondition == "auto":
+            return self.initialisation == "calibrated" and not self.weight_decay
+        return self.precondition
+
+    @property
+    def peak_lr(self) -> float:
+        """The resolved --lr."""
+        return self.lr or (1e-3 if self.preconditioned else 1e-4)
+
+    @property
+    def warmup_steps(self) -> int:
+        """The resolved --lr_warmup_steps."""
+        if self.lr_warmup_steps is not None:
+            return self.lr_warmup_steps
+        return 0 if self.sched == "onecycle" else _WARMUP_STEPS
 
     @property
     def channel_pair(self) -> tuple[int, int] | None:

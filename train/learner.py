@@ -50,13 +50,13 @@ class Learner:
     """Larger gradients are scaled down to this norm; 0 or less: never."""
     _tables_are_old: bool = field(default=True, init=False)
 
-    def step(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
-        """Train on `batch` in step `step` (from 0) of epoch `epoch` (from 0).
+    def step(self, batch: DeviceBatch, step: int) -> StepValues:
+        """Train on `batch` in step `step` (from 0).
 
         Raises DivergedError or StopRequested from the guard, after the optimizer's step.
         """
         self._tables_are_old = True
-        lr = self.schedule.set_rate(step, epoch)
+        lr = self.schedule.set_rate(step)
         if self.quantizing is not None:
             self.quantizing.begin_step(step)
         with self.autocast():

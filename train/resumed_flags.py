@@ -1,7 +1,7 @@
 """Which flags a resumed run must keep, may change, or has the results of. Does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from relic.errors import InputError
@@ -31,6 +31,8 @@ _FIXED_ON_RESUME = (
     "shuffle_window",
 )
 """A resumed run must keep these flags, so that it equals a run that was not interrupted."""
+_TAKEN_OVER = ("precondition", "lr", "lr_warmup_steps")
+"""Without a value, these are those of the run to resume: their defaults depend on how it began."""
 _ONLY_AT_START = ("quality", "pretrained", "channels", "calib_images")
 """A resumed run has these flags' results in its checkpoint. Its records keep the values that it began with."""
 _FREE_ON_RESUME = (
@@ -62,6 +64,8 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
             "start a new run with --pretrained and another --save_dir"
         )
     for name in _FIXED_ON_RESUME:
+        if name in _TAKEN_OVER and _is_open(config, name):
+            continue
         if theirs.get(name) != mine[name]:
             raise InputError(
                 f"--{name} {mine[name]}: the run to resume has {theirs.get(name)}; "
@@ -71,6 +75,20 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     for name, value in started_with(theirs).items():
         if mine[name] not in (value, defaults[name]):
             raise InputError(f"--{name} {mine[name]}: the run to resume started with {value}; leave the flag out")
+
+
+def _is_open(config: TrainConfig, name: str) -> bool:
+    return getattr(config, name) in (None, "auto")
+
+
+def taken_over(config: TrainConfig, theirs: Mapping[str, object]) -> TrainConfig:
+    """`config` with the values of the run to resume (`theirs`) where it names none."""
+    mine, theirs = config.plain_values(), {"precondition": False, **theirs}
+    values: dict[str, Any] = {name: theirs.get(name) for name in _TAKEN_OVER if _is_open(config, name)}
+    for name, value in values.items():
+        if type(value) is not type(mine[name]):
+            raise InputError(f"--{name}: the run to resume has {value!r}; give the value that it was started with")
+    return replace(config, **values)
 
 
 def started_with(theirs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The learning rate of every step, as closed forms.
 
-With s = steps attempted, e = epochs done, W = warm-up steps: rate = min(1, (s + 1) / W) x schedule.
+With s = steps attempted, W = warm-up steps: rate = min(1, (s + 1) / W) x schedule.
 """
 
 import math
@@ -47,20 +47,23 @@ class Schedule:
                 pct_start *= 1 + 1e-6  # torch divides by the number of rising steps less one
             self._onecycle = OneCycleLR(self.optimizer, max_lr=self.lr, total_steps=total_steps, pct_start=pct_start)
 
-    def set_rate(self, step: int, epoch: int) -> float:
-        """Set the rate of step `step` (counted from 0) in epoch `epoch` (epochs done) and return it."""
+    def set_rate(self, step: int) -> float:
+        """Set the rate of step `step` (counted from 0) and return it."""
         if self._onecycle is not None:
             return float(self.optimizer.param_groups[0]["lr"])
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        rate = warmup * self._scheduled(epoch)
+        rate = warmup * self._scheduled(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
-    def _scheduled(self, epoch: int) -> float:
+    def _scheduled(self, step: int) -> float:
         if self.sched == "cosine":
             lowest = self.lr / _FLOOR
-            return lowest + (self.lr - lowest) * (1 + math.cos(math.pi * epoch / max(self.epochs, 1))) / 2
+            return (
+                lowest
+                + (self.lr - lowest) * (1 + math.cos(math.pi * step / max(self.epochs * self.steps_per_epoch, 1))) / 2
+            )
         if self.sched == "plateau":
             return self.lr * _PLATEAU_FACTOR**self.halvings
         return self.lr

@@ -79,7 +79,7 @@ class Trainer:
         try:
             for batch in feed_device(self.train_loader.batches(batches), self.world.device, to_float):
                 try:
-                    values = self.learner.step(batch, progress.step, progress.epoch)
+                    values = self.learner.step(batch, progress.step)
                 finally:
                     # StopRequested is raised after the optimizer's step, so the step is complete and counts.
                     progress.step += 1

@@ -99,4 +99,4 @@ def resident_images(batch_size: int, device: torch.device) -> Tensor:
 def trainer_step(learner: Learner, batch_size: int, device: torch.device) -> TimedStep:
     """The trainer's step on a batch that stays on the device."""
     batch = DeviceBatch(resident_images(batch_size, device), [str(number) for number in range(batch_size)])
-    return lambda: learner.step(batch, 0, 0)
+    return lambda: learner.step(batch, 0)

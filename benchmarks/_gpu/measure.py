@@ -165,7 +165,7 @@ def _loop(bench: Bench, learner: Learner, encoding: str, batch_size: int, thread
             if number == warm_up:
                 wait_for(device)
                 began, waited = time.perf_counter(), loader.times.wait
-            learner.step(batch, 0, 0)
+            learner.step(batch, 0)
         wait_for(device)
         seconds = time.perf_counter() - began
         return {

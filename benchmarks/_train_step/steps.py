@@ -32,7 +32,7 @@ def our_step(learner: Learner, config: TrainConfig, world: World) -> TrainStep:
     status = StatusLine(progress, 0, LoaderTimes(), world)
 
     def step(batch: DeviceBatch) -> None:
-        values = learner.step(batch, progress.step, 0)
+        values = learner.step(batch, progress.step)
         progress.step += 1
         progress.images_seen += config.batch_size
         status.add(values, config.batch_size)

@@ -36,10 +36,10 @@ from train.learner import Learner
 from train.main import main
 stop, step = int(sys.argv.pop(1)), Learner.step
 
-def step_or_end(self, batch, number, epoch):
+def step_or_end(self, batch, number):
     if number == stop:
         os._exit(9)
-    return step(self, batch, number, epoch)
+    return step(self, batch, number)
 
 Learner.step = step_or_end
 sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ _READS = {"aten::item", "aten::_local_scalar_dense"}
 
 
 def losses(learner: Learner, batch: DeviceBatch, steps: int = 5) -> list[float]:
-    return [learner.step(batch, step, 0).loss.total.item() for step in range(steps)]
+    return [learner.step(batch, step).loss.total.item() for step in range(steps)]
 
 
 def rounded(self: Any, inputs: torch.Tensor, mode: str, means: Any = None) -> torch.Tensor:
@@ -39,12 +39,12 @@ def test_a_step_waits_for_nothing(device: torch.device, crops: Path, tmp_path: P
     """Under this mode reads of values and copies of pageable memory raise. To wait for an event is allowed."""
     learner, batch = learner_on(device, crops, tmp_path, "--amp", "true", *flags), batch_on(device)
     for step in range(3):
-        learner.step(batch, step, 0)
+        learner.step(batch, step)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(3, 8):
-            learner.step(batch, step, 0)
+            learner.step(batch, step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -120,12 +120,12 @@ def test_adam_gets_gradients_in_the_layout_of_their_parameters(
     learner.optimizer.register_step_pre_hook(
         lambda *_: strides.extend((each.stride(), each.grad.stride()) for each in parameters)
     )
-    learner.step(batch_on(device), 0, 0)
+    learner.step(batch_on(device), 0)
     assert len(strides) == len(parameters) and all(ours == theirs for ours, theirs in strides)
     for group in learner.optimizer.param_groups:
         group["fused"], group["foreach"] = True, False
     learner.optimizer.state.clear()
-    learner.step(batch_on(device), 1, 0)
+    learner.step(batch_on(device), 1)
 
 
 @pytest.mark.slow
@@ -146,6 +146,6 @@ def test_a_compiled_step_is_one_graph_and_computes_the_same(
         learner.model.train()
         learner.refresh_tables()
         with torch._dynamo.config.patch(error_on_recompile=True):
-            later = [learner.step(batch, step, 0).loss.total.item() for step in (3, 4)]
+            later = [learner.step(batch, step).loss.total.item() for step in (3, 4)]
     assert first + later == pytest.approx(eager, rel=1e-3)
     assert not torch._dynamo.utils.counters["graph_break"]

@@ -48,10 +48,10 @@ def fail():
 
 step = Learner.step
 
-def step_or_fail(self, batch, number, epoch):
+def step_or_fail(self, batch, number):
     if number == 4:
         fail()
-    return step(self, batch, number, epoch)
+    return step(self, batch, number)
 
 Learner.step = step_or_fail
 sys.exit(main(["--shards", str(folder / f"shards-{{rank}}"), *sys.argv[1:]]))

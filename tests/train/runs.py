@@ -57,9 +57,9 @@ class Killed(BaseException):
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     step = Learner.step
 
-    def counted(self: Learner, batch: Any, number: int, epoch: int) -> Any:
+    def counted(self: Learner, batch: Any, number: int) -> Any:
         if number == steps:
             raise Killed
-        return step(self, batch, number, epoch)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Learner, "step", counted)

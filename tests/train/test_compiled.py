@@ -34,7 +34,7 @@ def test_codec_and_loss_are_compiled(crops: Path, tmp_path: Path, monkeypatch: p
     plan = make_plan(parse(TrainConfig, tiny(crops, tmp_path, "--compile"), prog="train"))
     world = World(0, 1, torch.device("cpu"))
     learner = build_learner(plan, world, load_start(plan, world, None))
-    learner.step(DeviceBatch(torch.rand(1, 3, 176, 176), ["a"]), 0, 0)
+    learner.step(DeviceBatch(torch.rand(1, 3, 176, 176), ["a"]), 0)
     assert compiled == calls == [learner.model, loss_formula]
 
 

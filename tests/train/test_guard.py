@@ -19,11 +19,11 @@ def test_a_value_that_is_not_finite_stops_the_run_by_the_next_step(
     step = Learner.step
     reached = []
 
-    def poisoned(self: Learner, batch: Any, number: int, epoch: int) -> Any:
+    def poisoned(self: Learner, batch: Any, number: int) -> Any:
         reached.append(number)
         if number == 3:
             batch.images[0, 0, 0, 0] = float("nan")
-        return step(self, batch, number, epoch)
+        return step(self, batch, number)
 
     monkeypatch.setattr(Learner, "step", poisoned)
     assert run("--save_every_steps", "1") == 1
@@ -47,10 +47,10 @@ def test_sigterm_saves_and_ends_cleanly(run: Run, tmp_path: Path, monkeypatch: p
     assert run(folder=tmp_path / "whole") == 0
     step = Learner.step
 
-    def signalled(self: Learner, batch: Any, number: int, epoch: int) -> Any:
+    def signalled(self: Learner, batch: Any, number: int) -> Any:
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, number, epoch)
+        return step(self, batch, number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", signalled)

@@ -131,11 +131,11 @@ def reads_of_steps(config: TrainConfig, steps: int, monkeypatch: pytest.MonkeyPa
         return result
 
     monkeypatch.setattr(train.guard, "_copy_to_host", copied)
-    learner.step(batch, 0, 0)
+    learner.step(batch, 0)
     with between:
         for step in range(1, steps + 1):
             progress.step += 1
-            status.add(learner.step(batch, step, 0), 4)
+            status.add(learner.step(batch, step), 4)
     with logging:
         status.read()
     return between.names, logging.names
@@ -186,9 +186,9 @@ def test_a_step_takes_few_operators(
     """On CUDA every operator costs the host 6 to 10 microseconds, whatever the batch."""
     config = parse(TrainConfig, tiny(crops, tmp_path, *flags), prog="train")
     learner, batch = as_on_cuda(config, monkeypatch), a_batch()
-    learner.step(batch, 0, 0)
+    learner.step(batch, 0)
     with Operators() as operators:
-        learner.step(batch, 1, 0)
+        learner.step(batch, 1)
     assert operators.count <= most
 
 
@@ -204,7 +204,7 @@ def test_the_optimizer_of_cuda_makes_the_steps_of_the_cpu_s(
         torch.manual_seed(1)
         batch = a_batch()
         for step in range(5):
-            learner.step(batch, step, 0)
+            learner.step(batch, step)
         models.append(learner.model)
     for ours, plain in zip(*(model.parameters() for model in models), strict=True):
         assert torch.allclose(ours, plain, rtol=1e-5, atol=1e-6)
@@ -226,7 +226,7 @@ def test_gradients_and_moments_have_the_layout_of_their_parameters(
         step()
 
     monkeypatch.setattr(learner.optimizer, "step", watched)
-    learner.step(a_batch(), 0, 0)
+    learner.step(a_batch(), 0)
     assert len(strides) == len(learner.optimizer.param_groups[0]["params"]) > 8
     assert all(one == other for one, other in strides)
 

@@ -31,8 +31,8 @@ from train.main import main
 
 step = Learner.step
 
-def recorded(self, batch, number, epoch):
-    values = step(self, batch, number, epoch)
+def recorded(self, batch, number):
+    values = step(self, batch, number)
     with open(os.path.join({folder!r}, f"keys-{{os.environ['MACHINE']}}-{{os.getpid()}}.jsonl"), "a") as file:
         file.write(json.dumps([number, int(os.environ["WORLD_SIZE"]), batch.keys]) + "\\n")
     return values

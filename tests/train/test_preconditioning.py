@@ -157,6 +157,24 @@ def test_a_preconditioned_run_resumes_bit_for_bit(run: Run, tmp_path: Path, monk
     assert set(weights(tmp_path / "whole")) == set(build_model(architecture).state_dict())
 
 
+@pytest.mark.parametrize("init", ["calibrated", "naive"])
+def test_a_resumed_run_takes_over_what_its_flags_leave_open(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    """The defaults follow from how the run began. A resume need not say this."""
+    began = ("--calib_images", "8", "--save_every_steps", "1", "--epochs", "2")
+    at_start = ("--lr", "3e-3", "--lr_warmup_steps", "5", "--swap_init", init)
+    assert run(*began, *at_start, folder=tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Killed):
+            run(*began, *at_start, folder=tmp_path / "cut")
+    assert run(*began, "--resume", "auto", "--lr", "3e-3", folder=tmp_path / "cut") == 0
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    config = load_checkpoint(tmp_path / "cut" / "checkpoints" / "last.pt").config
+    assert (config["precondition"], config["lr_warmup_steps"]) == (init == "calibrated", 5)
+
+
 def test_only_what_is_trained_moves(run: Run, tmp_path: Path) -> None:
     flags = ("--calib_images", "8", "--precondition", "--replace_parts", "encoder", "--train_scope", "replaced")
     assert run(*flags, "--epochs", "0", folder=tmp_path / "before") == 0
@@ -196,8 +214,7 @@ def test_flags_that_contradict_it(run: Run, tmp_path: Path, capsys: pytest.Captu
     assert "--weight_decay 0.1: has no meaning with --precondition" in capsys.readouterr().err
     assert run(*PRECONDITIONED, "--epochs", "1") == 0
     capsys.readouterr()
-    without = [flag for flag in PRECONDITIONED if flag != "--precondition"]
-    assert run(*without, "--epochs", "1", "--resume", "auto") == 2
+    assert run(*PRECONDITIONED, "--precondition", "false", "--epochs", "1", "--resume", "auto") == 2
     assert "--precondition False: the run to resume has True" in capsys.readouterr().err
 
 

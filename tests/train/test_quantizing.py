@@ -47,7 +47,7 @@ def test_steps_are_measured_then_learnt_then_kept(run: Run, tmp_path: Path, monk
         return values
 
     monkeypatch.setattr(Learner, "step", watched)
-    assert run("--qat", "true", "--epochs", "5", "--batch_size", "6", folder=tmp_path) == 0
+    assert run("--qat", "true", "--epochs", "5", "--batch_size", "6", "--lr_warmup_steps", "0", folder=tmp_path) == 0
     assert len(seen) == 10 and list(seen[0][0]) == RELUS
     for (before, weights_before), (after, weights_after) in itertools.pairwise(seen[:9]):
         assert before != after  # not every one: some ReLUs of this tiny codec have hardly a gradient

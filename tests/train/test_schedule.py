@@ -26,7 +26,7 @@ def rates(sched: str, warmup: int = 0, ms_ssim: tuple[float, ...] = (0.1, 0.2, 0
     seen = []
     for epoch, value in enumerate(ms_ssim):
         for step in range(STEPS):
-            seen.append(schedule.set_rate(epoch * STEPS + step, epoch))
+            seen.append(schedule.set_rate(epoch * STEPS + step))
             assert [group["lr"] for group in optimizer.param_groups] == [seen[-1]] * 2
             schedule.step_done()
         schedule.epoch_done(value)
@@ -34,11 +34,10 @@ def rates(sched: str, warmup: int = 0, ms_ssim: tuple[float, ...] = (0.1, 0.2, 0
 
 
 @pytest.mark.parametrize("warmup", [0, 7])
-def test_cosine_falls_by_epoch_under_a_linear_warm_up(warmup: int) -> None:
+def test_cosine_falls_by_step_under_a_linear_warm_up(warmup: int) -> None:
     expected = []
     for step in range(EPOCHS * STEPS):
-        done = step // STEPS
-        cosine = 0.01 * LR + 0.99 * LR * 0.5 * (1 + math.cos(math.pi * done / EPOCHS))
+        cosine = 0.01 * LR + 0.99 * LR * 0.5 * (1 + math.cos(math.pi * step / (EPOCHS * STEPS)))
         expected.append(cosine * (min(1.0, (step + 1) / warmup) if warmup else 1))
     assert rates("cosine", warmup) == pytest.approx(expected, rel=1e-12)
 
@@ -70,4 +69,4 @@ def test_plateau_goes_on_from_its_state() -> None:
     second.load_state_dict(first.state_dict())
     for value in values[3:]:
         second.epoch_done(value)
-    assert second.set_rate(0, 7) == whole.set_rate(0, 7) == LR / 4
+    assert second.set_rate(0) == whole.set_rate(0) == LR / 4

@@ -28,7 +28,7 @@ def onecycle_rates(steps: int, pct_start: float) -> list[float]:
     schedule = schedule_of(optimizer, steps, pct_start)
     seen = []
     for step in range(steps):
-        seen.append(schedule.set_rate(step, 0))
+        seen.append(schedule.set_rate(step))
         optimizer.step()
         schedule.step_done()
     return seen
@@ -74,15 +74,22 @@ def test_every_step_of_a_run_has_the_rate_of_its_schedule(run: Run, tmp_path: Pa
     assert run(*flags, "--log_every", "1", "--epochs", "2") == 0
     text = (tmp_path / "checkpoints" / "metrics.jsonl").read_text()
     seen = [line["lr"] for line in map(json.loads, text.splitlines()) if line["event"] == "train"]
-    factors = [1, 1, 1, 0.505, 0.505, 0.505] if sched == "cosine" else [1] * 6
-    expected = [LR * factor * min(1, (step + 1) / 4) for step, factor in enumerate(factors)]
+    expected = [LR * min(1, (step + 1) / 4) for step in range(6)]
+    if sched == "cosine":
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=LR)
+        torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6, eta_min=LR / 100)
+        for step in range(6):
+            expected[step] *= optimizer.param_groups[0]["lr"] / LR
+            optimizer.step()
+            torchs.step()
     if sched == "onecycle":
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
-        torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=6, pct_start=0.3)
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=6, pct_start=0.3)
         expected = []
         for _ in range(6):
             expected.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             if len(expected) < 6:
-                torchs.step()
+                one_cycle.step()
     assert seen == pytest.approx(expected, rel=1e-9)

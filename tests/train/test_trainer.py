@@ -47,6 +47,16 @@ def test_the_saved_config_gives_the_same_run(run: Run, tmp_path: Path) -> None:
     assert_equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+def test_the_best_stays_the_start_where_training_makes_it_worse(run: Run, tmp_path: Path) -> None:
+    assert run("--epochs", "0", folder=tmp_path / "start") == 0
+    assert run("--lr", "1", "--lr_warmup_steps", "0", "--epochs", "1") == 0
+    before, after = (line["loss"] for line in lines(tmp_path, "validate"))
+    assert before < after
+    best = load_checkpoint(tmp_path / "checkpoints" / "best_loss.pt")
+    assert best.metrics["loss"] == before
+    assert_equal(best.model, weights(tmp_path / "start"))
+
+
 def test_no_epochs_saves_and_validates_the_swapped_model(run: Run, tmp_path: Path) -> None:
     assert run("--epochs", "0", "--replace_parts", "encoder") == 0
     assert len(lines(tmp_path, "validate")) == 1
