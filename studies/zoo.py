@@ -1,7 +1,7 @@
 """Swap GDN codecs of several rates and compare: `python studies/zoo.py --quality 1..8 --shards D --images D`.
 
-For each codec: contexts are counted for GDN; GDN is replaced by ReLU, calibrated, fine-tuned if asked, exported; both are
-evaluated. The table has GDN as CompressAI codes it, and GDN with the same contexts as ReLU has.
+For each codec: contexts are counted for GDN; GDN is replaced by ReLU, calibrated, fine-tuned if asked, exported; both
+are evaluated. The table has GDN as CompressAI codes it, and GDN with the same contexts as ReLU has.
 """
 
 import dataclasses
@@ -98,7 +98,9 @@ class ZooConfig:
             matched = _QUALITIES.fullmatch(text)
             numbers = range(int(matched[1]), int(matched[2] or matched[1]) + 1) if matched else range(0)
             if not numbers:
-                raise InputError(f"--quality {text}: expected numbers from 1 to 8, such as 1 2 3, or a range such as 1..8")
+                raise InputError(
+                    f"--quality {text}: expected numbers from 1 to 8, such as 1 2 3, or a range such as 1..8"
+                )
             found.update(numbers)
         return sorted(found)
 

@@ -19,7 +19,8 @@ HERE = Path("here")
 
 
 def config(**changed: Any) -> ZooConfig:
-    return ZooConfig(**{"shards": HERE, "images": HERE, "quality": ["1"]} | changed)
+    values: dict[str, Any] = {"shards": HERE, "images": HERE, "quality": ["1"]}
+    return ZooConfig(**values | changed)
 
 
 def result(kind: str, teacher: str, codings: dict[str, tuple[float, float]]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ POINTS = {"q1": (0.1, 26.0), "q2": (0.2, 28.0), "q3": (0.35, 30.5), "q4": (0.6, 
 
 
 def results(rates: int) -> dict[str, dict[str, Any]]:
-    made = {}
+    made: dict[str, dict[str, Any]] = {}
     for teacher, (bpp, psnr_db) in list(POINTS.items())[:rates]:
         gdn = {"plain": (bpp, psnr_db), "contexts": (0.9 * bpp, psnr_db)}
         relu = {"contexts": (0.95 * bpp, psnr_db - 0.1), "rdoq": (0.9 * bpp, psnr_db - 0.2)}
