@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         places["TEACHERS"] = config.teachers
     text = ""
     for results in Study(config.out, places).finish_all(plan):
-        text = table(results, config.rows)
+        text = zoo_table(results, config.rows)
         with atomic_write(config.out / "table.md", "w") as file:
             file.write(text)
     print(f"\n{text}\nwritten: {config.out / 'table.md'}")
@@ -184,7 +184,7 @@ def _teachers(config: ZooConfig) -> list[Teacher]:
     ]
 
 
-def table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
+def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
     """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against GDN, where they exist."""
     teachers = list(dict.fromkeys(result["settings"]["teacher"] for result in results.values()))
     codecs = [["codec", "coded as", *(f"{column}, {title}" for title in _SETS for column in ("PSNR dB", "bpp"))]]

@@ -11,7 +11,7 @@ from PIL import Image
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from relic.cli import parse
-from studies.zoo import ZooConfig, main, read_zoo_plan, table
+from studies.zoo import ZooConfig, main, read_zoo_plan, zoo_table
 from tests.conftest import refusal, write_shards
 from train.config import TrainConfig
 
@@ -107,7 +107,7 @@ def test_the_commands_are_those_that_the_stages_take() -> None:
 
 def test_the_table_has_each_codec_and_bjontegaards_rates() -> None:
     rows = config(rdoq="fast").rows
-    text = table(results(4), rows)
+    text = zoo_table(results(4), rows)
     assert sum(line.startswith("| q") for line in text.splitlines()) == 16
     line = next(line for line in text.splitlines() if line.startswith("| q2") and "RDOQ" in line)
     assert "27.80" in line and "0.180" in line
@@ -125,7 +125,7 @@ def test_the_table_has_each_codec_and_bjontegaards_rates() -> None:
 
 
 def test_too_few_rates_have_no_bd_rate() -> None:
-    assert " %" not in table(results(3), config(rdoq="fast").rows)
+    assert " %" not in zoo_table(results(3), config(rdoq="fast").rows)
 
 
 @pytest.mark.slow
