@@ -35,7 +35,7 @@ CLIS = ["prep/make_shards.py", "prep/verify_shards.py", "prep/upload_shards.py",
         "benchmarks/loader.py", "benchmarks/train_step.py", "benchmarks/export.py", "benchmarks/prep.py",
         "benchmarks/remote.py", "benchmarks/evaluate.py",
         "benchmarks/gpu.py",
-        "studies/calibration.py"]  # fmt: skip
+        "studies/calibration.py", "studies/zoo.py"]  # fmt: skip
 
 
 def outcome(main: Callable[..., int], *argv: str) -> int:

@@ -1,0 +1,224 @@
+"""Swap GDN codecs of several rates and compare: `python studies/zoo.py --quality 1..8 --shards D --images D`.
+
+For each codec: contexts are counted for GDN; GDN is replaced by ReLU, calibrated, fine-tuned if asked, exported; both
+are evaluated. The table has GDN as CompressAI codes it, and GDN with the same contexts as ReLU has.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if not __package__:  # run as a file: same import root as `python -m studies.zoo`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from relic.cli import parse
+from relic.codec.bd_rate import bd_rate
+from relic.columns import markdown_table
+from relic.errors import InputError, before_work, command
+from relic.files import atomic_write
+from relic.options import Rdoq
+from studies.runs import ROOT, PlannedRun, Run, Study, check_places
+
+PROG = "studies/zoo.py"
+_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
+"""CompressAI's, by quality: the weight of the squared error in levels of 0 to 255, where relic weights the rate."""
+_QUALITIES = re.compile(r"([1-8])(?:\.\.([1-8]))?")
+_LAMBDA_OF_NAME = re.compile(r"-(\d+(?:\.\d+)?)\.[a-z]")
+
+_TRAIN = "--shards SHARDS {pretrained} --recon_every 0 --resume auto"
+_GDN = "--replace_parts none --train_scope all --epochs 0"
+_SWAP = "--replace_parts all --swap_init calibrated"
+_TUNE = (
+    "--loss_type rd --distortion mse --lambda_bpp {rate} --precondition --lr 2e-3 --sched onecycle "
+    "--save_every_steps 25 --epochs {epochs}"
+)
+_EVALUATE = "--checkpoint WORK/{name}/last.pt --recon_count 0 --references false"
+_SETS = {"val": "--shards SHARDS", "images": "--images IMAGES"}
+
+
+class Row(NamedTuple):
+    """A row of the table for each rate."""
+
+    kind: str
+    """Which codec: `gdn` or `relu`."""
+    coding: str
+    flags: str
+    """How evaluate/run.py codes."""
+
+
+_PLAIN = Row("gdn", "plain", "--contexts false")
+_FAIR = Row("gdn", "contexts", "")
+_ANCHORS = {_PLAIN: "GDN", _FAIR: "GDN with contexts"}
+_RELU = Row("relu", "contexts", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooConfig:
+    """Swap GDN codecs on both sides, calibrate, evaluate and export them, and print the table with BD-rates.
+
+    Every run writes a JSON file to --out. If the command is started again, it skips finished runs. For other codecs or
+    flags, give other folders.
+    """
+
+    shards: Path
+    """Folder of shards of 224x224 crops, with train and val."""
+    images: Path
+    """Folder of images that are not used for training, for example Kodak's."""
+    quality: list[str] | None = None
+    """Qualities of CompressAI's bmshj2018_factorized (mse), such as `1..8` or `1 2 3`. Its weights are downloaded once.
+    Give this or --teachers."""
+    teachers: Path | None = None
+    """Folder of GDN codecs instead, one file per rate: checkpoints of train/main.py, or files of CompressAI's zoo."""
+    epochs: int = 0
+    """Passes over the train shards to fine-tune each swapped codec. 0: calibration alone. With --teachers, the names of
+    the files end with the --lambda_bpp of their training, as teacher-0.0023.pt does."""
+    rdoq: Rdoq = "off"
+    """Add a row for ReLU with rate-distortion optimized quantization."""
+    work: Path = ROOT / "checkpoints" / "zoo"
+    """Folder for checkpoints, exports and evaluations."""
+    out: Path = ROOT / "checkpoints" / "zoo" / "results"
+    """Folder of the results and of table.md."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise InputError(f"--epochs {self.epochs}: must be 0 or more")
+        if (self.quality is None) == (self.teachers is None):
+            found = "neither is" if self.quality is None else "both are"
+            raise InputError(f"--quality, --teachers: give one of the two, {found} given")
+        _ = self.qualities
+
+    @property
+    def qualities(self) -> list[int]:
+        """--quality as numbers, rising, each once."""
+        found: set[int] = set()
+        for text in self.quality or []:
+            matched = _QUALITIES.fullmatch(text)
+            numbers = range(int(matched[1]), int(matched[2] or matched[1]) + 1) if matched else range(0)
+            if not numbers:
+                raise InputError(
+                    f"--quality {text}: expected numbers from 1 to 8, such as 1 2 3, or a range such as 1..8"
+                )
+            found.update(numbers)
+        return sorted(found)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of each rate."""
+        moved = [] if self.rdoq == "off" else [Row("relu", "rdoq", f"--rdoq {self.rdoq}")]
+        return [_PLAIN, _FAIR, _RELU, *moved]
+
+
+class Teacher(NamedTuple):
+    """A GDN codec."""
+
+    name: str
+    pretrained: str
+    """The flags with which train/main.py loads it."""
+    rate: str
+    """--lambda_bpp for its fine-tuning; empty if not known."""
+
+
+@command(PROG)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Finish every run that is not finished. After each run, write the table; print it at the end."""
+    config = parse(ZooConfig, argv, prog=PROG)
+    with before_work():
+        check_places(config.shards, config.images, work=config.work, out=config.out)
+        plan = read_zoo_plan(config)
+    places = {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work}
+    if config.teachers:
+        places["TEACHERS"] = config.teachers
+    text = ""
+    for results in Study(config.out, places).finish_all(plan):
+        text = zoo_table(results, config.rows)
+        with atomic_write(config.out / "table.md", "w") as file:
+            file.write(text)
+    print(f"\n{text}\nwritten: {config.out / 'table.md'}")
+    return 0
+
+
+def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
+    """For each codec a run of GDN and one of ReLU. Raises InputError for --teachers that cannot be used."""
+    plan = []
+    for teacher in _teachers(config):
+        if config.epochs and not teacher.rate:
+            raise InputError(
+                f"--teachers {teacher.name}: its name does not end with its lambda_bpp, which --epochs needs; "
+                "rename it as teacher-0.0023.pt, or give --epochs 0"
+            )
+        tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else "--epochs 0"
+        for kind, flags in {"gdn": _GDN, "relu": f"{_SWAP} {tune}"}.items():
+            name = f"{kind}-{teacher.name}"
+            evaluate = {
+                f"{title}-{row.coding}": " ".join(filter(None, (_EVALUATE.format(name=name), images, row.flags)))
+                for title, images in _SETS.items()
+                for row in config.rows
+                if row.kind == kind
+            }
+            train = f"{_TRAIN.format(pretrained=teacher.pretrained)} {flags}"
+            export = f"--ckpt WORK/{name}/last.pt --part all" if kind == "relu" else ""
+            plan.append(PlannedRun(Run(name, evaluate, train, {"kind": kind, "teacher": teacher.name}, export)))
+    return plan
+
+
+def _teachers(config: ZooConfig) -> list[Teacher]:
+    if config.teachers is None:
+        return [
+            Teacher(f"q{each}", f"--pretrained zoo --quality {each}", f"{255**-2 / _LAMBDAS[each - 1]:.3g}")
+            for each in config.qualities
+        ]
+    if not config.teachers.is_dir():
+        raise InputError(f"--teachers {config.teachers}: no such folder")
+    names = sorted(path.name for path in config.teachers.iterdir() if path.is_file())
+    if not names:
+        raise InputError(f"--teachers {config.teachers}: holds no file")
+    if wrong := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
+        raise InputError(f"--teachers {wrong[0]!r}: rename the file; use letters, digits, dots and hyphens")
+    rates = [_LAMBDA_OF_NAME.search(name) for name in names]
+    return [
+        Teacher(name, f"--pretrained TEACHERS/{name}", rate[1] if rate else "")
+        for name, rate in zip(names, rates, strict=True)
+    ]
+
+
+def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
+    """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against GDN, where they exist."""
+    teachers = list(dict.fromkeys(result["settings"]["teacher"] for result in results.values()))
+    codecs = [["codec", "coded as", *(f"{column}, {title}" for title in _SETS for column in ("PSNR dB", "bpp"))]]
+    rates = [["all rates", *(f"BD-rate to {name}, {title}" for title in _SETS for name in _ANCHORS.values())]]
+    for teacher in teachers:
+        for row in rows:
+            points = [_points(results, [teacher], row, title) for title in _SETS]
+            if all(points):
+                cells = [cell for (point,) in points for cell in (f"{point[1]:.2f}", f"{point[0]:.3f}")]
+                codecs.append([teacher, _label(row), *cells])
+    for row in rows:
+        if row == _PLAIN:
+            continue
+        cells = []
+        for title in _SETS:
+            for anchor in _ANCHORS:
+                found = bd_rate(*(_points(results, teachers, each, title) for each in (anchor, row)))
+                cells.append(f"{found.percent:+.1f} %" if found and anchor != row else "")
+        rates.append([_label(row), *cells])
+    return f"{markdown_table(codecs, left=2)}\n\n{markdown_table(rates)}\n"
+
+
+def _label(row: Row) -> str:
+    return _ANCHORS.get(row) or ("ReLU with contexts" if row == _RELU else "ReLU with contexts and RDOQ")
+
+
+def _points(
+    results: Mapping[str, Mapping[str, Any]], teachers: Sequence[str], row: Row, title: str
+) -> list[tuple[float, float]]:
+    """Real bpp and PSNR of the finished codecs of a row."""
+    found = [results[name] for each in teachers if (name := f"{row.kind}-{each}") in results]
+    figures = [result["evaluations"][f"{title}-{row.coding}"]["figures"][0] for result in found]
+    return [(each["bpp_real"], each["psnr_db"]) for each in figures]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
