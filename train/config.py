@@ -132,8 +132,8 @@ class TrainConfig:
     """Update each kernel in coordinates in which its inputs, measured on the first crops, are centred and decorrelated.
     auto: for a calibrated start, without --weight_decay. Such a start then allows an --lr of 1e-3 to 2e-3."""
     sched: Sched = "cosine"
-    """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs without a better
-    MS-SSIM."""
+    """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs
+    without a better MS-SSIM."""
     lr_warmup_steps: int | None = None
     """Steps in which the learning rate rises linearly from lr / steps to lr. Default: 50; onecycle has
     its own."""

@@ -82,7 +82,7 @@ def test_the_plan_has_commands_that_the_stages_take(crops: Path, tmp_path: Path)
             small = ["--batch_size", "4", *(["--calib_images", "4"] if run.settings["init"] == "calibrated" else [])]
             config = parse(TrainConfig, [*train, "--save_dir", str(tmp_path / "new"), *small], prog="train")
             assert config.replace_parts == run.settings.get("part", "none")
-            assert config.preconditioned == run.settings.get("precondition", False)
+            assert (config.precondition is True) == run.settings.get("precondition", False)
             assert config.lambda_bpp == float(run.settings["rate"])
         for flags in evaluations:
             parse(EvaluateConfig, [*flags, "--out", str(tmp_path / "out")], prog="evaluate")
