@@ -129,6 +129,7 @@ def test_too_few_rates_have_no_bd_rate() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.torch
 def test_files_of_the_zoo_s_format_are_swapped_compared_and_not_made_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
