@@ -25,7 +25,9 @@ from benchmarks._loader.config import LoaderBenchmarkConfig
 from benchmarks.evaluate import EvaluateBenchmarkConfig
 from benchmarks.export import ExportBenchmarkConfig
 from benchmarks.gpu import GpuBenchmarkConfig
+from benchmarks.needs import NeedsConfig
 from benchmarks.prep import PrepBenchmarkConfig
+from benchmarks.remote import RemoteBenchmarkConfig
 from benchmarks.train_step import StepBenchmarkConfig
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
@@ -73,6 +75,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "GpuBenchmarkConfig": lambda: GpuBenchmarkConfig(json=HERE / "f.json", work_dir=HERE),
     "LoaderBenchmarkConfig": lambda: LoaderBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
     "PrepBenchmarkConfig": lambda: PrepBenchmarkConfig(images=HERE, work_dir=HERE, json=HERE / "f.json"),
+    "NeedsConfig": lambda: NeedsConfig(gpus=64, markdown=HERE / "needs.md"),
+    "RemoteBenchmarkConfig": lambda: RemoteBenchmarkConfig(json=HERE / "f.json"),
     "StepBenchmarkConfig": lambda: StepBenchmarkConfig(json=HERE / "f.json"),
     "EvaluateBenchmarkConfig": lambda: EvaluateBenchmarkConfig(images=HERE, json=HERE / "f.json"),
     "ExportBenchmarkConfig": lambda: ExportBenchmarkConfig(json=HERE / "f.json", plot=HERE / "f.png"),

@@ -109,7 +109,7 @@ class _Sleeper:
         self._seconds = seconds
         self.times: list[tuple[float, float]] = []
 
-    def __call__(self, batch: DeviceBatch, step: int, epoch: int) -> StepValues:
+    def __call__(self, batch: DeviceBatch, step: int) -> StepValues:
         began = time.perf_counter()
         time.sleep(self._seconds)
         zero = torch.zeros(())

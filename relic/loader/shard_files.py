@@ -74,7 +74,8 @@ class OpenShard:
     The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
     no descriptor and opens its tar at every read.
 
-    `remote` brings bytes of the shard while its tar is not there; the tar may come and go.
+    `remote` brings bytes of the shard while its tar is not there. The tar may come and go: the descriptor of the first
+    read is kept, and no longer used once its tar was removed.
 
     `direct`: read past the page cache. Where the file system refuses that, what was read is dropped from the cache
     again, unless it was there before.
@@ -91,6 +92,7 @@ class OpenShard:
     ) -> None:
         self.tar = tar
         self._descriptor = -1
+        self._keeping = threading.Lock()
         self._remote = remote
         header, records = read_index(index)
         self.offsets, self.sizes, self.digests, self._keys = _columns(records)
@@ -125,7 +127,15 @@ class OpenShard:
             raise InputError(f"{self.tar}: cannot be opened ({error.strerror})") from error
         if self._drops:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else the kernel reads ahead, into the cache
+        if self._remote is not None:
+            with self._keeping:
+                if self._descriptor < 0 and self._budget.acquire(blocking=False):
+                    self._descriptor = descriptor
         return descriptor
+
+    def _was_removed(self) -> bool:
+        """Whether the tar of the kept descriptor was removed: its bytes on the disk no longer count for the cache."""
+        return self._remote is not None and not os.fstat(self._descriptor).st_nlink
 
     def key(self, place: int) -> str:
         """The key of sample `place`."""
@@ -180,7 +190,9 @@ class OpenShard:
 
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
-        descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
+        descriptor = self._descriptor
+        if descriptor < 0 or self._was_removed():
+            descriptor = self._opened()
         if descriptor < 0:
             self._from_server(buffers, offset, least)
             return

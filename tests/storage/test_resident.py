@@ -289,6 +289,29 @@ def test_a_smaller_bound_removes_what_is_no_longer_to_stay(packed: Path, s3: S3S
     assert keys_of(shards) == KEYS  # a set that was open goes on from the server
 
 
+def test_a_tar_in_the_cache_is_opened_once_and_left_when_it_is_removed(
+    packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = opened(1)
+    wait_until(lambda: whole(packed) == NAMES)
+    system_open, names = os.open, []
+
+    def open_(path: str, flags: int, *more: int) -> int:
+        names.append(Path(path).name)
+        return system_open(path, flags, *more)
+
+    with ShardLoader(shards, batch_size=4) as loader:
+        monkeypatch.setattr(os, "open", open_)
+        for _ in range(3):
+            assert sum(len(batch.keys) for batch in loader.batches(eval_batches(len(KEYS), 4, 0, 1))) == len(KEYS)
+        assert sorted(name for name in names if name.endswith(".tar")) == NAMES
+        for tar in cached("*.tar"):
+            tar.unlink()
+        s3.sent = 0
+        assert [key for batch in loader.batches(eval_batches(len(KEYS), 4, 0, 1)) for key in batch.keys] == KEYS
+        assert s3.sent >= len(KEYS) * 64 * 64 * 3
+
+
 def test_shards_packed_anew_replace_the_old_ones(packed: Path, s3: S3Server) -> None:
     opened(1)
     wait_until(lambda: whole(packed) == NAMES)
