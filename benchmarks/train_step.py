@@ -101,7 +101,7 @@ def _training_config(config: StepBenchmarkConfig, folder: Path) -> "TrainConfig"
     return TrainConfig(
         shards=str(folder / "train"), val_shards=str(folder / "val"), save_dir=folder / "run", recon_every=0,
         pretrained="none", channels=config.channels, replace_parts="all", loss_type="rd", epochs=1,
-        batch_size=config.batch_size, device=config.device,
+        batch_size=config.batch_size, device=config.device, precondition=False,
     )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> No
 
 def test_many_crops_are_packed_for_cold_runs() -> None:
     usual, cold, chosen = LoaderBenchmarkConfig(), LoaderBenchmarkConfig(cold=True), LoaderBenchmarkConfig(crops=70)
-    assert (usual.packed_crops, cold.packed_crops, chosen.packed_crops) == (3000, 24_000, 70)
+    assert (usual.packed_crops, cold.packed_crops, chosen.packed_crops) == (3000, 48_000, 70)
 
 
 @pytest.mark.parametrize(
