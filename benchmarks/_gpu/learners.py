@@ -72,7 +72,8 @@ def learner_of(variant: LearnerVariant, shards: Path, batch_size: int, world: Wo
     config = TrainConfig(
         shards=str(shards), save_dir=shards.parent / "run", recon_every=0, pretrained="none", device="auto",
         channels=variant.channels, replace_parts=variant.replace_parts, loss_type=variant.loss_type, lr=1e-6,
-        precondition=False, batch_size=batch_size, compile=variant.compile, overwrite=True, **precision_flags(variant.precision),
+        precondition=False, batch_size=batch_size, compile=variant.compile, overwrite=True,
+        **precision_flags(variant.precision),
     )  # fmt: skip
     plan = make_plan(config)
     torch.manual_seed(0)

@@ -74,8 +74,8 @@ class OpenShard:
     The descriptor closes when the last user drops the object. Where the process may open only few files, a shard keeps
     no descriptor and opens its tar at every read.
 
-    `remote` brings bytes of the shard while its tar is not there. The tar may come and go: the descriptor of the first
-    read is kept, and no longer used once its tar was removed.
+    `remote` brings bytes of the shard until its tar is there. A tar that another run removes is read to the end, since
+    the descriptor is kept.
 
     `direct`: read past the page cache. Where the file system refuses that, what was read is dropped from the cache
     again, unless it was there before.
@@ -133,10 +133,6 @@ class OpenShard:
                     self._descriptor = descriptor
         return descriptor
 
-    def _was_removed(self) -> bool:
-        """Whether the tar of the kept descriptor was removed: its bytes on the disk no longer count for the cache."""
-        return self._remote is not None and not os.fstat(self._descriptor).st_nlink
-
     def key(self, place: int) -> str:
         """The key of sample `place`."""
         return shown_key(bytes(self._keys[place * self._key_bytes : (place + 1) * self._key_bytes]).rstrip(b"\0"))
@@ -190,9 +186,7 @@ class OpenShard:
 
     def _fill(self, buffers: Sequence[memoryview], offset: int, least: int, place: int) -> None:
         """Fill `buffers`: from the page cache if all is there, otherwise by a read that may wait for the storage."""
-        descriptor = self._descriptor
-        if descriptor < 0 or self._was_removed():
-            descriptor = self._opened()
+        descriptor = self._descriptor if self._descriptor >= 0 else self._opened()
         if descriptor < 0:
             self._from_server(buffers, offset, least)
             return
