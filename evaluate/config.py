@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from relic.bitstream.rdoq import RdoqSettings
 from relic.errors import InputError
-from relic.options import Device, Direct, Rdoq, Split, Switch
+from relic.options import MOST_CACHE_GB, Device, Direct, Rdoq, Split, Switch
 
 ORIGINALS = "origin"
 """Folder of the original images, beside one folder of reconstructions per codec."""
 
 KODAK_IMAGES = 24
-_MOST_CACHE_GB = 1e9
 
 GONE = {
     "coco_dir": "pass a folder of images as --images, or packed shards as --shards",
@@ -95,8 +94,8 @@ class EvaluateConfig:
         for name in ("io_threads", "recon_count", "report_images", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
-        if not 0 <= self.cache_gb <= _MOST_CACHE_GB:
-            raise InputError(f"--cache_gb {self.cache_gb}: must be 0 to {_MOST_CACHE_GB}")
+        if not 0 <= self.cache_gb <= MOST_CACHE_GB:
+            raise InputError(f"--cache_gb {self.cache_gb}: must be 0 to {MOST_CACHE_GB}")
         if self.strict and not self.bitstream:
             raise InputError("--strict: compares real with estimated rates; it needs --bitstream true")
         RdoqSettings(self.rdoq, self.rdoq_lmbda).check()

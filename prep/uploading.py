@@ -5,11 +5,12 @@
 
 from prep.split_folder import SplitFolder
 from relic.errors import InputError
-from relic.files import file_sha256, write_json
+from relic.files import write_json
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path, read_json
 from relic.shards.shard_set import plan_path
 from relic.storage.objects import list_files, put_file
+from relic.storage.upload import check_packed_tar
 from relic.storage.urls import in_folder, without_secrets
 
 
@@ -46,8 +47,7 @@ def finish_upload(folder: SplitFolder, manifest: Manifest, url: str) -> None:
     for info in manifest.shards:
         tar = folder.folder / info.name
         if tar.exists():
-            if file_sha256(tar) != info.sha256:
-                raise InputError(f"{tar}: differs from its manifest; pack it again")
+            check_packed_tar(tar, info)
             upload_shard(folder, info, url)
     sizes = {found.url: found.size for found in list_files(url)}
     lost = [info for info in manifest.shards if sizes.get(in_folder(url, info.name)) != info.bytes]

@@ -19,6 +19,7 @@ from relic.errors import InputError
 from relic.options import Encoding
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
+from tests.storage.s3_server import S3Server, serve_s3
 from tests.torch_marker import needs_torch
 
 # One thread, as torchrun sets it: sums have a fixed order, so that runs can be compared bit by bit.
@@ -185,3 +186,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if needs_torch(item.path):
             item.add_marker("torch")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A server of object storage, and the keys for it in the environment."""
+    with serve_s3("MYKEY") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
+        yield server

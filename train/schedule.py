@@ -59,11 +59,8 @@ class Schedule:
 
     def _scheduled(self, step: int) -> float:
         if self.sched == "cosine":
-            lowest = self.lr / _FLOOR
-            return (
-                lowest
-                + (self.lr - lowest) * (1 + math.cos(math.pi * step / max(self.epochs * self.steps_per_epoch, 1))) / 2
-            )
+            lowest, steps = self.lr / _FLOOR, max(self.epochs * self.steps_per_epoch, 1)
+            return lowest + (self.lr - lowest) * (1 + math.cos(math.pi * step / steps)) / 2
         if self.sched == "plateau":
             return self.lr * _PLATEAU_FACTOR**self.halvings
         return self.lr

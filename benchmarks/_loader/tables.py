@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks._loader.cold import Cold
+from benchmarks._loader.cold import LATER, Cold
 from benchmarks._loader.fio import IN_FLIGHT
 from benchmarks._loader.measure import Pass, Shares
 from benchmarks._loader.own_set import OwnSet
@@ -67,7 +67,7 @@ def _copy_bound(figures: Mapping[str, float], quotients: Mapping[str, float], ra
     )
 
 
-_MODES = {"later": "after a whole epoch, not dropped"}
+_MODES = {LATER: "after a whole epoch, not dropped"}
 _COLD_NAMES = {
     "fio": "fio, random reads of {kib:.0f} KiB, {in_flight} in flight",
     "direct": "bare reads of samples, {in_flight} threads",

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks._shared.packing import plain_packing
 from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
 from relic.options import Encoding
 from relic.pictures.listing import Source
-from relic.shards.manifest import Packing
 from relic.shards.npy import read_npy
 
 SHARDS_PER_WORKER = 4
@@ -191,24 +191,7 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
     for path in images[:: max(1, len(images) // _PSNR_IMAGES)]:
         keyed = KeyedSource(Source(path.name, path.stat().st_size), "crop")
         exact, fast = (
-            make_crops(
-                path.parent,
-                keyed,
-                Packing(
-                    split="train",
-                    width=side,
-                    height=side,
-                    crop="center",
-                    crops_per_image=1,
-                    encoding="raw",
-                    jpeg_quality=95,
-                    decode=decode,
-                    samples_per_shard=1,
-                    seed=0,
-                    sources_sha256="",
-                    libraries={},
-                ),
-            )
+            make_crops(path.parent, keyed, plain_packing(side, crop="center", samples_per_shard=1, decode=decode))
             for decode in ("exact", "fast")
         )
         both = [read_npy(memoryview(crops[0].payload)).astype(float) for crops in (exact, fast)]

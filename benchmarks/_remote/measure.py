@@ -14,10 +14,11 @@ import numpy as np
 from benchmarks._loader.measure import consumer_wait
 from benchmarks._remote.first_batch import seconds_to_first_batch
 from benchmarks._remote.server import serving
+from benchmarks._shared.packing import plain_packing
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.index import index_path
-from relic.shards.manifest import Manifest, Packing, ShardInfo, read_manifest, write_manifest
+from relic.shards.manifest import Manifest, ShardInfo, read_manifest, write_manifest
 from relic.shards.npy import npy_header
 from relic.shards.shard_set import ShardSet, open_shard_set
 from relic.shards.writer import ShardWriter
@@ -67,20 +68,7 @@ def write_set(folder: Path, shards: int, samples: int) -> str:
         infos.append(dataclasses.replace(writer.info, name=f"train-{number:06d}.tar"))
         for first in (writer.path, index_path(writer.path)) if number else ():
             os.link(first, folder / f"train-{number:06d}{first.suffix}")
-    packing = Packing(
-        split="train",
-        width=_SIDE,
-        height=_SIDE,
-        crop="random",
-        crops_per_image=1,
-        encoding="raw",
-        jpeg_quality=95,
-        decode="exact",
-        samples_per_shard=samples,
-        seed=0,
-        sources_sha256="",
-        libraries={},
-    )
+    packing = plain_packing(_SIDE, crop="random", samples_per_shard=samples)
     write_manifest(folder, Manifest(packing, tuple(infos), shards * samples, 0))
     return f"train-{{000000..{shards - 1:06d}}}.tar"
 

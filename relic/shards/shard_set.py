@@ -138,14 +138,13 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
     return opened._replace(unchecked=manifest.shards)
 
 
-def _check_packed(tar: Path, shard: ShardInfo) -> IndexHeader:
-    """The header of the index of a tar that relic packed. Raises InputError if one of both is not the manifest's."""
+def _check_packed(tar: Path, shard: ShardInfo) -> None:
+    """Raise InputError if a tar that relic packed, or its index, is not the manifest's."""
     if not tar.exists():
         raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
     header = read_index_header(index_path(tar))
     if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
         raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
-    return header
 
 
 def open_parts(

@@ -112,16 +112,6 @@ def read_range(url: str, start: int, length: int) -> memoryview:
     return data
 
 
-def read_whole(url: str, most_bytes: int) -> bytes:
-    """A small file, in one request. Raises PermanentError if it has more than `most_bytes`, and NetworkError."""
-    with _one_line(url):
-        place = _place(url, _RETRIES)
-        response = obstore.get(place.store, place.key)
-        if response.meta["size"] <= most_bytes:
-            return bytes(response.bytes())
-    raise PermanentError(f"{without_secrets(url)}: sends more than {most_bytes:,} bytes")
-
-
 def head(url: str) -> FoundObject:
     """Size and version of `url`. Raises MissingError, other PermanentErrors, and NetworkError."""
     with _one_line(url):
@@ -175,7 +165,7 @@ def read_small(url: str, most_bytes: int) -> tuple[bytes, str]:
         place = _place(url, _RETRIES)
         response = obstore.get(place.store, place.key)
         if response.meta["size"] > most_bytes:
-            raise PermanentError(f"{without_secrets(url)}: has more than {most_bytes:,} bytes")
+            raise PermanentError(f"{without_secrets(url)}: sends more than {most_bytes:,} bytes")
         return bytes(response.bytes()), _version_text(response.meta)
 
 

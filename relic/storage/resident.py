@@ -29,7 +29,7 @@ from relic.shards.shard_set import ServedShard, ShardSet, open_parts
 from relic.storage.cache import RemoteShard, check_tar, fetch_manifest, locked, shards_folder
 from relic.storage.download import DISK_RESERVE_BYTES, download
 from relic.storage.faults import NetworkError
-from relic.storage.objects import is_object, read_range, read_whole
+from relic.storage.objects import is_object, read_range, read_small
 from relic.storage.urls import beside, file_name, without_secrets
 
 _BLOCK_BYTES = 4096
@@ -139,7 +139,7 @@ def _ensure_index(url: str, info: ShardInfo, folder: Path) -> None:
         if _is_there(path, info):
             return
         index_url = beside(url, path.name)
-        data = read_whole(index_url, most_index_bytes(info.bytes))
+        data, _ = read_small(index_url, most_index_bytes(info.bytes))
         try:
             if not _fits(parse_index(data, path)[0], info):
                 raise InputError("does not fit the manifest beside it; pack the shards again")

@@ -39,6 +39,12 @@ def upload_split(folder: Path, manifest: Manifest, url: str) -> int:
     return written
 
 
+def check_packed_tar(tar: Path, info: ShardInfo) -> None:
+    """Raise InputError for a tar of a packed set that changed."""
+    if file_sha256(tar) != info.sha256:
+        raise InputError(f"{tar}: differs from its manifest; pack it again")
+
+
 class _Upload:
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
@@ -52,8 +58,7 @@ class _Upload:
         etag, _, sha256 = self._versions.get(info.name, "").partition(" ")
         if etag and sha256 == info.sha256 and version_of(target) == etag:
             return False
-        if file_sha256(tar) != info.sha256:
-            raise InputError(f"{tar}: differs from its manifest; pack it again")
+        check_packed_tar(tar, info)
         put_file(index_path(tar), in_folder(self._url, index_path(tar).name))
         etag = put_file(tar, target) or ""
         log.info("written: %s", without_secrets(target))

@@ -1,6 +1,6 @@
 """--out_url: the files of a local run in an object store, with few tars on the disk at any time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,21 +11,12 @@ from prep.make_shards import main
 from relic.storage.objects import put_file
 from relic.storage.spec import resolve_shards
 from tests.conftest import refusal
-from tests.storage.s3_server import S3Server, serve_s3
+from tests.storage.s3_server import S3Server
 
 URL = "s3://bucket/a set"
 FLAGS = ("--size", "16", "--samples_per_shard", "2", "--max_bad", "0.5", "--workers", "1")
 
 pytestmark = [pytest.mark.commands, pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with serve_s3("MYKEY") as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
-        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from relic.storage import download, objects
-from tests.storage.s3_server import S3Server, serve_s3
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +21,3 @@ def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     objects._store.cache_clear()
     yield
     objects._store.cache_clear()
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with serve_s3("MYKEY") as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
-        yield server
