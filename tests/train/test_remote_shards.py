@@ -4,27 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.storage.s3_server import serve_s3
+from tests.storage.s3_server import S3Server
 from tests.train.runs import assert_equal, tiny, weights
 
 pytestmark = [pytest.mark.commands, pytest.mark.timeout(120)]
 
 
-def test_a_run_with_half_of_the_set_in_the_cache_equals_a_local_one(
-    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_half_of_the_set_in_the_cache_equals_a_local_one(crops: Path, tmp_path: Path, s3: S3Server) -> None:
     from train.main import main
 
     assert main(tiny(crops, tmp_path / "local")) == 0
     files = {path.name: path.read_bytes() for path in crops.iterdir() if path.is_file()}
     tars = sorted(name for name in files if name.endswith(".tar"))
     half = sum(len(files[name]) for name in tars) / 2e9
-    with serve_s3("MYKEY") as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "MYKEY")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3CRET")
-        server.put_folder("bucket/set", files)
-        shards = f"s3://bucket/set/{{{','.join(tars)}}}"
-        assert main(tiny(Path("unused"), tmp_path / "remote", "--shards", shards, "--cache_gb", str(half))) == 0
-        assert server.ranges
+    s3.put_folder("bucket/set", files)
+    shards = f"s3://bucket/set/{{{','.join(tars)}}}"
+    assert main(tiny(Path("unused"), tmp_path / "remote", "--shards", shards, "--cache_gb", str(half))) == 0
+    assert s3.ranges
     assert_equal(weights(tmp_path / "remote"), weights(tmp_path / "local"))
