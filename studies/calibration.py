@@ -75,26 +75,19 @@ def read_calibration_plan(epochs: int, num_samples: int) -> list[PlannedRun]:
     """The runs of calibration.yaml, for `epochs` passes over a train split of `num_samples` crops."""
     data = yaml.safe_load(_PLAN.read_text())
     images = epochs * (num_samples // data["batch_size"]) * data["batch_size"]
-    runs: dict[str, Run] = {}
     plan = []
     for line in data["runs"]:
         values = data["defaults"] | line
-        name, source, passes = values.pop("name"), values.pop("from", None), values.pop("passes")
-        assert name not in runs, f"two runs would share {name}.json"
-        template = data["train"].get(values.pop("train"), "")
-        settings = values | {"images": passes * images}
-        if not settings["precondition"]:
-            del settings["precondition"]
+        name, passes = values.pop("name"), values.pop("passes")
         words = values | {
-            "pretrained": f"WORK/{source}/last.pt" if source else "embedded",
-            "checkpoint": f"WORK/{name}/last.pt" if template else "embedded",
+            "checkpoint": "embedded" if passes is None else f"WORK/{name}/last.pt",
             "batch_size": data["batch_size"],
-            "epochs": passes * epochs,
+            "epochs": passes and passes * epochs,
         }
+        train = "" if passes is None else _filled(data["train"], words)
         evaluate = {title: _filled(arguments, words) for title, arguments in data["evaluate"].items()}
-        validations = bool(template) and "part" in values
-        runs[name] = Run(name, evaluate, _filled(template, words), settings, validations=validations)
-        plan.append(PlannedRun(runs[name], [runs[source]] if source else []))
+        settings = values | {"images": (passes or 0) * images}
+        plan.append(PlannedRun(Run(name, evaluate, train, settings, validations=bool(train))))
     return plan
 
 

@@ -11,9 +11,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from relic.files import atomic_write
-from studies.calibration_results import EVALUATIONS, KINDS, PARTS, TUNED, Results, curve, rate_points
+from studies.calibration_results import PARTS, TUNED, Results, curve
 
-_COLOURS = dict(zip(KINDS, ("black", "tab:red", "tab:blue", "tab:green", "tab:purple"), strict=True))
+_COLOURS = dict(zip(TUNED, ("tab:red", "tab:green", "tab:purple"), strict=True))
 
 _NEAR_DB = -1.6, 0.25
 """Range of the enlarged row, in dB relative to the PSNR of the GDN codec."""
@@ -21,12 +21,8 @@ _NEAR_DB = -1.6, 0.25
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Draw the figures for which `results` suffice. Returns the files."""
-    figures = []
-    if parts := [part for part in PARTS if _curves(results, part)]:
-        figures.append(_draw_curves(results, parts, folder / "fine_tuning.png"))
-    if any(len(rate_points(results, "gdn", title)) > 1 for title in EVALUATIONS):
-        figures.append(_draw_rates(results, folder / "rates.png"))
-    return figures
+    parts = [part for part in PARTS if _curves(results, part)]
+    return [_draw_curves(results, parts, folder / "fine_tuning.png")] if parts else []
 
 
 def _curves(results: Results, part: str) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -49,7 +45,7 @@ def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
             axis = axes[row][column]
             for kind, points in _curves(results, part).items():
                 images, values = [p["images_seen"] for p in points], [p[name] for p in points]
-                axis.plot(images, values, marker=".", color=_COLOURS[kind], label=KINDS[kind])
+                axis.plot(images, values, marker=".", color=_COLOURS[kind], label=TUNED[kind])
             if teacher is not None:
                 figures = teacher["evaluations"]["val"]["figures"][0]
                 level = figures["bpp_estimated" if name == "bpp" else name]
@@ -60,27 +56,11 @@ def _draw_curves(results: Results, parts: Sequence[str], path: Path) -> Path:
             axis.grid(alpha=0.3)
         axes[-1][column].set_xlabel("images seen")
     axes[0][0].legend(fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _draw_rates(results: Results, path: Path) -> Path:
-    """PSNR against real rate, on the val crops and on the images of --images.
-
-    Naive swaps are left out: they are several dB lower, and at that scale the other curves could not be distinguished.
-    """
-    figure, axes = plt.subplots(1, len(EVALUATIONS), figsize=(10, 4.2))
-    for axis, (title, name) in zip(axes, EVALUATIONS.items(), strict=True):
-        for kind, label in KINDS.items():
-            points = sorted(rate_points(results, kind, title).values())
-            if points and kind != "naive":
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=4, color=_COLOURS[kind], label=label)
-        axis.set(title=name, xlabel="real bpp", ylabel="PSNR, dB")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    return _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, the same bytes for the same figure."""
     figure.tight_layout()
     with atomic_write(path) as file:
         figure.savefig(file, dpi=110, format="png", metadata={"Software": None})

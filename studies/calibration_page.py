@@ -9,12 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from relic.errors import InputError
 from studies.calibration_results import (
     EVALUATIONS,
-    KINDS,
     OTHER_NAIVE,
     PARTS,
     TUNED,
     Results,
-    bd_rate_of_kind,
     comparisons,
     curve,
     reached,
@@ -45,7 +43,6 @@ def fill(page: str, results: Results) -> str:
 
 def _values(results: Results) -> dict[str, Any]:
     """The variables of the template."""
-    rates = {kind: [bd_rate_of_kind(results, kind, title) for title in EVALUATIONS] for kind in ("untrained", *TUNED)}
     start = curve(results, "all", "calibrated")
     others = [results[name] for name in OTHER_NAIVE if start and name in results]
     tuned = [results[name] for part in PARTS if (name := f"{part}-calibrated") in results]
@@ -53,13 +50,11 @@ def _values(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "evaluations": EVALUATIONS,
-        "kinds": KINDS,
         "parts": PARTS,
         "tuned": TUNED,
         "other_naive": OTHER_NAIVE,
         "images": sorted({each["settings"]["images"] for each in tuned}),
         "comparisons": comparisons(results),
         "others": [(each["settings"], reached(each["validations"], start[0])) for each in others],
-        "bd_rates": {kind: found for kind, found in rates.items() if any(rate is not None for rate in found)},
         "command": next(trained, ""),
     }

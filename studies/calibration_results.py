@@ -1,25 +1,19 @@
-"""Read the results of `studies/calibration.py`: kinds of runs, curves, rates. Results may be missing."""
+"""Read the results of `studies/calibration.py`: kinds of runs and curves. Results may be missing."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from relic.codec.bd_rate import bd_rate
 
 Results = Mapping[str, Mapping[str, Any]]
 """Run name -> content of its JSON."""
 ValidationPoint = Mapping[str, Any]
 """One validation: what the trainer measured on the val crops after `images_seen` images."""
-KINDS = {
-    "gdn": "GDN",
+TUNED = {
     "naive": "naive, fine-tuned",
-    "untrained": "calibrated, no training",
     "calibrated": "calibrated, fine-tuned",
     "preconditioned": "calibrated, fine-tuned with preconditioning",
 }
+"""The kinds of trained runs. Each has a curve."""
 EVALUATIONS = {"val": "val crops", "kodak": "images of --images"}
-TUNED = ("naive", "calibrated", "preconditioned")
-"""The kinds that are trained. Each has a curve."""
 OTHER_NAIVE = ("all-naive-faster", "all-naive-preconditioned", "all-naive-longer")
 """Runs of the naive swap with better conditions than those of the calibrated swap."""
 PARTS = ("encoder", "decoder", "all")
@@ -53,20 +47,8 @@ class CurveComparison(NamedTuple):
     naive: Reached | None = None
 
 
-def kind_of_run(result: Mapping[str, Any]) -> str:
-    """The key of KINDS that a run belongs to, or `start` for a naive swap that was not trained."""
-    settings = result["settings"]
-    if settings["init"] == "gdn":
-        return "gdn"
-    if settings["images"] == 0:
-        return "untrained" if settings["init"] == "calibrated" else "start"
-    if settings.get("precondition") and settings["init"] == "calibrated":
-        return "preconditioned"
-    return str(settings["init"])
-
-
 def curve(results: Results, part: str, kind: str) -> Sequence[ValidationPoint]:
-    """The validations of the run of this part and kind at the embedded codec's rate; empty if it is not finished."""
+    """The validations of the run of this part and kind; empty if it is not finished."""
     return results[f"{part}-{kind}"].get("validations", []) if f"{part}-{kind}" in results else []
 
 
@@ -75,7 +57,7 @@ def comparisons(results: Results) -> list[CurveComparison]:
     found = []
     for part in PARTS:
         naive = curve(results, part, "naive")
-        for kind in TUNED[1:]:
+        for kind in ("calibrated", "preconditioned"):
             if tuned := curve(results, part, kind):
                 found.append(_compared(part, kind, naive, tuned))
     return found
@@ -110,28 +92,3 @@ def reached(naive: Sequence[ValidationPoint], start: ValidationPoint) -> Reached
     """Find when the loss of a naive swap reached that of a calibrated start."""
     images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
     return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])
-
-
-def rate_points(results: Results, kind: str, title: str) -> dict[str, tuple[float, float]]:
-    """lambda_bpp -> (real bpp, PSNR in dB) of GDN codecs, or of codecs swapped on both sides."""
-    found = {}
-    for name, result in results.items():
-        settings = result["settings"]
-        both = settings.get("part", "all") == "all" and name not in OTHER_NAIVE
-        if both and kind_of_run(result) == kind:
-            figures = result["evaluations"][title]["figures"][0]
-            found[settings["rate"]] = figures["bpp_real"], figures["psnr_db"]
-    return found
-
-
-def bd_rate_of_kind(results: Results, kind: str, title: str) -> float | None:
-    """The BD-rate against the GDN codecs in per cent; None where there is none, see `bd_rate`.
-
-    NaN if every codec of the kind has a lower PSNR than every GDN codec.
-    """
-    anchor, test = (rate_points(results, each, title) for each in ("gdn", kind))
-    common = anchor.keys() & test.keys()
-    if common and max(test[rate][1] for rate in common) < min(anchor[rate][1] for rate in common):
-        return math.nan
-    found = bd_rate(*([points[rate] for rate in common] for points in (anchor, test)))
-    return found and found.percent

@@ -1,7 +1,8 @@
 """Swap GDN codecs of several rates and compare: `python studies/zoo.py --quality 1..8 --shards D --images D`.
 
 For each codec: contexts are counted for GDN; GDN is replaced by ReLU, calibrated, fine-tuned if asked, exported; both
-are evaluated. The table has GDN as CompressAI codes it, and GDN with the same contexts as ReLU has.
+are evaluated. The table has GDN as CompressAI codes it, and GDN with the same contexts as ReLU has. If ReLU is
+fine-tuned, the table also has GDN after the same training.
 """
 
 import dataclasses
@@ -28,13 +29,18 @@ _LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 _QUALITIES = re.compile(r"([1-8])(?:\.\.([1-8]))?")
 _LAMBDA_OF_NAME = re.compile(r"-(\d+(?:\.\d+)?)\.[a-z]")
 
-_TRAIN = "--shards SHARDS {pretrained} --recon_every 0 --resume auto"
-_GDN = "--replace_parts none --train_scope all --epochs 0"
-_SWAP = "--replace_parts all --swap_init calibrated"
+_LOAD = "--shards SHARDS {pretrained} --recon_every 0 --resume auto"
 _TUNE = (
     "--loss_type rd --distortion mse --lambda_bpp {rate} --precondition --lr 2e-3 --sched onecycle "
     "--save_every_steps 25 --epochs {epochs}"
 )
+_UNTRAINED = "--epochs 0"
+_TRAIN = {
+    "gdn": f"{_LOAD} --replace_parts none --train_scope all {_UNTRAINED}",
+    "trained": f"{_LOAD} --replace_parts none --train_scope all {{tune}}",
+    "relu": f"{_LOAD} --replace_parts all --swap_init calibrated {{tune}}",
+}
+"""How train/main.py makes each kind of codec. `trained` is GDN after the training that ReLU gets."""
 _EVALUATE = "--checkpoint WORK/{name}/last.pt --recon_count 0 --references false"
 _SETS = {"val": "--shards SHARDS", "images": "--images IMAGES"}
 
@@ -42,17 +48,18 @@ _SETS = {"val": "--shards SHARDS", "images": "--images IMAGES"}
 class Row(NamedTuple):
     """A row of the table for each rate."""
 
+    title: str
     kind: str
-    """Which codec: `gdn` or `relu`."""
+    """A key of _TRAIN."""
     coding: str
-    flags: str
+    flags: str = ""
     """How evaluate/run.py codes."""
 
 
-_PLAIN = Row("gdn", "plain", "--contexts false")
-_FAIR = Row("gdn", "contexts", "")
-_ANCHORS = {_PLAIN: "GDN", _FAIR: "GDN with contexts"}
-_RELU = Row("relu", "contexts", "")
+_PLAIN = Row("GDN", "gdn", "plain", "--contexts false")
+_ANCHORS = (_PLAIN, Row("GDN with contexts", "gdn", "contexts"))
+_TRAINED = Row("GDN with contexts, trained as long as ReLU", "trained", "contexts")
+_RELU = Row("ReLU with contexts", "relu", "contexts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +80,15 @@ class ZooConfig:
     teachers: Path | None = None
     """Folder of GDN codecs instead, one file per rate: checkpoints of train/main.py, or files of CompressAI's zoo."""
     epochs: int = 0
-    """Passes over the train shards to fine-tune each swapped codec. 0: calibration alone. With --teachers, the names of
-    the files end with the --lambda_bpp of their training, as teacher-0.0023.pt does."""
+    """Passes over the train shards to fine-tune each swapped codec. GDN is then trained on in the same way, in a row of
+    its own. 0: calibration alone. With --teachers, the names of the files end with the --lambda_bpp of their training,
+    as teacher-0.0023.pt does."""
     rdoq: Rdoq = "off"
     """Add a row for ReLU with rate-distortion optimized quantization."""
     work: Path = ROOT / "checkpoints" / "zoo"
     """Folder for checkpoints, exports and evaluations."""
     out: Path = ROOT / "checkpoints" / "zoo" / "results"
-    """Folder of the results and of table.md."""
+    """Folder of the results, of table.md and of rates.png."""
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -107,8 +115,11 @@ class ZooConfig:
     @property
     def rows(self) -> list[Row]:
         """The rows of each rate."""
-        moved = [] if self.rdoq == "off" else [Row("relu", "rdoq", f"--rdoq {self.rdoq}")]
-        return [_PLAIN, _FAIR, _RELU, *moved]
+        trained = [_TRAINED] if self.epochs else []
+        moved = (
+            [] if self.rdoq == "off" else [Row("ReLU with contexts and RDOQ", "relu", "rdoq", f"--rdoq {self.rdoq}")]
+        )
+        return [*_ANCHORS, *trained, _RELU, *moved]
 
 
 class Teacher(NamedTuple):
@@ -131,17 +142,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work}
     if config.teachers:
         places["TEACHERS"] = config.teachers
+
+    from studies.zoo_figure import draw_rates
+
     text = ""
     for results in Study(config.out, places).finish_all(plan):
         text = zoo_table(results, config.rows)
         with atomic_write(config.out / "table.md", "w") as file:
             file.write(text)
-    print(f"\n{text}\nwritten: {config.out / 'table.md'}")
+        draw_rates(zoo_curves(results, config.rows), config.out / "rates.png")
+    print(f"\n{text}\nwritten: {config.out / 'table.md'}, {config.out / 'rates.png'}")
     return 0
 
 
 def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
-    """For each codec a run of GDN and one of ReLU. Raises InputError for --teachers that cannot be used."""
+    """For each codec one run per kind. Raises InputError for --teachers that cannot be used."""
     plan = []
     for teacher in _teachers(config):
         if config.epochs and not teacher.rate:
@@ -149,8 +164,8 @@ def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
                 f"--teachers {teacher.name}: its name does not end with its lambda_bpp, which --epochs needs; "
                 "rename it as teacher-0.0023.pt, or give --epochs 0"
             )
-        tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else "--epochs 0"
-        for kind, flags in {"gdn": _GDN, "relu": f"{_SWAP} {tune}"}.items():
+        tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else _UNTRAINED
+        for kind in dict.fromkeys(row.kind for row in config.rows):
             name = f"{kind}-{teacher.name}"
             evaluate = {
                 f"{title}-{row.coding}": " ".join(filter(None, (_EVALUATE.format(name=name), images, row.flags)))
@@ -158,7 +173,7 @@ def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
                 for row in config.rows
                 if row.kind == kind
             }
-            train = f"{_TRAIN.format(pretrained=teacher.pretrained)} {flags}"
+            train = _TRAIN[kind].format(pretrained=teacher.pretrained, tune=tune)
             export = f"--ckpt WORK/{name}/last.pt --part all" if kind == "relu" else ""
             plan.append(PlannedRun(Run(name, evaluate, train, {"kind": kind, "teacher": teacher.name}, export)))
     return plan
@@ -186,15 +201,15 @@ def _teachers(config: ZooConfig) -> list[Teacher]:
 
 def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
     """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against GDN, where they exist."""
-    teachers = list(dict.fromkeys(result["settings"]["teacher"] for result in results.values()))
+    teachers = _teachers_of(results)
     codecs = [["codec", "coded as", *(f"{column}, {title}" for title in _SETS for column in ("PSNR dB", "bpp"))]]
-    rates = [["all rates", *(f"BD-rate to {name}, {title}" for title in _SETS for name in _ANCHORS.values())]]
+    rates = [["all rates", *(f"BD-rate to {anchor.title}, {title}" for title in _SETS for anchor in _ANCHORS)]]
     for teacher in teachers:
         for row in rows:
             points = [_points(results, [teacher], row, title) for title in _SETS]
             if all(points):
                 cells = [cell for (point,) in points for cell in (f"{point[1]:.2f}", f"{point[0]:.3f}")]
-                codecs.append([teacher, _label(row), *cells])
+                codecs.append([teacher, row.title, *cells])
     for row in rows:
         if row == _PLAIN:
             continue
@@ -203,12 +218,22 @@ def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> 
             for anchor in _ANCHORS:
                 found = bd_rate(*(_points(results, teachers, each, title) for each in (anchor, row)))
                 cells.append(f"{found.percent:+.1f} %" if found and anchor != row else "")
-        rates.append([_label(row), *cells])
+        rates.append([row.title, *cells])
     return f"{markdown_table(codecs, left=2)}\n\n{markdown_table(rates)}\n"
 
 
-def _label(row: Row) -> str:
-    return _ANCHORS.get(row) or ("ReLU with contexts" if row == _RELU else "ReLU with contexts and RDOQ")
+def zoo_curves(
+    results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Title of a set of images -> title of a row -> its finished codecs as (real bpp, PSNR in dB)."""
+    return {
+        title: {row.title: points for row in rows if (points := _points(results, _teachers_of(results), row, title))}
+        for title in _SETS
+    }
+
+
+def _teachers_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(result["settings"]["teacher"] for result in results.values()))
 
 
 def _points(

@@ -70,8 +70,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"PIL"},
     ),
     "studies": (
-        SHARED | {"relic.cli", "relic.codec.bd_rate", "relic.columns", "relic.shards", "studies"},
-        {"matplotlib", "jinja2", "yaml"},
+        SHARED | {"relic.cli", "relic.codec", "relic.columns", "relic.shards", "studies"},
+        {"compressai", "matplotlib", "jinja2", "torch", "yaml"},
     ),
 }
 

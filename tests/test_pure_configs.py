@@ -39,6 +39,7 @@ from samples.demo import DemoConfig
 from samples.wallpapers import WallpapersConfig
 from studies.calibration import CalibrationConfig
 from studies.int8 import Int8Config
+from studies.teachers import TeachersConfig
 from studies.zoo import ZooConfig
 from train.config import TrainConfig
 from train.count_contexts import ContextsConfig
@@ -82,6 +83,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "ExportBenchmarkConfig": lambda: ExportBenchmarkConfig(json=HERE / "f.json", plot=HERE / "f.png"),
     "CalibrationConfig": lambda: CalibrationConfig(HERE, HERE),
     "Int8Config": lambda: Int8Config(HERE, HERE),
+    "TeachersConfig": lambda: TeachersConfig(HERE),
     "ZooConfig": lambda: ZooConfig(HERE, HERE, quality=["1..8"]),
     "DemoConfig": lambda: DemoConfig(out=HERE),
     "SamplesConfig": lambda: SamplesConfig(HERE),

@@ -51,6 +51,8 @@ def test_qualities_are_numbers_and_ranges(texts: list[str], numbers: list[int]) 
     assert config(quality=texts).qualities == numbers
     plan = read_zoo_plan(config(quality=texts))
     assert [run.name for run, _ in plan] == [f"{kind}-q{number}" for number in numbers for kind in ("gdn", "relu")]
+    kinds = [run.settings["kind"] for run, _ in read_zoo_plan(config(epochs=2))]
+    assert kinds == ["gdn", "trained", "relu"]
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,13 @@ def test_the_commands_are_those_that_the_stages_take() -> None:
     for epochs in (0, 3):
         for run, _ in read_zoo_plan(config(quality=["1..8"], epochs=epochs, rdoq="full")):
             train = parse(TrainConfig, [*shlex.split(run.train), "--save_dir", "X"], prog="train/main.py")
-            gdn = run.settings["kind"] == "gdn"
-            assert train.initialisation == ("none" if gdn else "calibrated") and train.contexts
-            assert train.epochs == (0 if gdn else epochs) and f"q{train.quality}" == run.settings["teacher"]
+            kind = run.settings["kind"]
+            assert train.initialisation == ("calibrated" if kind == "relu" else "none") and train.contexts
+            assert train.epochs == (0 if kind == "gdn" else epochs) and f"q{train.quality}" == run.settings["teacher"]
             for title, arguments in run.evaluate.items():
                 flags = parse(EvaluateConfig, shlex.split(arguments), prog="evaluate/run.py")
                 assert flags.contexts == ("plain" not in title) and flags.rdoq == ("full" if "rdoq" in title else "off")
-            assert bool(run.export) != gdn
+            assert bool(run.export) == (kind == "relu")
             if run.export:
                 parse(ExportConfig, [*shlex.split(run.export), "--out", "X"], prog="export/onnx_parts.py")
 
@@ -147,7 +149,7 @@ def test_files_of_the_zoo_s_format_are_swapped_compared_and_not_made_again(
     folders = [f"--{name}={tmp_path / name}" for name in ("shards", "images", "work", "out", "teachers")]
     assert main([*folders, "--epochs", "1", "--rdoq", "fast"]) == 0
     text = (tmp_path / "out" / "table.md").read_text()
-    assert sum(line.startswith("| small-0.01.pth.tar") for line in text.splitlines()) == 4
+    assert sum(line.startswith("| small-0.01.pth.tar") for line in text.splitlines()) == 5
     assert (tmp_path / "work" / "relu-small-0.01.pth.tar" / "onnx" / "decoder.onnx").exists()
     capfd.readouterr()
     torch.save({"state_dict": {}}, tmp_path / "teachers" / "small-0.02.pth.tar")
