@@ -78,15 +78,15 @@ def read_calibration_plan(epochs: int, num_samples: int) -> list[PlannedRun]:
     plan = []
     for line in data["runs"]:
         values = data["defaults"] | line
-        name, passes = values.pop("name"), values.pop("passes")
+        name, trained = values.pop("name"), values.pop("trained")
         words = values | {
-            "checkpoint": "embedded" if passes is None else f"WORK/{name}/last.pt",
+            "checkpoint": "embedded" if trained is None else f"WORK/{name}/last.pt",
             "batch_size": data["batch_size"],
-            "epochs": passes and passes * epochs,
+            "epochs": epochs if trained else 0,
         }
-        train = "" if passes is None else _filled(data["train"], words)
+        train = "" if trained is None else _filled(data["train"], words)
         evaluate = {title: _filled(arguments, words) for title, arguments in data["evaluate"].items()}
-        settings = values | {"images": (passes or 0) * images}
+        settings = values | {"images": images if trained else 0}
         plan.append(PlannedRun(Run(name, evaluate, train, settings, validations=bool(train))))
     return plan
 

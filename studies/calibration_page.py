@@ -9,13 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from relic.errors import InputError
 from studies.calibration_results import (
     EVALUATIONS,
-    OTHER_NAIVE,
     PARTS,
     TUNED,
     Results,
     comparisons,
-    curve,
-    reached,
 )
 
 _TABLES = "calibration_tables.md.j2"
@@ -43,8 +40,6 @@ def fill(page: str, results: Results) -> str:
 
 def _values(results: Results) -> dict[str, Any]:
     """The variables of the template."""
-    start = curve(results, "all", "calibrated")
-    others = [results[name] for name in OTHER_NAIVE if start and name in results]
     tuned = [results[name] for part in PARTS if (name := f"{part}-calibrated") in results]
     trained = (each["train"] for each in results.values() if each["train"] and each["settings"]["images"])
     return {
@@ -52,9 +47,7 @@ def _values(results: Results) -> dict[str, Any]:
         "evaluations": EVALUATIONS,
         "parts": PARTS,
         "tuned": TUNED,
-        "other_naive": OTHER_NAIVE,
         "images": sorted({each["settings"]["images"] for each in tuned}),
         "comparisons": comparisons(results),
-        "others": [(each["settings"], reached(each["validations"], start[0])) for each in others],
         "command": next(trained, ""),
     }
