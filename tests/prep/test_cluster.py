@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prep.config import PrepConfig
+from prep.images import ImageFolder
 from prep.planning import plan_splits
 from relic.errors import InputError
 
@@ -118,14 +119,14 @@ def test_no_cluster_is_told_in_one_line(coco: Path, tmp_path: Path) -> None:
         assert f"--ray_address {address}: no Ray cluster answers" in error
 
 
-@pytest.mark.parametrize("fault", ["libraries", "source_folder", "out_dir"])
+@pytest.mark.parametrize("fault", ["libraries", "images", "out_dir"])
 def test_a_node_that_would_pack_otherwise_is_named(coco: Path, tmp_path: Path, fault: str) -> None:
     from prep.cluster import _checked
 
     plan = plan_splits(PrepConfig(coco, tmp_path, include_val=False))[0]
     task = plan.tasks[0]
     assert _checked((lambda task, report: 5, task), lambda item: None) == 5
-    changed: dict[str, Any] = {"source_folder": tmp_path / "absent", "out_dir": tmp_path / "absent"}
+    changed: dict[str, Any] = {"images": ImageFolder(tmp_path / "absent"), "out_dir": tmp_path / "absent"}
     packing = dataclasses.replace(task.packing, libraries={**task.packing.libraries, "simplejpeg": "0.1"})
     sick = dataclasses.replace(task, **{"packing": packing} if fault == "libraries" else {fault: changed[fault]})
     message = "has simplejpeg .*, not 0.1; install" if fault == "libraries" else "has no folder .*absent; mount it"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relic.storage import download, objects
+from relic.storage import download, stores
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,6 @@ def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.05)
-    objects._store.cache_clear()
+    stores.store_of.cache_clear()
     yield
-    objects._store.cache_clear()
+    stores.store_of.cache_clear()

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
-from relic.storage import objects
+from relic.storage import stores
 from tests.storage.listening import listening
 
 
@@ -27,6 +27,10 @@ class S3Server:
         self.ranges: list[str] = []
         self.sent = 0
         """Bytes of answers."""
+        self.changed: dict[str, str] = {}
+        """By key: when it was last written, as a listing tells it."""
+        self.cuts: Counter[str] = Counter()
+        """By key: how many more answers are cut in the middle."""
         self.busy: Counter[str] = Counter()
         """By key: how many more requests are answered with 503."""
         self.stalls: set[str] = set()
@@ -131,10 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
     def list_objects(self, bucket: str, prefix: str) -> None:
         found = ""
         for name, data in sorted(self.server_state.objects.items()):
-            key = name.removeprefix(f"{bucket}/")
+            key, changed = name.removeprefix(f"{bucket}/"), self.server_state.changed.get(name, "1994-11-06T08:49:37Z")
             if name.startswith(f"{bucket}/") and key.startswith(prefix):
                 found += (
-                    f"<Contents><Key>{escape(key)}</Key><LastModified>1994-11-06T08:49:37Z</LastModified>"
+                    f"<Contents><Key>{escape(key)}</Key><LastModified>{changed}</LastModified>"
                     f"<ETag>{etag(data)}</ETag><Size>{len(data)}</Size></Contents>"
                 )
         page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
@@ -163,6 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
+            name, cuts = unquote(urlsplit(self.path).path).lstrip("/"), self.server_state.cuts
+            if cuts[name] > 0:
+                cuts[name] -= 1
+                data, self.close_connection = data[: len(data) // 2], True
             self.wfile.write(data)
             self.server_state.sent += len(data)
 
@@ -181,11 +189,11 @@ def serve_s3(key_id: str = "") -> Iterator[S3Server]:
 
     The stores that relic keeps are of other servers, and are made anew.
     """
-    objects._store.cache_clear()
+    stores.store_of.cache_clear()
     state = S3Server(key_id)
     handler = type("Handler", (_Handler,), {"server_state": state})
     with listening(handler, state.release) as state.url:
         try:
             yield state
         finally:
-            objects._store.cache_clear()
+            stores.store_of.cache_clear()

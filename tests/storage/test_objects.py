@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relic.errors import InputError
-from relic.storage import objects
+from relic.storage import stores
 from relic.storage.faults import MissingError, NetworkError, PermanentError
 from relic.storage.objects import head, list_files, put_file, read_range
 from relic.storage.spec import resolve_shards
@@ -52,16 +52,14 @@ def test_what_is_put_is_listed_and_read_back(tmp_path: Path, s3: S3Server, size:
     s3.objects["bucket/runs/other"] = b"1"
     assert s3.objects["bucket/run/last one.pt"] == data
     assert not s3.uploads
-    assert [(found.url, found.size) for found in list_files("s3://bucket/run")] == [
-        ("s3://bucket/run/last one.pt", size)
-    ]
+    assert [(found.name, found.size) for found in list_files("s3://bucket/run")] == [("last one.pt", size)]
     found = head("s3://bucket/run/last one.pt")
     assert (found.size, found.etag) == (size, etag(data))
     if size:
-        assert bytes(read_range(found.url, 3, 7)) == data[3:10]
+        assert bytes(read_range("s3://bucket/run/last one.pt", 3, 7)) == data[3:10]
         assert s3.ranges == ["bytes=3-9"]
         with pytest.raises(PermanentError, match=r"last one\.pt: ends before byte [\d,]+$"):
-            read_range(found.url, size - 2, 3)
+            read_range("s3://bucket/run/last one.pt", size - 2, 3)
 
 
 def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +72,7 @@ def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PermanentError, match=r"^s3:///x: names no bucket$"):
         head("s3:///x")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEY")
-    objects._store.cache_clear()
+    stores.store_of.cache_clear()
     with pytest.raises(
         PermanentError, match=r"^s3://bucket/x: .*not allow it \(HTTP 403, AccessDenied\); set AWS_ACCESS_KEY_ID"
     ) as caught:
