@@ -52,13 +52,13 @@ class Images(Readable, Protocol):
         """Inside the block, the images can be read, each once and in this order."""
 
 
-def images_of(coco_dir: Path | str, name: str) -> "ImageFolder | ImageStore":
+def images_of(coco_dir: Path | str, name: str) -> "LocalImages | StoredImages":
     """The images in the folder `name` of `--coco_dir`: text is a URL."""
-    return ImageStore(in_folder(coco_dir, name)) if isinstance(coco_dir, str) else ImageFolder(coco_dir / name)
+    return StoredImages(in_folder(coco_dir, name)) if isinstance(coco_dir, str) else LocalImages(coco_dir / name)
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFolder:
+class LocalImages:
     """A folder of this machine."""
 
     path: Path
@@ -93,7 +93,7 @@ class ImageFolder:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageStore:
+class StoredImages:
     """A folder of an object store.
 
     The listing tells the version of each image. Only this version is packed, so an image that is replaced after the
@@ -142,7 +142,7 @@ class ImageStore:
 class _ReadAhead:
     """Asks for the next images of a list while the present one is decoded."""
 
-    def __init__(self, store: ImageStore, sources: Sequence[Source], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, store: StoredImages, sources: Sequence[Source], pool: ThreadPoolExecutor) -> None:
         self._store = store
         self._pool = pool
         self._waiting = deque(sources)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks._shared.packing import plain_packing
-from prep.images import ImageFolder
+from prep.images import LocalImages
 from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
@@ -193,7 +193,7 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
         keyed = KeyedSource(Source(path.name, path.stat().st_size), "crop")
         exact, fast = (
             make_crops(
-                ImageFolder(path.parent), keyed, plain_packing(side, crop="center", samples_per_shard=1, decode=decode)
+                LocalImages(path.parent), keyed, plain_packing(side, crop="center", samples_per_shard=1, decode=decode)
             )
             for decode in ("exact", "fast")
         )

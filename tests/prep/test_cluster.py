@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prep.config import PrepConfig
-from prep.images import ImageFolder
+from prep.images import LocalImages
 from prep.planning import plan_splits
 from relic.errors import InputError
 
@@ -126,7 +126,7 @@ def test_a_node_that_would_pack_otherwise_is_named(coco: Path, tmp_path: Path, f
     plan = plan_splits(PrepConfig(coco, tmp_path, include_val=False))[0]
     task = plan.tasks[0]
     assert _checked((lambda task, report: 5, task), lambda item: None) == 5
-    changed: dict[str, Any] = {"images": ImageFolder(tmp_path / "absent"), "out_dir": tmp_path / "absent"}
+    changed: dict[str, Any] = {"images": LocalImages(tmp_path / "absent"), "out_dir": tmp_path / "absent"}
     packing = dataclasses.replace(task.packing, libraries={**task.packing.libraries, "simplejpeg": "0.1"})
     sick = dataclasses.replace(task, **{"packing": packing} if fault == "libraries" else {fault: changed[fault]})
     message = "has simplejpeg .*, not 0.1; install" if fault == "libraries" else "has no folder .*absent; mount it"

@@ -13,7 +13,7 @@ import pytest
 
 from prep import images as prep_images
 from prep.config import PrepConfig
-from prep.images import ImageFolder, ImageStore
+from prep.images import LocalImages, StoredImages
 from prep.make_shards import main
 from relic.pictures.listing import list_sources
 from relic.pictures.reasons import Unreadable
@@ -246,11 +246,11 @@ def test_shards_are_not_written_among_the_images(capsys: pytest.CaptureFixture[s
 
 def test_listings_are_equal(coco: Path, s3: S3Server) -> None:
     put(s3, coco)
-    listed = ImageStore(f"{URL}/train2017").sources()
+    listed = StoredImages(f"{URL}/train2017").sources()
     assert [(source.path, source.size) for source in listed] == [
         (source.path, source.size) for source in list_sources(coco / "train2017")
     ]
-    folder = ImageFolder(coco / "train2017")
+    folder = LocalImages(coco / "train2017")
     for source in listed:
         if source.size:
             assert read_listed(f"{URL}/train2017", source.path, source.version) == folder.read(source)
@@ -262,7 +262,7 @@ def test_images_are_asked_for_ahead_in_bounded_memory(s3: S3Server, monkeypatch:
     sizes = [10] * 20 + [70, 0, 600 << 20, 10]
     for number, size in enumerate(sizes):
         s3.objects[f"bucket/my images/{number:03d}.jpg"] = bytes(min(size, 70))
-    store = ImageStore(URL)
+    store = StoredImages(URL)
     sources = [source._replace(size=size) for source, size in zip(store.sources(), sizes, strict=True)]
     asked, lock, read = [], threading.Lock(), read_listed
 
@@ -294,7 +294,7 @@ def test_many_images_are_asked_for_at_a_time(s3: S3Server, monkeypatch: pytest.M
         return read(folder, path, etag)
 
     monkeypatch.setattr(prep_images, "read_listed", wait_and_read)
-    store = ImageStore(URL)
+    store = StoredImages(URL)
     sources = store.sources()
     with store.ahead(sources) as images:
         assert [images.read(source) for source in sources] == [b"1"] * 16
