@@ -39,6 +39,9 @@ _TICK_SECONDS = 0.2
 _PATIENCE_SECONDS = 1.0
 """Given to a transfer that is to stop, before it is left to end by itself."""
 _RETRIES = 3
+"""They take a second or two, or more where the host does not answer."""
+_PATIENT_RETRIES = 9
+"""They take up to a minute."""
 
 
 class FoundObject(NamedTuple):
@@ -74,10 +77,15 @@ def is_store(url: str) -> bool:
     return is_object(url) and not is_http(url)
 
 
-def read_range(url: str, start: int, length: int) -> memoryview:
-    """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError."""
-    with _one_line(url):
-        place = place_of(url, _RETRIES)
+def read_range(url: str, start: int, length: int, *, patient: bool = False) -> memoryview:
+    """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError.
+
+    `patient`: for work that has begun, which is not to end with a fault of the network that lasts some seconds. An
+    answer that is cut goes on at the byte.
+    """
+    retries = _PATIENT_RETRIES if patient else _RETRIES
+    with _one_line(url, retries):
+        place = place_of(url, retries)
         data = memoryview(obstore.get_range(place.store, place.key, start=start, length=length))
     if len(data) != length:
         raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}")
@@ -175,13 +183,13 @@ def _found(name: str, meta: "ObjectMeta") -> FoundObject:
 
 
 def read_listed(folder: str, name: str, etag: str | None) -> bytes | None:
-    """A file of `list_files`, read whole; None if it has another version by now. Raises as `head` does.
+    """A file of `list_files`, read whole and patiently; None if it has another version by now. Raises as `head` does.
 
     Any name that a store lists can be read so, also one with the characters that end the path of a URL.
     """
     folder = folder.rstrip("/") + "/"
-    with _one_line(folder + name):
-        store, key = place_of(folder, _RETRIES)
+    with _one_line(folder + name, _PATIENT_RETRIES):
+        store, key = place_of(folder, _PATIENT_RETRIES)
         response = obstore.get(store, key + name)
         told = response.meta["e_tag"]
         if etag and told and told.strip('"') != etag.strip('"'):  # Azure lists versions without the quotes
@@ -262,14 +270,15 @@ class _Copy:
 
 
 @contextmanager
-def _one_line(url: str) -> Iterator[None]:
-    """Turn what obstore raises, after its own attempts, into a PermanentError or a NetworkError."""
+def _one_line(url: str, retries: int | None = None) -> Iterator[None]:
+    """Turn what obstore raises, after its own `retries` (`_RETRIES`), into a PermanentError or a NetworkError."""
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
         found = fault(url, error)
         if isinstance(found, TransferError):
-            tried = f" in {_RETRIES + 1} attempts" if isinstance(found, BusyError) else ""
+            attempts = 1 + (_RETRIES if retries is None else retries)
+            tried = f" in {attempts} attempts" if isinstance(found, BusyError) else ""
             found = NetworkError(f"{without_secrets(url)}: could not be reached{tried}: {found}")
         raise found from None
 

@@ -108,7 +108,9 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
             room.cache_gb, split, least_gb,
         )  # fmt: skip
     served = [
-        ServedShard(functools.partial(read_range, url), functools.partial(_ensure_index, url, info, folder))
+        ServedShard(
+            functools.partial(read_range, url, patient=True), functools.partial(_ensure_index, url, info, folder)
+        )
         for url, info in zip(urls, chosen, strict=True)
     ]
     return open_parts(folder, Path(without_secrets(beside(urls[0], ""))), manifest.packing, chosen, served)

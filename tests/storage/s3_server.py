@@ -4,7 +4,7 @@ import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,8 +29,8 @@ class S3Server:
         """Bytes of answers."""
         self.changed: dict[str, str] = {}
         """By key: when it was last written, as a listing tells it."""
-        self.cuts: Counter[str] = Counter()
-        """By key: how many more answers are cut in the middle."""
+        self.shorten: Callable[[str, int], int] = lambda name, length: length
+        """How many bytes of an answer of some length are sent, by the key. Where it is fewer, the connection is cut."""
         self.busy: Counter[str] = Counter()
         """By key: how many more requests are answered with 503."""
         self.stalls: set[str] = set()
@@ -167,12 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            name, cuts = unquote(urlsplit(self.path).path).lstrip("/"), self.server_state.cuts
-            if cuts[name] > 0:
-                cuts[name] -= 1
-                data, self.close_connection = data[: len(data) // 2], True
-            self.wfile.write(data)
-            self.server_state.sent += len(data)
+            sent = self.server_state.shorten(unquote(urlsplit(self.path).path).lstrip("/"), len(data))
+            self.close_connection = sent < len(data)
+            self.wfile.write(data[:sent])
+            self.server_state.sent += sent
 
     def answer_error(self, code: int, word: str) -> None:
         self.answer(code, f"<Error><Code>{word}</Code></Error>".encode(), {})

@@ -225,7 +225,7 @@ def test_a_bound_that_the_disk_cannot_hold_is_refused(
 
 
 def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "_RETRIES", 1)
+    monkeypatch.setattr(objects, "_PATIENT_RETRIES", 1)
     shards = opened(1e-9)
     s3.busy = Counter({f"bucket/set/{name}": 99 for name in NAMES})
     with pytest.raises(NetworkError, match=r"^s3://bucket/set/train-00000\d\.tar: .*in 2 attempts: .*HTTP 503"):
