@@ -48,6 +48,7 @@ class Place(NamedTuple):
     key: str
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def place_of(url: str, retries: int) -> Place:
     """Where `url` is. obstore makes up to `retries` attempts more where the host or the network fails."""
     parts = urlsplit(url)

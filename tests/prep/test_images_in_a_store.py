@@ -18,10 +18,10 @@ from prep.images import LocalImages, StoredImages
 from prep.make_shards import main
 from relic.pictures.listing import list_sources
 from relic.pictures.reasons import Unreadable
-from relic.storage import objects, stores
+from relic.storage import objects
 from relic.storage.objects import read_listed
 from tests.conftest import refusal
-from tests.storage.s3_server import S3Server
+from tests.storage.s3_server import S3Server, forget_stores
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "s3://bucket/my images"
@@ -244,7 +244,7 @@ def test_what_cannot_be_listed_is_one_line(
     assert run("s3://bucket/empty", tmp_path / "out", "--include_val", "false") == 2
     assert "--coco_dir s3://bucket/empty: train2017 holds no image" in capsys.readouterr().err
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEY")
-    stores.store_of.cache_clear()
+    forget_stores()
     assert run("s3://bucket/only/", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "--coco_dir s3://bucket/only/train2017/: the server does not allow it (HTTP 403, AccessDenied)" in error

@@ -181,17 +181,23 @@ def etag(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
+def forget_stores() -> None:
+    """Have stores made anew, from the environment as it is then."""
+    stores.place_of.cache_clear()
+    stores.store_of.cache_clear()
+
+
 @contextmanager
 def serve_s3(key_id: str = "") -> Iterator[S3Server]:
     """An S3 server until the block ends. With `key_id`, only requests signed with that key are answered.
 
     The stores that relic keeps are of other servers, and are made anew.
     """
-    stores.store_of.cache_clear()
+    forget_stores()
     state = S3Server(key_id)
     handler = type("Handler", (_Handler,), {"server_state": state})
     with listening(handler, state.release) as state.url:
         try:
             yield state
         finally:
-            stores.store_of.cache_clear()
+            forget_stores()
