@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prep.encoding import imaging_libraries
 from prep.engine import Engine, Finished, RunningItems, Task, TaskOutcome, Work, attempt, result_of
+from prep.images import LocalImages
 from prep.tasks import ShardTask
 from relic.errors import InputError
 
@@ -139,7 +140,8 @@ def _checked(work_and_task: tuple[Work[Task, Any], Task], report: Callable[[int]
         others = [f"{name} {here.get(name)}, not {wanted[name]}" for name in wanted if here.get(name) != wanted[name]]
         if others:
             raise InputError(f"node {socket.gethostname()}: has {', '.join(others)}; install the same everywhere")
-        for folder in (task.source_folder, task.out_dir):
+        images = [task.images.path] if isinstance(task.images, LocalImages) else []
+        for folder in (*images, task.out_dir):
             if not folder.is_dir():
                 raise InputError(f"node {socket.gethostname()}: has no folder {folder}; mount it on every node")
     return work(task, report)

@@ -1,11 +1,11 @@
 """Find images that changed after they were packed, also those whose length stayed the same.
 
-An image is a suspect if the file system has it changed since its shard was written. Copying, restoring or renaming
-images does that too. So the crops of suspects are made again and compared with the shard: only other crops count.
+An image is a suspect if the file system, or the object store, has it changed since its shard was written. Copying,
+restoring or renaming images does that too. So the crops of suspects are made again and compared with the shard: only
+other crops count.
 """
 
 import os
-import stat
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -24,24 +24,8 @@ _MARGIN_NS = 100_000_000
 
 
 def suspects(task: ShardTask, since_ns: int) -> tuple[KeyedSource, ...]:
-    """The sources of a shard that the file system has as changed after `since_ns`."""
-    folder = os.fspath(task.source_folder)
-    return tuple(
-        keyed for keyed in task.sources if _changed_ns(f"{folder}/{keyed.source.path}") > since_ns - _MARGIN_NS
-    )
-
-
-def _changed_ns(path: str) -> int:
-    """When a file's content or place last changed. Of a link, the later one of the link and its target."""
-    try:
-        status = os.lstat(path)
-        newest = max(status.st_mtime_ns, status.st_ctime_ns)
-        if stat.S_ISLNK(status.st_mode):
-            status = os.stat(path)
-            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-    except OSError:
-        return 0
-    return newest
+    """The sources of a shard that the file system, or the store, has as changed after `since_ns`."""
+    return tuple(keyed for keyed in task.sources if task.images.changed_ns(keyed.source) > since_ns - _MARGIN_NS)
 
 
 def changed_images(
@@ -82,17 +66,19 @@ def compare_shard(task: CompareTask, report: Callable[[int], None]) -> list[str]
         records = read_records(index)
         packed = {key: (offset, digest) for offset, _, digest, key in records.tolist()}
     changed = []
-    for number, keyed in enumerate(task.sources):
-        report(number)
-        was_rejected = keyed.source.path in task.rejected
-        try:
-            crops = make_crops(task.source_folder, keyed, task.packing)
-        except Unreadable:
-            same = was_rejected
-        else:
-            same = not was_rejected and all(_is_stored(crop.payload, packed.get(key_bytes(crop.key))) for crop in crops)
-        if not same:
-            changed.append(keyed.source.path)
+    with task.images.ahead([keyed.source for keyed in task.sources]) as images:
+        for number, keyed in enumerate(task.sources):
+            report(number)
+            was_rejected = keyed.source.path in task.rejected
+            try:
+                crops = make_crops(images, keyed, task.packing)
+            except Unreadable:
+                same = was_rejected
+            else:
+                stored = (_is_stored(crop.payload, packed.get(key_bytes(crop.key))) for crop in crops)
+                same = not was_rejected and all(stored)
+            if not same:
+                changed.append(keyed.source.path)
     return changed
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 from prep.part import PackingShare, part_of
 from relic.errors import InputError
 from relic.options import CropPlace, Decode, Encoding, EngineName
-from relic.storage.objects import SCHEMES
+from relic.storage.objects import SCHEMES, is_store
 from relic.storage.run_copy import check_store
+from relic.storage.urls import in_folder, without_secrets
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
 _DEFAULT_SIDE = 224
@@ -29,8 +30,9 @@ class PrepConfig:
         "machine": ("workers", "engine", "ray_address", "part"),
     }
 
-    coco_dir: Path
-    """Folder that holds train2017/ and val2017/ (.jpg .jpeg .png .bmp .webp .gif .tif .tiff, subfolders too)."""
+    coco_dir: Path | str
+    """Folder that holds train2017/ and val2017/ (.jpg .jpeg .png .bmp .webp .gif .tif .tiff, subfolders too), or its
+    URL in an object store, such as s3://bucket/coco."""
     out_dir: Path = Path("shards")
     """Folder for the shards, their indices and manifests."""
     out_url: str | None = None
@@ -63,7 +65,8 @@ class PrepConfig:
     """Worker processes; 0: one per core that this process may use. With --engine ray, the shards that are packed at
     once; 0: one per core of the cluster."""
     engine: EngineName = "local"
-    """What runs the workers. local: this machine; ray: a Ray cluster, whose nodes share --coco_dir and --out_dir."""
+    """What runs the workers. local: this machine; ray: a Ray cluster, whose nodes share the folders --coco_dir and
+    --out_dir."""
     ray_address: str = "auto"
     """Address of the cluster for --engine ray. auto: the cluster that this machine belongs to; local: one of this
     machine alone, for a trial."""
@@ -102,12 +105,10 @@ class PrepConfig:
         if self.ray_address != "auto" and self.engine != "ray":
             raise InputError(f"--ray_address {self.ray_address}: needs --engine ray")
         _ = self.shard_part
-        for flag, folder, way_out in (
-            ("--out_dir", self.out_dir, "give the URL as --out_url"),
-            ("--coco_dir", self.coco_dir, "copy the images to a folder, or mount the bucket"),
-        ):
-            if folder.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}:
-                raise InputError(f"{flag} {folder}: takes a folder, not a URL; {way_out}")
+        if isinstance(self.coco_dir, str):
+            _check_image_store(self.coco_dir, self.out_url)
+        if self.out_dir.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}:
+            raise InputError(f"--out_dir {self.out_dir}: takes a folder, not a URL; give the URL as --out_url")
         if self.out_url is not None:
             check_store(self.out_url, "--out_url")
             if self.overwrite:
@@ -146,6 +147,19 @@ class PrepConfig:
     @property
     def _side(self) -> int:
         return _DEFAULT_SIDE if self.size is None else self.size
+
+
+def _check_image_store(url: str, out_url: str | None) -> None:
+    """Raise InputError for a URL whose images cannot be listed, or among which the shards are written."""
+    shown = without_secrets(url)
+    if not is_store(url):
+        raise InputError(
+            f"--coco_dir {shown}: images are listed in s3://, gs:// and az:// only; copy those of other servers to a "
+            "folder"
+        )
+    for name in SPLIT_FOLDERS.values():
+        if out_url is not None and in_folder(out_url, "").startswith(in_folder(in_folder(url, name), "")):
+            raise InputError(f"--out_url {without_secrets(out_url)}: is inside the images of --coco_dir {shown}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,6 @@ def result_of(outcome: TaskOutcome) -> Any:
 
 def _portable(error: InputError | OSError) -> Exception:
     """The error in a form that can be pickled."""
-    if isinstance(error, OSError):  # its args leave out the file's name
+    if isinstance(error, OSError) and error.errno is not None:  # its args leave out the file's name
         return OSError(error.errno, error.strerror or str(error), error.filename)
     return type(error)(*error.args)

@@ -19,8 +19,8 @@ def _stem(path: str) -> str:
 def listing_sha256(sources: Sequence[Source]) -> str:
     """sha256 of the path and size of each source, in order."""
     digest = hashlib.sha256()
-    for path, size in sources:
-        digest.update(os.fsencode(path) + b"\0%d\n" % size)
+    for source in sources:
+        digest.update(os.fsencode(source.path) + b"\0%d\n" % source.size)
     return digest.hexdigest()
 
 

@@ -212,8 +212,7 @@ def _changed(
 
 
 def _first_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> str:
-    first = changed[min(changed)][0]
-    return f"{str(plan.tasks[0].source_folder / first)!r}"
+    return repr(plan.tasks[0].images.name_of(changed[min(changed)][0]))
 
 
 def _refuse_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> None:
@@ -256,7 +255,7 @@ def _results(
 
 
 def _describe(plan: SplitPlan, task: ShardTask, item: int) -> str:
-    return f"{plan.folder.tar(task.shard).name}, image {task.source_folder / task.sources[item].source.path}"
+    return f"{plan.folder.tar(task.shard).name}, image {task.images.name_of(task.sources[item].source.path)}"
 
 
 def _check_share(plan: SplitPlan, rejected: list[Rejection], max_bad: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prep.config import SPLIT_FOLDERS, PrepConfig
 from prep.encoding import imaging_libraries
+from prep.images import images_of
 from prep.listing import crop_key_length, listing_sha256, unique_keys
 from prep.part import PackingShare
 from prep.split_folder import SplitFolder
@@ -16,10 +17,10 @@ from prep.uploading import check_url
 from relic.columns import counted
 from relic.errors import InputError
 from relic.files import check_folder, nearest_existing
-from relic.pictures.listing import list_sources
 from relic.shards.manifest import MOST_SHARDS, Packing
 from relic.shards.npy import PAGE_BYTES
 from relic.shards.ustar import BLOCK_BYTES
+from relic.storage.urls import without_secrets
 
 _NPY_BYTES = 128
 _BESIDE_BYTES = 320
@@ -120,31 +121,38 @@ def plan_splits(config: PrepConfig) -> list[SplitPlan]:
 def _check_folders(config: PrepConfig) -> None:
     check_folder("--out_dir", config.out_dir)
     out_dir = config.out_dir.resolve()
-    for images in (config.coco_dir / name for name in SPLIT_FOLDERS.values()):
-        if images.resolve() in (out_dir, *out_dir.parents):
-            raise InputError(f"--out_dir {config.out_dir}: is inside the image folder {images}; choose another folder")
-    if not config.coco_dir.is_dir():
-        raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
+    if isinstance(config.coco_dir, Path):
+        for folder in (config.coco_dir / name for name in SPLIT_FOLDERS.values()):
+            if folder.resolve() in (out_dir, *out_dir.parents):
+                raise InputError(
+                    f"--out_dir {config.out_dir}: is inside the image folder {folder}; choose another folder"
+                )
+        if not config.coco_dir.is_dir():
+            raise InputError(f"--coco_dir {config.coco_dir}: no such folder")
     for split in config.splits:
-        folder = config.coco_dir / SPLIT_FOLDERS[split]
-        if not folder.is_dir():
-            raise InputError(f"--coco_dir {config.coco_dir}: holds no folder {folder.name}{_way_out(split, config)}")
+        name = SPLIT_FOLDERS[split]
+        if not images_of(config.coco_dir, name).exists():
+            raise InputError(f"--coco_dir {_shown(config)}: holds no folder {name}{_way_out(split, config)}")
+
+
+def _shown(config: PrepConfig) -> str:
+    return without_secrets(str(config.coco_dir))
 
 
 def _way_out(split: str, config: PrepConfig) -> str:
     if split == "val":
         return "; --include_val false packs train2017 alone"
-    if (config.coco_dir / SPLIT_FOLDERS["val"]).is_dir():
+    if isinstance(config.coco_dir, Path) and (config.coco_dir / SPLIT_FOLDERS["val"]).is_dir():
         link = config.coco_dir / SPLIT_FOLDERS["train"]
         return f"; to pack val2017 as train: ln -s val2017 {link}, then --include_val false"
     return ""
 
 
 def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> SplitPlan:
-    source_folder = config.coco_dir / SPLIT_FOLDERS[split]
-    sources = list_sources(source_folder)
+    images = images_of(config.coco_dir, SPLIT_FOLDERS[split])
+    sources = images.sources()
     if not sources:
-        raise InputError(f"--coco_dir {config.coco_dir}: {source_folder.name} holds no image{_way_out(split, config)}")
+        raise InputError(f"--coco_dir {_shown(config)}: {SPLIT_FOLDERS[split]} holds no image{_way_out(split, config)}")
     packing = Packing(
         split=split,
         width=config.crop_width,
@@ -172,7 +180,7 @@ def _plan_split(config: PrepConfig, split: str, libraries: dict[str, str]) -> Sp
         ShardTask(
             shard=number,
             sources=tuple(keyed[start : start + step]),
-            source_folder=source_folder,
+            images=images,
             out_dir=config.out_dir,
             packing=packing,
             out_url=config.out_url,

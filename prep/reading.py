@@ -1,4 +1,4 @@
-"""Read a listed file."""
+"""Read a listed file, and what is wrong with one that is not as it was listed."""
 
 import os
 from pathlib import Path
@@ -18,13 +18,26 @@ def read_source(path: Path, size: int) -> bytes:
     except FileNotFoundError:
         if path.is_symlink():
             raise Unreadable("dangling link") from None
-        raise InputError(
-            f"{os.fspath(path)!r}: deleted while it was packed; run the command again with --overwrite"
-        ) from None
+        raise deleted(os.fspath(path)) from None
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from error
+    return check_bytes(data, size, os.fspath(path))
+
+
+def check_bytes(data: bytes, size: int, name: str) -> bytes:
+    """The bytes of a file that was listed with `size`. Raises as `read_source` does."""
     if len(data) != size:
-        raise InputError(f"{os.fspath(path)!r}: changed while it was packed; run the command again with --overwrite")
+        raise changed(name)
     if not data:
         raise Unreadable("empty file")
     return data
+
+
+def deleted(name: str) -> InputError:
+    """The error for a file that was deleted after the listing."""
+    return InputError(f"{name!r}: deleted while it was packed; run the command again with --overwrite")
+
+
+def changed(name: str) -> InputError:
+    """The error for a file that has other bytes than when it was listed."""
+    return InputError(f"{name!r}: changed while it was packed; run the command again with --overwrite")

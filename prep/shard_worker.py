@@ -1,15 +1,13 @@
 """Pack one shard in a worker: read, decode, crop, encode, write, publish, record."""
 
-import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from prep.cropping import Window, centre_window, cut, least_decode_size, random_window
 from prep.encoding import encode_crop
+from prep.images import Readable
 from prep.listing import crop_key
-from prep.reading import read_source
 from prep.split_folder import Rejection, ShardRecord, SplitFolder
 from prep.tasks import KeyedSource, ShardTask
 from prep.uploading import upload_shard
@@ -35,11 +33,12 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
     """Pack a shard and record it. Calls `report(n)` before it reads source n."""
     folder = SplitFolder(task.out_dir, task.packing.split)
     rejected = []
-    with ShardWriter(folder.tar(task.shard)) as writer:
+    sources = [keyed.source for keyed in task.sources]
+    with ShardWriter(folder.tar(task.shard)) as writer, task.images.ahead(sources) as images:
         for number, keyed in enumerate(task.sources):
             report(number)
             try:
-                crops = make_crops(task.source_folder, keyed, task.packing)
+                crops = make_crops(images, keyed, task.packing)
             except Unreadable as reason:
                 rejected.append(Rejection(keyed.source.path, str(reason)))
                 continue
@@ -50,24 +49,24 @@ def pack_shard(task: ShardTask, report: Callable[[int], None]) -> ShardRecord:
     return folder.finish_shard(task.shard, ShardRecord(writer.info, tuple(rejected)))
 
 
-def make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
-    """Make the crops of one image. Raises Unreadable, and InputError if the memory is not enough.
+def make_crops(images: Readable, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
+    """Make the crops of one image. Raises as `Readable.read` does, and InputError if the memory is not enough.
 
     An image that takes longer than 10 minutes ends the process.
     """
     signal.alarm(_MOST_SECONDS)
     try:
-        return _make_crops(source_folder, keyed, packing)
+        return _make_crops(images, keyed, packing)
     except MemoryError as error:
-        path = os.fspath(source_folder / keyed.source.path)
-        raise InputError(f"{path!r}: out of memory while its crops were made; try fewer --workers") from error
+        name = images.name_of(keyed.source.path)
+        raise InputError(f"{name!r}: out of memory while its crops were made; try fewer --workers") from error
     finally:
         signal.alarm(0)
 
 
-def _make_crops(source_folder: Path, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
+def _make_crops(images: Readable, keyed: KeyedSource, packing: Packing) -> list[PackedCrop]:
     shape = Size(packing.width, packing.height)
-    header = read_header(read_source(source_folder / keyed.source.path, keyed.source.size))
+    header = read_header(images.read(keyed.source))
     windows = _windows(header.full, keyed.key, shape, packing)
     least = least_decode_size(header.full, windows, shape) if packing.decode == "fast" else None
     image, pixels = decode(header, least)

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from prep.images import LocalImages, StoredImages
 from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 
@@ -21,7 +22,7 @@ class ShardTask:
 
     shard: int
     sources: tuple[KeyedSource, ...]
-    source_folder: Path
+    images: LocalImages | StoredImages
     out_dir: Path
     packing: Packing
     out_url: str | None = None

@@ -32,7 +32,7 @@ def check_url(folder: SplitFolder, url: str | None) -> None:
     if url is None or folder.uploaded() or plan_path(folder.folder, folder.split).exists():
         return
     for found in list_files(url):
-        if found.url.startswith((in_folder(url, f"{folder.split}-"), in_folder(url, f"{folder.split}.json"))):
+        if found.name.startswith((f"{folder.split}-", f"{folder.split}.json")):
             raise InputError(
                 f"--out_url {without_secrets(url)}: holds {folder.split} shards that --out_dir {folder.folder} has not "
                 "written; choose another URL"
@@ -49,8 +49,8 @@ def finish_upload(folder: SplitFolder, manifest: Manifest, url: str) -> None:
         if tar.exists():
             check_packed_tar(tar, info)
             upload_shard(folder, info, url)
-    sizes = {found.url: found.size for found in list_files(url)}
-    lost = [info for info in manifest.shards if sizes.get(in_folder(url, info.name)) != info.bytes]
+    sizes = {found.name: found.size for found in list_files(url)}
+    lost = [info for info in manifest.shards if sizes.get(info.name) != info.bytes]
     for info in lost:
         folder.uploaded_path(folder.folder / info.name).unlink(missing_ok=True)
     if lost:

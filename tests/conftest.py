@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from relic.errors import InputError
 from relic.options import Encoding
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, write_manifest
 from relic.shards.writer import ShardWriter
+from relic.storage import resident
 from tests.storage.s3_server import S3Server, serve_s3
 from tests.torch_marker import needs_torch
 
@@ -151,6 +153,19 @@ def write_shards(
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has its own cache folder, separate from the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _fillers_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What fills a cache in the background ends with its test. Else it makes the store of the next test's server.
+
+    That one would lack the keys, if they are set a moment later.
+    """
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(resident, "atexit", types.SimpleNamespace(register=ends.append))
+    yield
+    for end in ends:
+        end()
 
 
 @pytest.fixture

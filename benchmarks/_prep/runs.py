@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks._shared.packing import plain_packing
+from prep.images import LocalImages
 from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
@@ -191,7 +192,9 @@ def fast_likeness(images: Sequence[Path], side: int) -> Likeness:
     for path in images[:: max(1, len(images) // _PSNR_IMAGES)]:
         keyed = KeyedSource(Source(path.name, path.stat().st_size), "crop")
         exact, fast = (
-            make_crops(path.parent, keyed, plain_packing(side, crop="center", samples_per_shard=1, decode=decode))
+            make_crops(
+                LocalImages(path.parent), keyed, plain_packing(side, crop="center", samples_per_shard=1, decode=decode)
+            )
             for decode in ("exact", "fast")
         )
         both = [read_npy(memoryview(crops[0].payload)).astype(float) for crops in (exact, fast)]

@@ -7,14 +7,17 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
+import obstore
+from obstore.store import HTTPStore
 
 from benchmarks._loader.measure import consumer_wait
 from benchmarks._remote.first_batch import seconds_to_first_batch
 from benchmarks._remote.server import serving
 from benchmarks._shared.packing import plain_packing
+from relic.files import file_sha256
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards.index import index_path
@@ -31,6 +34,7 @@ from relic.storage.spec import resolve_shards
 _SIDE = 224
 _BATCH_SIZE = 64
 _RANGE_BYTES = 150_000
+_RANGES = 100
 _EPOCHS = 8
 """Timed epochs of a small set."""
 _ALL_GB = 1000.0
@@ -49,9 +53,17 @@ class Starts(NamedTuple):
 class Cpu(NamedTuple):
     """CPU of this process, the server's not counted."""
 
-    fetch_seconds_per_gb: float
+    fetch: float
+    """Seconds per GB."""
+    received: float
+    """The same by obstore alone, without a file."""
+    written: float
+    """The same by obstore alone, into a file."""
+    sha256: float
     range_us: float
     """Microseconds per read of 150 kB."""
+    bare_range_us: float
+    """The same by obstore alone."""
 
 
 def write_set(folder: Path, shards: int, samples: int) -> str:
@@ -113,7 +125,7 @@ def measure_cached(folder: Path, pattern: str, caches: Path, rounds: int) -> flo
 
 
 def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
-    """Of whole shards to the disk, with their sha256, and of parts of a shard."""
+    """Of whole shards to the disk, with their sha256, and of parts of a shard, in turns with the same without relic."""
     manifest = read_manifest(folder, "train")
     assert manifest is not None
     info = manifest.shards[0]
@@ -125,15 +137,36 @@ def measure_cpu(folder: Path, caches: Path, rounds: int) -> Cpu:
             download(first, caches / "fetched.tar", lambda path: check_tar(path, info))
             (caches / "fetched.tar").unlink()
 
+        store = HTTPStore.from_url(url, client_options={"allow_http": True})
+
+        def receive(file: IO[bytes] | None = None) -> None:
+            for chunk in obstore.get(store, info.name).stream(min_chunk_size=1 << 18):
+                if file is not None:
+                    file.write(chunk)
+
+        def write() -> None:
+            with (caches / "received.tar").open("wb") as file:
+                receive(file)
+                os.fsync(file.fileno())
+            (caches / "received.tar").unlink()
+
         def read() -> None:
-            for number in range(100):
+            for number in range(_RANGES):
                 read_range(first, number % parts * _RANGE_BYTES, _RANGE_BYTES)
 
-        for warm_up in (fetch, read):
-            warm_up()
-        per_gb = [_cpu_seconds(fetch) / info.bytes * 1e9 for _ in range(4 * rounds)]
-        per_range = [_cpu_seconds(read) / 100 * 1e6 for _ in range(4 * rounds)]
-    return Cpu(statistics.median(per_gb), statistics.median(per_range))
+        def read_bare() -> None:
+            for number in range(_RANGES):
+                obstore.get_range(store, info.name, start=number % parts * _RANGE_BYTES, length=_RANGE_BYTES)
+
+        per_gb, per_range = 1e9 / info.bytes, 1e6 / _RANGES
+        works: tuple[tuple[Callable[[], object], float], ...] = (
+            (fetch, per_gb), (receive, per_gb), (write, per_gb), (lambda: file_sha256(folder / info.name), per_gb),
+            (read, per_range), (read_bare, per_range),
+        )  # fmt: skip
+        for work, _ in works:
+            work()
+        turns = [[_cpu_seconds(work) * scale for work, scale in works] for _ in range(4 * rounds)]
+    return Cpu(*map(statistics.median, zip(*turns, strict=True)))
 
 
 def _opened(pattern: str, cache: Path, cache_gb: float) -> ShardSet:
@@ -153,7 +186,7 @@ def _images_per_second(shards: ShardSet) -> float:
         return images / (time.perf_counter() - began)
 
 
-def _cpu_seconds(work: Callable[[], None]) -> float:
+def _cpu_seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began

@@ -56,14 +56,19 @@ def read_file(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise Unreadable(f"file larger than {MAX_FILE_BYTES >> 20} MiB")
+        check_file_size(status.st_size)
         data = os.read(descriptor, status.st_size)
         while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
             data += more
         return data
     finally:
         os.close(descriptor)
+
+
+def check_file_size(size: int) -> None:
+    """Raise Unreadable for a file of too many bytes."""
+    if size > MAX_FILE_BYTES:
+        raise Unreadable(f"file larger than {MAX_FILE_BYTES >> 20} MiB")
 
 
 def read_pixels(path: Path) -> Pixels:

@@ -18,6 +18,10 @@ class Source(NamedTuple):
 
     path: str
     size: int
+    version: str | None = None
+    """What an object store calls this version of the file. None for a file on a disk, and where it does not tell."""
+    changed_ns: int = 0
+    """When an object store was given the file, in nanoseconds since 1970. A disk is asked again when it matters."""
 
 
 def list_sources(folder: Path) -> list[Source]:
@@ -64,7 +68,7 @@ def _scan(first: _Folder, found: list[Source], links: list[_Folder], entered: se
                         waiting.append(inside)
                     elif _is_linked_folder(entry):
                         links.append(inside)
-                    elif _ending(entry.name) in ENDINGS:
+                    elif is_image_name(entry.name):
                         found.append(Source(folder.prefix + entry.name, _size(entry)))
         except OSError as error:
             raise InputError(f"{folder.path}: cannot list this folder ({error.strerror})") from error
@@ -89,10 +93,10 @@ def _contains_link(link: str) -> bool:
     return os.path.commonpath((target, place)) == target
 
 
-def _ending(name: str) -> str:
-    """The ending in lower case, `.jpg` for `A.JPG`; empty for a name such as `.jpg`."""
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is listed. The ending of `A.JPG` is `.jpg`; a name such as `.jpg` has none."""
     stem, dot, ending = name.rpartition(".")
-    return dot + ending.lower() if stem else ""
+    return bool(stem) and dot + ending.lower() in ENDINGS
 
 
 def _size(entry: "os.DirEntry[str]") -> int:

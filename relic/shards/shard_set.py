@@ -37,6 +37,9 @@ _CHECKED_AT_START = 4096
 on a local disk and minutes on a network. In a larger set a shard is looked at when it is first read."""
 
 _CHECK_THREADS = 16
+_OF_TARS = "tars:"
+"""Begins a fingerprint that was made of the sha256 of all tars."""
+_SHA256_DIGITS = 64
 
 
 class ShardSet(NamedTuple):
@@ -74,10 +77,13 @@ class ShardSet(NamedTuple):
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether `recorded` is the fingerprint of this set, or the one that earlier versions gave it.
 
-        They took the hashes of the indexes. A set that is on a server then has to bring all of them.
+        They took the hashes of the tars without saying so, or those of the indexes. A set that is on a server then has
+        to bring all of these.
         """
-        if recorded == self.fingerprint:
+        if recorded in (self.fingerprint, self.fingerprint.removeprefix(_OF_TARS)):
             return True
+        if recorded.startswith(_OF_TARS):
+            return False
         with ThreadPoolExecutor(_CHECK_THREADS) as pool:
             list(pool.map(self.check, range(len(self.tars))))
         return recorded == _fingerprint(self.samples, map(_index_digest, map(read_index_header, self.indexes)))
@@ -236,6 +242,7 @@ def _set_of(
     geometry: Geometry,
 ) -> ShardSet:
     samples = tuple(each.samples for each in contents)
+    of_tars = all(len(each.digest) == _SHA256_DIGITS for each in contents)
     return ShardSet(
         folder=folder,
         split=split,
@@ -246,7 +253,7 @@ def _set_of(
         height=geometry.height,
         width=geometry.width,
         encoding=geometry.encoding,
-        fingerprint=_fingerprint(samples, (each.digest for each in contents)),
+        fingerprint=(_OF_TARS if of_tars else "") + _fingerprint(samples, (each.digest for each in contents)),
     )
 
 

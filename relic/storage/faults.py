@@ -80,10 +80,10 @@ def fault(url: str, error: Exception) -> Exception:
     if "BareRedirect" in structure:
         what = "the bucket is in another region; set AWS_REGION" if scheme == "s3" else "the server redirects to no URL"
         return PermanentError(f"{shown}: {what}")
-    if isinstance(error, FileNotFoundError):
+    status = re.search(r"inner: Status \{\s*status: (\d{3}),", structure)
+    if isinstance(error, FileNotFoundError) or (status is not None and status[1] == "404"):  # the latter of a listing
         found = "there is no such bucket" if "<Code>NoSuchBucket</Code>" in text else "there is no such file"
         return MissingError(f"{shown}: {found} (HTTP 404)")
-    status = re.search(r"inner: Status \{\s*status: (\d{3}),", structure)
     if status is not None:
         return _answered(scheme, shown, status[1], text)
     for pattern, kind, what in _CONNECTION:

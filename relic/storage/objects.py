@@ -1,33 +1,21 @@
 """Files of web servers and of object stores: read whole or in part, written, listed. Uses obstore.
 
-| scheme | credentials |
-|---|---|
-| `http`, `https` | user and password of the URL |
-| `s3` | `AWS_...` of the environment, a profile of the `aws` command, the role of the machine |
-| `gs` | `GOOGLE_...` of the environment, the login of `gcloud`, the role of the machine |
-| `az` | `AZURE_...` of the environment, the role of the machine |
-
 obstore has threads of its own, which a forked process lacks: a fork of a process that has used this module waits for
 ever. relic starts threads, and processes by spawn only. Whoever forks must do so before the first call here.
 """
 
-import base64
-import functools
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, NotSupportedError, PreconditionError
-from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+from obstore.store import GCSStore
 
-from relic.storage.aws_profile import profile_settings
+from relic.storage import stores
 from relic.storage.faults import (
     BusyError,
     NetworkError,
@@ -36,49 +24,36 @@ from relic.storage.faults import (
     TransferError,
     fault,
 )
-from relic.storage.urls import is_http, scheme_of, without_secrets
+from relic.storage.stores import place_of
+from relic.storage.urls import file_name, is_http, scheme_of, without_secrets
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutMode, PutResult, UpdateVersion
-    from obstore.store import ClientConfig, RetryConfig, S3Config
 
-    Store = AzureStore | GCSStore | HTTPStore | S3Store
+    from relic.storage.stores import Store
 
 SCHEMES = ("http", "https", "s3", "gs", "az")
-STALL_SECONDS = 60.0
-"""A transfer that brings no `_CHUNK_BYTES` in this time has failed, unless it ends."""
 _CHUNK_BYTES = 1 << 18
-_CONNECT_SECONDS = 10
 _TICK_SECONDS = 0.2
 """Between two looks whether the transfer is to stop."""
 _PATIENCE_SECONDS = 1.0
 """Given to a transfer that is to stop, before it is left to end by itself."""
 _RETRIES = 3
-_RETRY_SECONDS = 60
-_ENDPOINTS = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT",
-    "GOOGLE_BASE_URL",
-    "AZURE_STORAGE_ENDPOINT",
-    "AZURE_ENDPOINT",
-)
-"""Variables that name a server in the place of the cloud's. One that begins with http:// allows that protocol."""
-
-
-class Place(NamedTuple):
-    """A file: the store it is in, and its key there."""
-
-    store: "Store"
-    key: str
+"""They take a second or two, or more where the host does not answer."""
+_PATIENT_RETRIES = 9
+"""They take up to a minute."""
 
 
 class FoundObject(NamedTuple):
-    """A file of a listing, or what a store tells of one file."""
+    """What a store tells of a file."""
 
-    url: str
+    name: str
+    """Its path in the folder that is listed."""
     size: int
     etag: str | None
+    """Its version; None where the store does not tell."""
+    changed_ns: int
+    """When it was last written, in nanoseconds since 1970, by the store's clock."""
 
 
 class Sink(Protocol):
@@ -102,11 +77,18 @@ def is_store(url: str) -> bool:
     return is_object(url) and not is_http(url)
 
 
-def read_range(url: str, start: int, length: int) -> memoryview:
-    """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError."""
-    with _one_line(url):
-        place = _place(url, _RETRIES)
-        data = memoryview(obstore.get_range(place.store, place.key, start=start, length=length))
+def read_range(url: str, start: int, length: int, *, patient: bool = False) -> memoryview:
+    """`length` bytes of `url` from byte `start` on. Raises PermanentError if there are fewer, and NetworkError.
+
+    `patient`: for work that has begun, which is not to end with a fault of the network that lasts some seconds. An
+    answer that is cut goes on at the byte.
+    """
+    retries = _PATIENT_RETRIES if patient else _RETRIES
+    try:  # no context manager: after the wait for an answer its few steps cost 25 us, since they left the caches
+        store, key = place_of(url, retries)
+        data = memoryview(obstore.get_range(store, key, start=start, length=length))
+    except (BaseError, FileNotFoundError) as error:
+        raise _in_one_line(url, error, retries) from None
     if len(data) != length:
         raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}")
     return data
@@ -115,15 +97,15 @@ def read_range(url: str, start: int, length: int) -> memoryview:
 def head(url: str) -> FoundObject:
     """Size and version of `url`. Raises MissingError, other PermanentErrors, and NetworkError."""
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         meta = obstore.head(place.store, place.key)
-    return FoundObject(url, meta["size"], meta["e_tag"])
+    return _found(file_name(url), meta)
 
 
 def is_current(url: str, etag: str) -> bool:
     """Whether `url` still has the version `etag`. Asks as a reader of the file does: some URLs are signed for that."""
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         try:
             obstore.get(place.store, place.key, options={"if_none_match": etag})
         except NotModifiedError:
@@ -135,7 +117,7 @@ def put_file(path: Path, url: str) -> str | None:
     """Write the file `path` to `url`: there is the old file or the new one, never a part. Returns its version."""
     _refuse_web_server(url, "takes no files")
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         return obstore.put(place.store, place.key, path, max_concurrency=4)["e_tag"]
 
 
@@ -146,7 +128,7 @@ def put_bytes(data: bytes, url: str, *, instead_of: str | None) -> str | None:
     """
     _refuse_web_server(url, "takes no files")
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         try:
             mode: PutMode = "create" if instead_of is None else _version(place.store, instead_of)
             put = obstore.put(place.store, place.key, data, mode=mode)
@@ -162,7 +144,7 @@ def put_bytes(data: bytes, url: str, *, instead_of: str | None) -> str | None:
 def read_small(url: str, most_bytes: int) -> tuple[bytes, str]:
     """A file of at most `most_bytes`, and its version for `put_bytes`. Raises as `head` does."""
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         response = obstore.get(place.store, place.key)
         if response.meta["size"] > most_bytes:
             raise PermanentError(f"{without_secrets(url)}: sends more than {most_bytes:,} bytes")
@@ -182,7 +164,7 @@ def delete_file(url: str) -> None:
     """Remove `url`. It is no error if it is not there."""
     _refuse_web_server(url, "removes no files")
     with _one_line(url):
-        place = _place(url, _RETRIES)
+        place = place_of(url, _RETRIES)
         obstore.delete(place.store, place.key)
 
 
@@ -191,11 +173,30 @@ def list_files(folder: str) -> Iterator[FoundObject]:
     _refuse_web_server(folder, "does not list its files; name them")
     folder = folder.rstrip("/") + "/"
     with _one_line(folder):
-        place = _place(folder, _RETRIES)
+        place = place_of(folder, _RETRIES)
         for metas in obstore.list(place.store, place.key):
             for meta in metas:
-                name = meta["path"].removeprefix(place.key)
-                yield FoundObject(folder + name.lstrip("/"), meta["size"], meta["e_tag"])
+                yield _found(meta["path"].removeprefix(place.key).lstrip("/"), meta)
+
+
+def _found(name: str, meta: "ObjectMeta") -> FoundObject:
+    changed_ns = round(meta["last_modified"].timestamp() * 1e9)
+    return FoundObject(name, meta["size"], meta["e_tag"], changed_ns)
+
+
+def read_listed(folder: str, name: str, etag: str | None) -> bytes | None:
+    """A file of `list_files`, read whole and patiently; None if it has another version by now. Raises as `head` does.
+
+    Any name that a store lists can be read so, also one with the characters that end the path of a URL.
+    """
+    folder = folder.rstrip("/") + "/"
+    with _one_line(folder + name, _PATIENT_RETRIES):
+        store, key = place_of(folder, _PATIENT_RETRIES)
+        response = obstore.get(store, key + name)
+        told = response.meta["e_tag"]
+        if etag and told and told.strip('"') != etag.strip('"'):  # Azure lists versions without the quotes
+            return None
+        return bytes(response.bytes())
 
 
 def receive(url: str, sink: Sink, stop: threading.Event) -> None:
@@ -206,15 +207,15 @@ def receive(url: str, sink: Sink, stop: threading.Event) -> None:
     """
     copy = _Copy(url, sink)
     threading.Thread(target=copy.run, name="relic-transfer", daemon=True).start()
-    got, until = sink.got, time.monotonic() + STALL_SECONDS
+    got, until = sink.got, time.monotonic() + stores.STALL_SECONDS
     try:
         while not copy.ended.wait(_TICK_SECONDS):
             if stop.is_set():
                 raise TransferError("the transfer was interrupted")
             if sink.got != got:
-                got, until = sink.got, time.monotonic() + STALL_SECONDS
+                got, until = sink.got, time.monotonic() + stores.STALL_SECONDS
             elif time.monotonic() > until:
-                raise TransferError(f"less than {_CHUNK_BYTES:,} bytes came in {STALL_SECONDS:.0f} s")
+                raise TransferError(f"less than {_CHUNK_BYTES:,} bytes came in {stores.STALL_SECONDS:.0f} s")
     finally:
         copy.abandon()
     if copy.error is not None:
@@ -254,7 +255,7 @@ class _Copy:
 
     def _copy(self) -> None:
         sink, resumed = self._sink, self._sink.got > 0
-        place = _place(self._url, 0)
+        place = place_of(self._url, 0)
         options: GetOptions = {"range": {"offset": sink.got}, "if_match": sink.etag} if resumed else {}
         try:
             response = obstore.get(place.store, place.key, options=options)
@@ -271,61 +272,22 @@ class _Copy:
 
 
 @contextmanager
-def _one_line(url: str) -> Iterator[None]:
-    """Turn what obstore raises, after its own attempts, into a PermanentError or a NetworkError."""
+def _one_line(url: str, retries: int | None = None) -> Iterator[None]:
+    """Turn what obstore raises, after its own `retries` (`_RETRIES`), into a PermanentError or a NetworkError."""
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
-        found = fault(url, error)
-        if isinstance(found, TransferError):
-            tried = f" in {_RETRIES + 1} attempts" if isinstance(found, BusyError) else ""
-            found = NetworkError(f"{without_secrets(url)}: could not be reached{tried}: {found}")
-        raise found from None
+        raise _in_one_line(url, error, _RETRIES if retries is None else retries) from None
+
+
+def _in_one_line(url: str, error: Exception, retries: int) -> Exception:
+    found = fault(url, error)
+    if not isinstance(found, TransferError):
+        return found
+    tried = f" in {retries + 1} attempts" if isinstance(found, BusyError) else ""
+    return NetworkError(f"{without_secrets(url)}: could not be reached{tried}: {found}")
 
 
 def _refuse_web_server(url: str, what: str) -> None:
     if is_http(url):
         raise PermanentError(f"{without_secrets(url)}: a web server {what}; object stores are s3://, gs:// and az://")
-
-
-def _place(url: str, retries: int) -> Place:
-    parts = urlsplit(url)
-    if is_http(url):  # the folder stays as it is written; obstore would refuse a//b
-        folder, _, name = parts.path.rpartition("/")
-        return Place(_store(urlunsplit(parts._replace(path=folder + "/", fragment="")), retries), unquote(name))
-    if not parts.netloc:
-        raise PermanentError(f"{without_secrets(url)}: names no bucket")
-    return Place(_store(f"{parts.scheme}://{parts.netloc}", retries), parts.path.lstrip("/"))
-
-
-@functools.lru_cache(maxsize=256)
-def _store(root: str, retries: int) -> "Store":
-    """The store of a bucket, or of a folder of a web server. Stores are kept, since each has its connections."""
-    retry: RetryConfig = {"max_retries": retries, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
-    client: ClientConfig = {
-        "timeout": timedelta(days=7),  # of a whole body; a stalled one ends after `read_timeout`
-        "read_timeout": timedelta(seconds=STALL_SECONDS),
-        "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
-    }
-    if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
-        client["allow_http"] = True
-    if is_http(root):
-        return _web_server(root, client, retry)
-    if root.startswith("gs:"):
-        return GCSStore.from_url(root, client_options=client, retry_config=retry)
-    if root.startswith("az:"):
-        return AzureStore.from_url(root, client_options=client, retry_config=retry)
-    settings = profile_settings()
-    if settings.get("endpoint", "").startswith("http://"):
-        client["allow_http"] = True
-    return S3Store.from_url(root, config=cast("S3Config", settings), client_options=client, retry_config=retry)
-
-
-def _web_server(root: str, client: "ClientConfig", retry: "RetryConfig") -> HTTPStore:
-    parts = urlsplit(root)
-    user, at, host = parts.netloc.rpartition("@")
-    client["allow_http"] = parts.scheme.lower() == "http"
-    if at:
-        credentials = base64.b64encode(unquote(user).encode()).decode()
-        client["default_headers"] = {"Authorization": f"Basic {credentials}"}
-    return HTTPStore.from_url(urlunsplit(parts._replace(netloc=host)), client_options=client, retry_config=retry)

@@ -79,6 +79,7 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     names = [file_name(url) for url in urls]
     if len(folders) != 1 or not all(map(is_object, urls)):
         raise InputError(f"{flag} {first}: with --cache_gb, all shards are in one folder of http, s3, gs or az")
+    read_range(urls[0], 0, 1)  # a server that does not send parts, or that allows nothing, is found now
     folder = shards_folder(room.cache_dir, "parts", short_hash(folders.pop()))
     folder.mkdir(parents=True, exist_ok=True)
     manifest = fetch_manifest(RemoteShard(urls[0], folder / names[0]), split)
@@ -91,7 +92,6 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
     if unknown := [name for name in names if name not in infos]:
         raise InputError(f"{flag} {first}: {unknown[0][:100]} is not in the manifest beside it")
     chosen = [infos[name] for name in names]
-    read_range(urls[0], 0, 1)  # a server that does not send parts is found now
     residents = choose_residents(chosen, room.left_bytes)
     kept_bytes = sum(map(_bytes_on_disk, residents))
     _check_disk(folder, split, kept_bytes, room)
@@ -108,7 +108,9 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
             room.cache_gb, split, least_gb,
         )  # fmt: skip
     served = [
-        ServedShard(functools.partial(read_range, url), functools.partial(_ensure_index, url, info, folder))
+        ServedShard(
+            functools.partial(read_range, url, patient=True), functools.partial(_ensure_index, url, info, folder)
+        )
         for url, info in zip(urls, chosen, strict=True)
     ]
     return open_parts(folder, Path(without_secrets(beside(urls[0], ""))), manifest.packing, chosen, served)

@@ -14,6 +14,7 @@ from benchmarks._prep import loops, runs
 from benchmarks._prep.runs import PackRun, PackVariant, Rate, median_rates
 from benchmarks._prep.tables import RATIOS, all_loops, all_variants
 from benchmarks.prep import PrepBenchmarkConfig, main
+from prep.images import LocalImages
 from prep.shard_worker import make_crops
 from prep.tasks import KeyedSource
 from relic.errors import InputError
@@ -53,7 +54,7 @@ def test_every_figure_is_named(images: Path, tmp_path: Path, capsys: pytest.Capt
 def test_the_loops_make_the_crops_that_prep_makes(images: Path) -> None:
     path = images / "3.jpg"
     packing = a_packing(samples_per_shard=1, sources_sha256="")
-    (crop,) = make_crops(images, KeyedSource(Source(path.name, path.stat().st_size), "3"), packing)
+    (crop,) = make_crops(LocalImages(images), KeyedSource(Source(path.name, path.stat().st_size), "3"), packing)
     expected = np.frombuffer(crop.payload, np.uint8, offset=128).reshape(224, 224, 3).astype(int)
     raw = np.frombuffer(loops.bare_raw(path), np.uint8).reshape(224, 224, 3)
     png = np.asarray(Image.open(io.BytesIO(loops.bare_png(path))))

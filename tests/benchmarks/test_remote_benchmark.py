@@ -21,8 +21,8 @@ def test_every_figure_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found.pop("machine")["cores"] >= 1
     assert found.pop("settings").items() >= flags.items()
     assert 0 <= found.pop("wait_share") < 1
-    assert len(found) == 6 and all(value > 0 for value in found.values())
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert len(found) == 10 and all(value > 0 for value in found.values())
+    assert len(capsys.readouterr().out.splitlines()) == 11
 
 
 def test_the_server_sends_parts_of_files(tmp_path: Path) -> None:

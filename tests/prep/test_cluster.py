@@ -1,6 +1,7 @@
 """The whole command on a Ray cluster of two nodes."""
 
 import dataclasses
+import hashlib
 import logging
 import signal
 import subprocess
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prep.config import PrepConfig
+from prep.images import LocalImages
 from prep.planning import plan_splits
 from relic.errors import InputError
+from tests.storage.s3_server import S3Server
 
 pytest.importorskip("ray", reason="ray is not installed: pip install -r requirements-cluster.txt")
 
@@ -118,16 +121,40 @@ def test_no_cluster_is_told_in_one_line(coco: Path, tmp_path: Path) -> None:
         assert f"--ray_address {address}: no Ray cluster answers" in error
 
 
-@pytest.mark.parametrize("fault", ["libraries", "source_folder", "out_dir"])
+@pytest.mark.parametrize("fault", ["libraries", "images", "out_dir"])
 def test_a_node_that_would_pack_otherwise_is_named(coco: Path, tmp_path: Path, fault: str) -> None:
     from prep.cluster import _checked
 
     plan = plan_splits(PrepConfig(coco, tmp_path, include_val=False))[0]
     task = plan.tasks[0]
     assert _checked((lambda task, report: 5, task), lambda item: None) == 5
-    changed: dict[str, Any] = {"source_folder": tmp_path / "absent", "out_dir": tmp_path / "absent"}
+    changed: dict[str, Any] = {"images": LocalImages(tmp_path / "absent"), "out_dir": tmp_path / "absent"}
     packing = dataclasses.replace(task.packing, libraries={**task.packing.libraries, "simplejpeg": "0.1"})
     sick = dataclasses.replace(task, **{"packing": packing} if fault == "libraries" else {fault: changed[fault]})
     message = "has simplejpeg .*, not 0.1; install" if fault == "libraries" else "has no folder .*absent; mount it"
     with pytest.raises(InputError, match=f"^node .*: {message}"):
         _checked((lambda task, report: 5, sick), lambda item: None)
+
+
+def test_images_and_shards_in_a_store(
+    make_coco: Callable[..., Path], tmp_path: Path, s3: S3Server, cluster: Any, digests: Digests
+) -> None:
+    """The nodes get the keys from the environment in which they were started."""
+    coco = make_coco(train=20, val=3)
+    (coco / "train2017" / "000000000007.jpg").write_bytes(b"bad")
+    for path in coco.rglob("*.jpg"):
+        s3.objects[f"bucket/coco/{path.relative_to(coco)}"] = path.read_bytes()
+    flags = ("--coco_dir", "s3://bucket/coco", "--size", "16", "--samples_per_shard", "3")
+    local = start(coco, tmp_path / "local", *flags[2:])
+    _, error = local.communicate()
+    assert local.returncode == 0, error
+    on_ray = ("--out_url", "s3://bucket/set", "--engine", "ray", "--ray_address", cluster.address)
+    for packed in ("19 crops of 19 images", "already packed"):
+        process = start(coco, tmp_path / "ray", *flags, *on_ray)
+        said, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+        assert packed in said
+        stored = {name: data for name, data in s3.objects.items() if name.startswith("bucket/set/")}
+        found = {name.rpartition("/")[2]: hashlib.sha256(data).hexdigest() for name, data in stored.items()}
+        assert found == digests(tmp_path / "local")
+        assert not list((tmp_path / "ray").glob("*.tar*"))

@@ -14,6 +14,7 @@ import pytest
 from prep.engine import Engine, Finished, RunningItems
 from prep.pool import local_engine
 from relic.errors import InputError
+from relic.storage.faults import NetworkError
 
 Report = Callable[[int], None]
 
@@ -64,6 +65,8 @@ def fail(task: str, report: Report) -> None:
         raise InputError("--flag: mend it")
     if task == "system":
         Path("/nowhere/x").read_bytes()
+    if task == "network":
+        raise NetworkError("s3://bucket/x: could not be reached")
     raise KeyError("a bug")
 
 
@@ -72,6 +75,7 @@ def fail(task: str, report: Report) -> None:
     [
         ("input", InputError, r"^--flag: mend it$"),
         ("system", FileNotFoundError, r"No such file or directory: '/nowhere/x'$"),
+        ("network", NetworkError, r"^s3://bucket/x: could not be reached$"),
         ("bug", RuntimeError, r"(?s)in fail.*KeyError: 'a bug'"),
     ],
 )

@@ -119,11 +119,8 @@ def test_a_set_of_another_folder_is_not_replaced(
 def test_what_is_no_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(lambda: PrepConfig(Path("x"), out_url="https://host/set"), capsys)
     assert said == "--out_url https://host/set: give a URL of s3, gs or az, such as s3://bucket/run"
-    for flag, config in (
-        ("--out_dir", lambda: PrepConfig(Path("x"), out_dir=Path("s3://bucket/set"))),
-        ("--coco_dir", lambda: PrepConfig(Path("gs://bucket/coco"))),
-    ):
-        assert f"{flag} " in (said := refusal(config, capsys)) and "takes a folder, not a URL; " in said
+    said = refusal(lambda: PrepConfig(Path("x"), out_dir=Path("s3://bucket/set")), capsys)
+    assert said.startswith("--out_dir s3:/bucket/set: takes a folder, not a URL; ")
     assert "--out_url: not with --overwrite" in refusal(
         lambda: PrepConfig(Path("x"), out_url=URL, overwrite=True), capsys
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from prep.images import LocalImages
 from prep.shard_worker import pack_shard
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
@@ -18,7 +19,7 @@ def task_of_one(folder: Path) -> ShardTask:
     Image.new("RGB", (40, 40), "red").save(folder / "images" / "a.png")
     packing = a_packing(width=32, height=32, samples_per_shard=10, sources_sha256="")
     sources = tuple(KeyedSource(source, "a") for source in list_sources(folder / "images"))
-    return ShardTask(shard=0, sources=sources, source_folder=folder / "images", out_dir=folder, packing=packing)
+    return ShardTask(shard=0, sources=sources, images=LocalImages(folder / "images"), out_dir=folder, packing=packing)
 
 
 @pytest.fixture

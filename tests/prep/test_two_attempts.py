@@ -20,6 +20,7 @@ STEPS = ("index", "jsonl", "tar", "done.json")
 ATTEMPTS = """
 import os, sys
 from pathlib import Path
+from prep.images import LocalImages
 from prep.shard_worker import pack_shard
 from prep.tasks import KeyedSource, ShardTask
 from relic.errors import InputError
@@ -38,7 +39,7 @@ packing = a_packing(width=16, height=16, samples_per_shard=10, sources_sha256=""
 for line in sys.stdin:
     images, out = map(Path, line.split())
     sources = tuple(KeyedSource(source, source.path.split(".")[0]) for source in list_sources(images))
-    task = ShardTask(shard=0, sources=sources, source_folder=images, out_dir=out, packing=packing)
+    task = ShardTask(shard=0, sources=sources, images=LocalImages(images), out_dir=out, packing=packing)
     try:
         record = pack_shard(task, lambda number: None)
         print("packed", record.info.sha256 if record.info else "nothing", flush=True)

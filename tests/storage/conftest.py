@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relic.storage import download, objects
+from relic.storage import download
+from tests.storage.s3_server import forget_stores
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,6 @@ def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.05)
-    objects._store.cache_clear()
+    forget_stores()
     yield
-    objects._store.cache_clear()
+    forget_stores()

@@ -4,13 +4,13 @@ import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
-from relic.storage import objects
+from relic.storage import stores
 from tests.storage.listening import listening
 
 
@@ -27,6 +27,10 @@ class S3Server:
         self.ranges: list[str] = []
         self.sent = 0
         """Bytes of answers."""
+        self.changed: dict[str, str] = {}
+        """By key: when it was last written, as a listing tells it."""
+        self.shorten: Callable[[str, int], int] = lambda name, length: length
+        """How many bytes of an answer of some length are sent, by the key. Where it is fewer, the connection is cut."""
         self.busy: Counter[str] = Counter()
         """By key: how many more requests are answered with 503."""
         self.stalls: set[str] = set()
@@ -131,10 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
     def list_objects(self, bucket: str, prefix: str) -> None:
         found = ""
         for name, data in sorted(self.server_state.objects.items()):
-            key = name.removeprefix(f"{bucket}/")
+            key, changed = name.removeprefix(f"{bucket}/"), self.server_state.changed.get(name, "1994-11-06T08:49:37Z")
             if name.startswith(f"{bucket}/") and key.startswith(prefix):
                 found += (
-                    f"<Contents><Key>{escape(key)}</Key><LastModified>1994-11-06T08:49:37Z</LastModified>"
+                    f"<Contents><Key>{escape(key)}</Key><LastModified>{changed}</LastModified>"
                     f"<ETag>{etag(data)}</ETag><Size>{len(data)}</Size></Contents>"
                 )
         page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
@@ -163,8 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
-            self.server_state.sent += len(data)
+            sent = self.server_state.shorten(unquote(urlsplit(self.path).path).lstrip("/"), len(data))
+            self.close_connection = sent < len(data)
+            self.wfile.write(data[:sent])
+            self.server_state.sent += sent
 
     def answer_error(self, code: int, word: str) -> None:
         self.answer(code, f"<Error><Code>{word}</Code></Error>".encode(), {})
@@ -175,17 +181,23 @@ def etag(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
+def forget_stores() -> None:
+    """Have stores made anew, from the environment as it is then."""
+    stores.place_of.cache_clear()
+    stores.store_of.cache_clear()
+
+
 @contextmanager
 def serve_s3(key_id: str = "") -> Iterator[S3Server]:
     """An S3 server until the block ends. With `key_id`, only requests signed with that key are answered.
 
     The stores that relic keeps are of other servers, and are made anew.
     """
-    objects._store.cache_clear()
+    forget_stores()
     state = S3Server(key_id)
     handler = type("Handler", (_Handler,), {"server_state": state})
     with listening(handler, state.release) as state.url:
         try:
             yield state
         finally:
-            objects._store.cache_clear()
+            forget_stores()

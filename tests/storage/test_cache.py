@@ -21,7 +21,7 @@ from relic.errors import InputError
 from relic.loader.loader import ShardLoader
 from relic.loader.order import eval_batches
 from relic.storage import download as download_module
-from relic.storage import objects, pipes
+from relic.storage import pipes, stores
 from relic.storage.faults import NetworkError, PermanentError
 from relic.storage.spec import resolve_shards
 from tests.conftest import write_shards
@@ -140,7 +140,7 @@ def test_a_reader_killed_in_the_middle_of_a_shard(packed: Path) -> None:
 
 
 def test_a_host_that_stops_sending_is_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(stores, "STALL_SECONDS", 0.3)
     with serve(packed) as server:
         server.stalls.add("train-000001.tar")
         with pytest.raises(NetworkError, match=r"train-000001\.tar: could not be fetched.*does not answer in time"):

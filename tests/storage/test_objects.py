@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from relic.errors import InputError
-from relic.storage import objects
 from relic.storage.faults import MissingError, NetworkError, PermanentError
 from relic.storage.objects import head, list_files, put_file, read_range
 from relic.storage.spec import resolve_shards
 from tests.conftest import write_shards
 from tests.storage.http_shards import serve
-from tests.storage.s3_server import S3Server, etag, serve_s3
+from tests.storage.s3_server import S3Server, etag, forget_stores, serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERN = "train-{000000..000002}.tar"
@@ -52,16 +51,27 @@ def test_what_is_put_is_listed_and_read_back(tmp_path: Path, s3: S3Server, size:
     s3.objects["bucket/runs/other"] = b"1"
     assert s3.objects["bucket/run/last one.pt"] == data
     assert not s3.uploads
-    assert [(found.url, found.size) for found in list_files("s3://bucket/run")] == [
-        ("s3://bucket/run/last one.pt", size)
-    ]
+    assert [(found.name, found.size) for found in list_files("s3://bucket/run")] == [("last one.pt", size)]
     found = head("s3://bucket/run/last one.pt")
     assert (found.size, found.etag) == (size, etag(data))
     if size:
-        assert bytes(read_range(found.url, 3, 7)) == data[3:10]
+        assert bytes(read_range("s3://bucket/run/last one.pt", 3, 7)) == data[3:10]
         assert s3.ranges == ["bytes=3-9"]
         with pytest.raises(PermanentError, match=r"last one\.pt: ends before byte [\d,]+$"):
-            read_range(found.url, size - 2, 3)
+            read_range("s3://bucket/run/last one.pt", size - 2, 3)
+
+
+def test_a_read_takes_few_calls_of_python(s3: S3Server) -> None:
+    """After the wait for an answer each costs many times as much as in a loop."""
+    s3.objects["bucket/x"] = b"12345"
+    read_range("s3://bucket/x", 1, 2)
+    calls: list[str] = []
+    sys.setprofile(lambda frame, event, argument: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        read_range("s3://bucket/x", 1, 2)
+    finally:
+        sys.setprofile(None)
+    assert calls == ["read_range"]
 
 
 def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +84,7 @@ def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PermanentError, match=r"^s3:///x: names no bucket$"):
         head("s3:///x")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEY")
-    objects._store.cache_clear()
+    forget_stores()
     with pytest.raises(
         PermanentError, match=r"^s3://bucket/x: .*not allow it \(HTTP 403, AccessDenied\); set AWS_ACCESS_KEY_ID"
     ) as caught:

@@ -148,17 +148,21 @@ def test_a_set_has_one_fingerprint_wherever_it_is(
 ) -> None:
     monkeypatch.setattr(shard_set, "_CHECKED_AT_START", most)
     infos = json.loads((packed / "train.json").read_text())["shards"]
-    expected = hashlib.sha256("".join(f"{i['samples']}:{i['sha256']};" for i in infos).encode()).hexdigest()
+    digest = hashlib.sha256("".join(f"{i['samples']}:{i['sha256']};" for i in infos).encode()).hexdigest()
     sets = [
         resolve_shards(str(packed), "train"),
         resolve_shards(f"{packed}/train-{{000000..{len(NAMES) - 1:06d}}}.tar", "train"),
         resolve_shards(PATTERN, "train"),
         opened(1e-9),
     ]
-    assert {shards.fingerprint for shards in sets} == {expected}
+    assert {shards.fingerprint for shards in sets} == {f"tars:{digest}"}
+    s3.requests.clear()
+    assert not sets[-1].has_fingerprint(f"tars:{'0' * 64}")
+    assert not s3.requests
     headers = [read_index_header(packed / name.replace("tar", "index")) for name in NAMES]
     earlier = "".join(f"{header.samples}:{header.records_xxh3:016x};" for header in headers)
     for shards in sets:  # as in checkpoints of relic before
+        assert shards.has_fingerprint(digest)
         assert shards.has_fingerprint(hashlib.sha256(earlier.encode()).hexdigest())
         assert not shards.has_fingerprint("0" * 64)
 
@@ -179,6 +183,12 @@ def test_no_room_reads_all_from_the_server(packed: Path, s3: S3Server) -> None:
     assert keys_of(opened(1e-9)) == KEYS
     assert not cached()
     assert all(s3.requests[f"GET bucket/set/{name.replace('tar', 'index')}"] == 1 for name in NAMES)
+
+
+def test_a_set_that_may_not_be_read_is_told_as_such(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEY")
+    with pytest.raises(PermanentError, match=r"^s3://bucket/set/train-000000\.tar: .*not allow it \(HTTP 403"):
+        opened(1)
 
 
 @pytest.mark.parametrize("window", [0, 1, 3])
@@ -215,7 +225,7 @@ def test_a_bound_that_the_disk_cannot_hold_is_refused(
 
 
 def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "_RETRIES", 1)
+    monkeypatch.setattr(objects, "_PATIENT_RETRIES", 1)
     shards = opened(1e-9)
     s3.busy = Counter({f"bucket/set/{name}": 99 for name in NAMES})
     with pytest.raises(NetworkError, match=r"^s3://bucket/set/train-00000\d\.tar: .*in 2 attempts: .*HTTP 503"):
@@ -335,6 +345,7 @@ def test_a_shard_that_is_not_as_the_manifest_says_is_not_kept(
 
 
 def test_what_cannot_be_read_in_parts_is_refused(packed: Path, s3: S3Server) -> None:
+    s3.objects["bucket/other/train-000000.tar"] = b"1"
     with serve(packed) as server, pytest.raises(PermanentError, match="does not send parts of a file"):
         opened(1, f"{server.url}/train-000000.tar")
     for spec, message in (
