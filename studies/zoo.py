@@ -156,27 +156,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
-    """For each codec one run per kind. Raises InputError for --teachers that cannot be used."""
-    plan = []
-    for teacher in _teachers(config):
-        if config.epochs and not teacher.rate:
-            raise InputError(
-                f"--teachers {teacher.name}: its name does not end with its lambda_bpp, which --epochs needs; "
-                "rename it as teacher-0.0023.pt, or give --epochs 0"
-            )
-        tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else _UNTRAINED
-        for kind in dict.fromkeys(row.kind for row in config.rows):
-            name = f"{kind}-{teacher.name}"
-            evaluate = {
-                f"{title}-{row.coding}": " ".join(filter(None, (_EVALUATE.format(name=name), images, row.flags)))
-                for title, images in _SETS.items()
-                for row in config.rows
-                if row.kind == kind
-            }
-            train = _TRAIN[kind].format(pretrained=teacher.pretrained, tune=tune)
-            export = f"--ckpt WORK/{name}/last.pt --part all" if kind == "relu" else ""
-            plan.append(PlannedRun(Run(name, evaluate, train, {"kind": kind, "teacher": teacher.name}, export)))
-    return plan
+    """For each codec a run of GDN and one of ReLU; at the end those of GDN with ReLU's training. Raises InputError for --teachers that cannot be used."""
+    teachers = _teachers(config)
+    if config.epochs and (unknown := [teacher.name for teacher in teachers if not teacher.rate]):
+        raise InputError(
+            f"--teachers {unknown[0]}: its name does not end with its lambda_bpp, which --epochs needs; "
+            "rename it as teacher-0.0023.pt, or give --epochs 0"
+        )
+    pairs = [(teacher, kind) for teacher in teachers for kind in ("gdn", "relu")]
+    pairs += [(teacher, "trained") for teacher in teachers if config.epochs]
+    return [_run(config, teacher, kind) for teacher, kind in pairs]
+
+
+def _run(config: ZooConfig, teacher: Teacher, kind: str) -> PlannedRun:
+    name = f"{kind}-{teacher.name}"
+    tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else _UNTRAINED
+    evaluate = {
+        f"{title}-{row.coding}": " ".join(filter(None, (_EVALUATE.format(name=name), images, row.flags)))
+        for title, images in _SETS.items()
+        for row in config.rows
+        if row.kind == kind
+    }
+    train = _TRAIN[kind].format(pretrained=teacher.pretrained, tune=tune)
+    export = f"--ckpt WORK/{name}/last.pt --part all" if kind == "relu" else ""
+    return PlannedRun(Run(name, evaluate, train, {"kind": kind, "teacher": teacher.name}, export))
 
 
 def _teachers(config: ZooConfig) -> list[Teacher]:
