@@ -156,7 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
-    """For each codec a run of GDN and one of ReLU; at the end those of GDN with ReLU's training. Raises InputError for --teachers that cannot be used."""
+    """For each codec a run of GDN and one of ReLU; at the end those of GDN with ReLU's training.
+
+    Raises InputError for --teachers that cannot be used.
+    """
     teachers = _teachers(config)
     if config.epochs and (unknown := [teacher.name for teacher in teachers if not teacher.rate]):
         raise InputError(
