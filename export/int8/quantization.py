@@ -19,6 +19,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from export.int8.bias_correction import correct_biases
 from export.int8.inputs import Calibration, load, range_of
 from export.int8.latent_bias import move_first_bias, move_last_bias
 from export.int8.overrides import KnownSteps, image_steps, known_step, known_steps, prefix_of
@@ -94,6 +95,8 @@ def quantize_part(
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
     quantized: onnx.ModelProto = quantizer.model.model
+    if not isinstance(method, KnownSteps):  # learned and trained biases fit the rounded weights
+        correct_biases(model, quantized, inputs)
     del quantized.graph.value_info[:]  # onnxruntime keeps entries of tensors that it removed
     del quantized.metadata_props[:]  # they describe the float file
     quantized = onnx.shape_inference.infer_shapes(quantized, check_type=True, strict_mode=True, data_prop=True)
