@@ -41,13 +41,12 @@ class Int8Config:
     """Folder of shards of 224x224 crops, with train and val."""
     images: Path
     """Folder of images that are not used for training, for example Kodak's."""
+    teachers: Path
+    """Folder of GDN codecs, teacher-RATE.pt for each --lambda_bpp RATE, as studies/teachers.py makes it."""
     work: Path = ROOT / "checkpoints" / "int8"
     """Folder for checkpoints, exports and evaluations."""
     out: Path = ROOT / "docs" / "int8"
     """Folder of the results."""
-    teachers: Path | None = None
-    """Folder of GDN codecs, teacher-RATE/last.pt for each --lambda_bpp RATE. These are the rates then. Default: the
-    embedded codec, and three that are trained from it."""
     epochs: int = 2
     """Passes over the train shards in each training."""
 
@@ -69,10 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Int8Config, argv, prog=PROG)
     with before_work():
         check_places(config.shards, config.images, work=config.work, out=config.out)
-        rates = None if config.teachers is None else _rates_of(config.teachers)
-    places = {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work}
-    if config.teachers is not None:
-        places["TEACHERS"] = config.teachers
+        rates = _rates_of(config.teachers)
+    places = {"SHARDS": config.shards, "IMAGES": config.images, "TEACHERS": config.teachers, "WORK": config.work}
     for results in Study(config.out, places).finish_all(read_int8_plan(config.epochs, rates)):
         _fill(results)
     print(f"written: {_PAGE}")
@@ -91,32 +88,25 @@ def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _rates_of(teachers: Path) -> list[str]:
-    found = [path.parent.name.removeprefix("teacher-") for path in sorted(teachers.glob("teacher-*/last.pt"))]
+    found = [path.stem.removeprefix("teacher-") for path in sorted(teachers.glob("teacher-*.pt"))]
     if not found:
-        raise InputError(f"--teachers {teachers}: holds no teacher-RATE/last.pt")
+        raise InputError(f"--teachers {teachers}: holds no teacher-RATE.pt; studies/teachers.py makes them")
     return found
 
 
-def read_int8_plan(epochs: int, teachers: Sequence[str] | None = None) -> list[PlannedRun]:
-    """The runs of int8.yaml: each group of kinds at all rates. `teachers`: the rates in TEACHERS."""
+def read_int8_plan(epochs: int, rates: Sequence[str]) -> list[PlannedRun]:
+    """The runs of int8.yaml: each group of kinds at all rates."""
     data = yaml.safe_load(_PLAN.read_text())
     plan = []
-    for group, rate in itertools.product(data["kinds"], data["rates"] if teachers is None else teachers):
+    for group, rate in itertools.product(data["kinds"], rates):
         common = f"{data['common'].format(rate=rate)} --epochs {epochs}"
-        before = []
-        if teachers is not None:
-            start = f"TEACHERS/teacher-{rate}/last.pt"
-        elif rate == data["the embedded codec's rate"]:
-            start = "embedded"
-        else:
-            before = [_training(f"teacher-{rate}", data["teach"], common)]
-            start = f"WORK/{before[0].name}/last.pt"
+        start = f"TEACHERS/teacher-{rate}.pt"
         for kind, values in group.items():
             name, parts = f"{kind}-{rate}", values.get("parts", "all")
             settings = {"kind": kind, "rate": rate}
             if kind == _ANCHOR:
                 evaluate = _evaluations(data, values["evaluate"].format(start=start))
-                plan.append(PlannedRun(Run(name, evaluate, settings=settings), before))
+                plan.append(PlannedRun(Run(name, evaluate, settings=settings)))
                 continue
             folder = f"float-{rate}" if parts == "all" else f"float-{parts}-{rate}"
             swap = _training(folder, data["swap"].format(pretrained=start, parts=parts), common)
@@ -126,7 +116,7 @@ def read_int8_plan(epochs: int, teachers: Sequence[str] | None = None) -> list[P
             train = f"{common} {data['qat'].format(pretrained=codec, **words)}" if values.get("trained") else ""
             evaluate = _evaluations(data, data["evaluate"].format(**words))
             export = f"{data['export'].format(**words)} {values.get('flags', '')}".strip()
-            plan.append(PlannedRun(Run(name, evaluate, train, settings, export=export), [*before, swap]))
+            plan.append(PlannedRun(Run(name, evaluate, train, settings, export=export), [swap]))
     return plan
 
 

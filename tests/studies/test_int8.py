@@ -31,11 +31,11 @@ def results(kind: str, *, loss_db: float, more: float, rates: int = 4) -> dict[s
 
 
 def test_every_command_of_the_plan_is_one_that_the_stages_take() -> None:
-    plan = read_int8_plan(epochs=2)
+    plan = read_int8_plan(2, list(POINTS))
     names = [planned.run.name for planned in plan]
     assert len(names) == len(set(names)) == 52
     anchors = [planned for planned in plan if planned.run.settings["kind"] == "gdn"]
-    assert len(anchors) == 4 and anchors[-1].before[0].name == "teacher-0.0012"
+    assert len(anchors) == 4
     for run, _ in anchors:
         assert not run.train and not run.export
         for arguments in run.evaluate.values():
@@ -49,33 +49,31 @@ def test_every_command_of_the_plan_is_one_that_the_stages_take() -> None:
         assert exported.int8_parts == trained.replace_parts
         for arguments in run.evaluate.values():  # a codec of QAT, too, is compared with the float one before it
             assert f"--checkpoint WORK/{before[-1].name}/last.pt --onnx WORK/{run.name}/onnx" in arguments
-    assert [each.name for each in plan[-1].before] == ["teacher-0.0012", "float-0.0012"]
+    assert [each.name for each in plan[-1].before] == ["float-0.0012"]
     assert "WORK/float-0.0012/last.pt" in plan[-1].run.train
 
 
 def test_what_is_in_8_bits_as_a_whole_comes_first_at_all_rates() -> None:
-    kinds = [planned.run.settings["kind"] for planned in read_int8_plan(epochs=1)]
+    kinds = [planned.run.settings["kind"] for planned in read_int8_plan(1, list(POINTS))]
     assert set(kinds[:16]) == {"gdn", "percentile", "learned", "qat"}
     assert {kind.split("-")[0] for kind in kinds[16:40]} == {"encoder", "decoder"}
 
 
-def test_given_teachers_are_not_trained(tmp_path: Path) -> None:
-    for name in ("teacher-0.008", "teacher-0.0005"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.pt").touch()
+def test_the_rates_are_those_of_the_teachers(tmp_path: Path) -> None:
+    for name in ("teacher-0.008.pt", "teacher-0.0005.pt", "start-0.2.pt"):
+        (tmp_path / name).touch()
     rates = _rates_of(tmp_path)
-    plan = read_int8_plan(epochs=1, teachers=rates)
+    plan = read_int8_plan(1, rates)
     assert {run.settings["rate"] for run, _ in plan} == {"0.008", "0.0005"}
     for run, before in plan:
+        teacher = f"TEACHERS/teacher-{run.settings['rate']}.pt "
         if run.settings["kind"] == "gdn":
-            assert (
-                not before and f"--checkpoint TEACHERS/teacher-{run.settings['rate']}/last.pt " in run.evaluate["val"]
-            )
-            continue
-        (swap,) = before
-        assert f"--pretrained TEACHERS/teacher-{run.settings['rate']}/last.pt " in swap.train
+            assert not before and f"--checkpoint {teacher}" in run.evaluate["val"]
+        else:
+            assert f"--pretrained {teacher}" in before[0].train and len(before) == 1
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no teacher-RATE"):
-        _rates_of(tmp_path / "teacher-0.008")
+        _rates_of(tmp_path / "empty")
 
 
 def test_more_bits_for_the_same_pixels_are_the_bd_rate() -> None:
