@@ -4,6 +4,7 @@ Trains, exports and evaluates the runs of int8.yaml, and fills the table of docs
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ PROG = "studies/int8.py"
 _PLAN = Path(__file__).with_suffix(".yaml")
 _PAGE = ROOT / "docs" / "int8.md"
 _COMPARED = ("percentile", "learned", "qat")
-"""The kinds of the noise table."""
+"""The kinds of the noise table, and of the table beside GDN."""
+_ANCHOR = "gdn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +41,12 @@ class Int8Config:
     """Folder of shards of 224x224 crops, with train and val."""
     images: Path
     """Folder of images that are not used for training, for example Kodak's."""
+    teachers: Path
+    """Folder of GDN codecs, teacher-RATE.pt for each --lambda_bpp RATE, as studies/teachers.py makes it."""
     work: Path = ROOT / "checkpoints" / "int8"
     """Folder for checkpoints, exports and evaluations."""
     out: Path = ROOT / "docs" / "int8"
     """Folder of the results."""
-    teachers: Path | None = None
-    """Folder of GDN codecs, teacher-RATE/last.pt for each --lambda_bpp RATE. These are the rates then. Default: the
-    embedded codec, and three that are trained from it."""
     epochs: int = 2
     """Passes over the train shards in each training."""
 
@@ -67,10 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Int8Config, argv, prog=PROG)
     with before_work():
         check_places(config.shards, config.images, work=config.work, out=config.out)
-        rates = None if config.teachers is None else _rates_of(config.teachers)
-    places = {"SHARDS": config.shards, "IMAGES": config.images, "WORK": config.work}
-    if config.teachers is not None:
-        places["TEACHERS"] = config.teachers
+        rates = _rates_of(config.teachers)
+    places = {"SHARDS": config.shards, "IMAGES": config.images, "TEACHERS": config.teachers, "WORK": config.work}
     for results in Study(config.out, places).finish_all(read_int8_plan(config.epochs, rates)):
         _fill(results)
     print(f"written: {_PAGE}")
@@ -79,48 +78,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
     text = _PAGE.read_text()
-    for name, made in (("study", table(results)), ("noise", noise_table(results))):
+    made_by = {"study": table, "gdn": beside_gdn, "noise": noise_table}
+    for name, make in made_by.items():
         before, begin, rest = text.partition(f"<!-- table: {name} -->\n")
         _, end, after = rest.partition("<!-- end of table -->")
-        text = before + begin + made + end + after
+        text = before + begin + make(results) + end + after
     with atomic_write(_PAGE, "w") as file:
         file.write(text)
 
 
 def _rates_of(teachers: Path) -> list[str]:
-    found = [path.parent.name.removeprefix("teacher-") for path in sorted(teachers.glob("teacher-*/last.pt"))]
+    found = [path.stem.removeprefix("teacher-") for path in sorted(teachers.glob("teacher-*.pt"))]
     if not found:
-        raise InputError(f"--teachers {teachers}: holds no teacher-RATE/last.pt")
+        raise InputError(f"--teachers {teachers}: holds no teacher-RATE.pt; studies/teachers.py makes them")
     return found
 
 
-def read_int8_plan(epochs: int, teachers: Sequence[str] | None = None) -> list[PlannedRun]:
-    """The runs of int8.yaml: all kinds at the first rate, then at the others. `teachers`: the rates in TEACHERS."""
+def read_int8_plan(epochs: int, rates: Sequence[str]) -> list[PlannedRun]:
+    """The runs of int8.yaml: each group of kinds at all rates."""
     data = yaml.safe_load(_PLAN.read_text())
     plan = []
-    for rate in data["rates"] if teachers is None else teachers:
+    for group, rate in itertools.product(data["kinds"], rates):
         common = f"{data['common'].format(rate=rate)} --epochs {epochs}"
-        before = []
-        if teachers is not None:
-            start = f"TEACHERS/teacher-{rate}/last.pt"
-        elif rate == data["the embedded codec's rate"]:
-            start = "embedded"
-        else:
-            before = [_training(f"teacher-{rate}", data["teach"], common)]
-            start = f"WORK/{before[0].name}/last.pt"
-        for kind, values in data["kinds"].items():
+        start = f"TEACHERS/teacher-{rate}.pt"
+        for kind, values in group.items():
             name, parts = f"{kind}-{rate}", values.get("parts", "all")
+            settings = {"kind": kind, "rate": rate}
+            if kind == _ANCHOR:
+                evaluate = _evaluations(data, values["evaluate"].format(start=start))
+                plan.append(PlannedRun(Run(name, evaluate, settings=settings)))
+                continue
             folder = f"float-{rate}" if parts == "all" else f"float-{parts}-{rate}"
             swap = _training(folder, data["swap"].format(pretrained=start, parts=parts), common)
             codec = f"WORK/{folder}/last.pt"
             words = {"name": name, "float": codec, "parts": parts, "upsample": values.get("upsample", "subpixel")}
             words["checkpoint"] = f"WORK/{name}/last.pt" if values.get("trained") else codec
             train = f"{common} {data['qat'].format(pretrained=codec, **words)}" if values.get("trained") else ""
-            evaluate = {title: arguments.format(**words) for title, arguments in data["evaluate"].items()}
+            evaluate = _evaluations(data, data["evaluate"].format(**words))
             export = f"{data['export'].format(**words)} {values.get('flags', '')}".strip()
-            run = Run(name, evaluate, train, {"kind": kind, "rate": rate}, export=export)
-            plan.append(PlannedRun(run, [*before, swap]))
+            plan.append(PlannedRun(Run(name, evaluate, train, settings, export=export), [swap]))
     return plan
+
+
+def _evaluations(data: Mapping[str, Any], arguments: str) -> dict[str, str]:
+    return {title: f"{arguments} {images}" for title, images in data["sets"].items()}
 
 
 def _training(name: str, arguments: str, common: str) -> Run:
@@ -129,13 +130,11 @@ def _training(name: str, arguments: str, common: str) -> Run:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """A row per kind: the loss at each rate on each set, and the BD-rate where all rates are there."""
-    kinds = list(dict.fromkeys(result["settings"]["kind"] for result in results.values()))
-    rates = list(dict.fromkeys(result["settings"]["rate"] for result in results.values()))
-    titles = list(next(iter(results.values()))["evaluations"])
-    head = ["quantized by", *(f"{title}, λ {rate}" for title in titles for rate in rates)]
-    head += [f"BD-rate, {title}" for title in titles]
-    rows = [head]
+    kinds, rates, titles = _names(results)
+    rows = [_head("quantized by", titles, rates)]
     for kind in kinds:
+        if kind == _ANCHOR:
+            continue
         cells = [kind]
         for title in titles:
             for rate in rates:
@@ -146,6 +145,44 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             cells.append("" if percent is None else f"{percent:+.1f} %")
         rows.append(cells)
     return markdown_table(rows) + "\n"
+
+
+def beside_gdn(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """GDN in float, coded as CompressAI codes it; ReLU with contexts in float and INT8; BD-rates to that GDN."""
+    kinds, rates, titles = _names(results)
+    if _ANCHOR not in kinds:
+        return ""
+    curves = {"GDN, float, without contexts": (_ANCHOR, 0), "ReLU, float": (_COMPARED[0], 0)}
+    curves |= {f"ReLU, INT8, `{kind}`": (kind, 1) for kind in _COMPARED}
+    rows = [_head("codec", titles, rates)]
+    for label, (kind, place) in curves.items():
+        cells = [label]
+        points = {
+            (title, rate): _point(results[name], title, place)
+            for title, rate in itertools.product(titles, rates)
+            if (name := f"{kind}-{rate}") in results
+        }
+        for key in itertools.product(titles, rates):
+            cells.append(f"{points[key][1]:.2f} dB, {points[key][0]:.4f}" if key in points else "")
+        for title in titles:
+            anchor = [_point(each, title, 0) for each in results.values() if each["settings"]["kind"] == _ANCHOR]
+            curve = [point for (other, _), point in points.items() if other == title]
+            found = None if kind == _ANCHOR else bd_rate(anchor, curve)
+            cells.append("" if found is None else f"{found.percent:+.1f} %")
+        rows.append(cells)
+    return markdown_table(rows) + "\n"
+
+
+def _names(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str], list[str]]:
+    """The kinds, rates and evaluations of these results."""
+    settings = [result["settings"] for result in results.values()]
+    kinds, rates = (list(dict.fromkeys(each[name] for each in settings)) for name in ("kind", "rate"))
+    return kinds, rates, list(next(iter(results.values()))["evaluations"])
+
+
+def _head(first: str, titles: Sequence[str], rates: Sequence[str]) -> list[str]:
+    named = [f"{title}, λ {rate}" for title, rate in itertools.product(titles, rates)]
+    return [first, *named, *(f"BD-rate, {title}" for title in titles)]
 
 
 def noise_table(results: Mapping[str, Mapping[str, Any]]) -> str:

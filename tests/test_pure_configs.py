@@ -82,7 +82,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "EvaluateBenchmarkConfig": lambda: EvaluateBenchmarkConfig(images=HERE, json=HERE / "f.json"),
     "ExportBenchmarkConfig": lambda: ExportBenchmarkConfig(json=HERE / "f.json", plot=HERE / "f.png"),
     "CalibrationConfig": lambda: CalibrationConfig(HERE, HERE),
-    "Int8Config": lambda: Int8Config(HERE, HERE),
+    "Int8Config": lambda: Int8Config(HERE, HERE, HERE),
     "TeachersConfig": lambda: TeachersConfig(HERE),
     "ZooConfig": lambda: ZooConfig(HERE, HERE, quality=["1..8"]),
     "DemoConfig": lambda: DemoConfig(out=HERE),

@@ -57,7 +57,8 @@ def load_resumed(plan: TrainPlan, world: World) -> Checkpoint | None:
         raise InputError(f"--resume {path}: holds only a model; resume from last.pt, or start with --pretrained {path}")
     check_progress(checkpoint.training, f"--resume {path}")
     check_resumed(config, checkpoint.config)
-    if config.swap_init not in (None, checkpoint.swap_init):
+    # A run from a codec with ReLU swaps nothing: its checkpoints keep that codec's start, whatever its flag says.
+    if config.swap_init not in (None, checkpoint.swap_init, checkpoint.config.get("swap_init")):
         raise InputError(
             f"--swap_init {config.swap_init}: the run to resume started with {checkpoint.swap_init}; leave the flag out"
         )

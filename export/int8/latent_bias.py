@@ -15,16 +15,22 @@ def move_last_bias(encoder: onnx.ModelProto, grid: LatentGrid, medians: NDArray[
 
 
 def move_first_bias(decoder: onnx.ModelProto, grid: LatentGrid, medians: NDArray[np.float32]) -> onnx.ModelProto:
-    """The float decoder for latents that were moved to the grid: its first bias less what r - median adds.
-
-    A transposed convolution adds another sum to each phase of its outputs. Its one bias per channel gets their mean.
-    """
+    """The float decoder for latents that were moved to the grid: its first bias less what r - median adds."""
     layer = next(node for node in decoder.graph.node if decoder.graph.input[0].name in node.input)
     weights = _constant(decoder, layer.input[1]).astype(np.float64)
+    return _with_bias(decoder, layer, -added_by(grid.offsets(medians), weights, layer))
+
+
+def added_by(inputs: NDArray[np.float64], weights: NDArray[np.float64], layer: onnx.NodeProto) -> NDArray[np.float64]:
+    """What inputs that have these values (one per channel) everywhere add to each output channel of a convolution.
+
+    A transposed convolution adds another sum to each phase of its outputs; this is their mean.
+    """
     transposed = layer.op_type == "ConvTranspose"
     by_input = (weights if transposed else weights.swapaxes(0, 1)).sum((2, 3))  # in, out
     phases = int(np.prod(next(one.ints for one in layer.attribute if one.name == "strides"))) if transposed else 1
-    return _with_bias(decoder, layer, -grid.offsets(medians) @ by_input / phases)
+    added: NDArray[np.float64] = inputs @ by_input / phases
+    return added
 
 
 def _with_bias(model: onnx.ModelProto, layer: onnx.NodeProto, change: NDArray[np.float64]) -> onnx.ModelProto:

@@ -61,7 +61,8 @@ class _Adjustable(FakeQuantization):
         self.shifts = {stage.name: nn.Parameter(torch.zeros(stage.layer.out_channels)) for stage in self.stages}
 
     def steps(self, stage: Stage) -> Tensor:
-        return self._steps[stage.name] * self.log_ratios[stage.name].exp()
+        steps = self._steps[stage.name] * self.log_ratios[stage.name].exp()
+        return steps * (self.in_file(stage, steps.detach()) / steps.detach())
 
     def weights(self, stage: Stage) -> tuple[Tensor, Tensor]:
         steps = self.steps(stage)

@@ -72,7 +72,7 @@ def layer_noise(
     makers = {model.graph.input[0].name: "input"} | computing
     rounded = _rounded_activations(int8)
     names = [name for name in makers if name in rounded]
-    in_float, in_int8 = _WithActivations(model, names), _WithActivations(int8, [rounded[name] for name in names])
+    in_float, in_int8 = WithActivations(model, names), WithActivations(int8, [rounded[name] for name in names])
     energies = np.zeros((len(names), 2))
     for values in inputs:
         exact, given = in_float(values), in_int8(values)
@@ -94,7 +94,7 @@ def _rounded_activations(int8: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-class _WithActivations:
+class WithActivations:
     """A model that returns activations, not only its output."""
 
     def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:

@@ -19,9 +19,10 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import CalibrationDataReader, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from export.int8.bias_correction import correct_biases
 from export.int8.inputs import Calibration, load, range_of
 from export.int8.latent_bias import move_first_bias, move_last_bias
-from export.int8.overrides import KnownSteps, Overrides, as_range, image_ranges, known_steps
+from export.int8.overrides import KnownSteps, image_steps, known_step, known_steps, prefix_of
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from relic.errors import InputError
 from relic.options import Method
@@ -35,6 +36,8 @@ _METHODS = {
     "percentile": (CalibrationMethod.Percentile, {"symmetric": False, "percentile": _PERCENTILE}),
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 512}),
 }
+_LEVELS = 255
+_PIXEL = float(np.float32(1 / _LEVELS))
 _CHUNK = 4
 """Inputs whose activations are in memory at once. At 1280x720 and 192 channels one input takes 0.8 GB."""
 
@@ -51,28 +54,32 @@ def quantize_part(
     """The part with its convolutions in INT8. Opset, inputs and outputs stay the same.
 
     `method` chooses the ranges of activations from the calibration's inputs, or is the steps themselves. There are two
-    exceptions. Images have the range [0, 1] and so steps of 1/255, the steps of 8-bit pixels. Latents have the grid of
+    exceptions. Images have steps of 1/255, those of 8-bit pixels. Latents have the grid of
     `relic.quantization.latent_grid`, or the range of all their values if no grid covers these: large latents are coded
     too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float.
     """
     inputs = calibration.encoder if part == "encoder" else calibration.decoder
     last = [_last_conv(model)] if keep_last and part == "encoder" else []
-    known, ready = image_ranges(model), _copy(model)
+    known, ready = image_steps(model), _copy(model)
+    latents = None
     if not last:
         if grid := grid_of(calibration):
-            known |= _latent_steps(part, grid)
+            latents = grid.scale, grid.zero_point
             ready = (move_last_bias if part == "encoder" else move_first_bias)(model, grid, medians)
         else:
-            known |= _latent_range(part, *range_of(calibration.decoder))
-    if isinstance(method, KnownSteps):
-        known |= known_steps(part, model, method)
+            latents = _latent_range(part, *range_of(calibration.decoder))
+        known |= {_latents_of(part): [known_step(*latents, np.uint8)]}
+    found = None if isinstance(method, KnownSteps) else _calibrate(part, model, inputs, method)
+    steps = method if isinstance(method, KnownSteps) else _found_steps(part, model, found)
+    if steps is not None:
+        ends = _PIXEL, None if latents is None else float(latents[0])
+        known |= known_steps(part, model, steps, ends if part == "encoder" else ends[::-1])
+    if found is None:
         # onnxruntime asks for a range of every activation. What is known comes before it. The other activations are
         # merged into the ReLU after them.
         activations = [name for name, entries in known.items() if "axis" not in entries[0]]
         activations += [node.output[0] for node in model.graph.node if node.op_type in _OPERATORS]
         found = TensorsData(CalibrationMethod.MinMax, dict.fromkeys(activations, (np.float32(0), np.float32(1))))
-    else:
-        found = _calibrate(part, model, inputs, method)
     quantizer = QDQQuantizer(
         ready,
         per_channel=True,
@@ -88,6 +95,8 @@ def quantize_part(
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
     quantized: onnx.ModelProto = quantizer.model.model
+    if not isinstance(method, KnownSteps):  # learned and trained biases fit the rounded weights
+        correct_biases(model, quantized, inputs)
     del quantized.graph.value_info[:]  # onnxruntime keeps entries of tensors that it removed
     del quantized.metadata_props[:]  # they describe the float file
     quantized = onnx.shape_inference.infer_shapes(quantized, check_type=True, strict_mode=True, data_prop=True)
@@ -151,16 +160,21 @@ def _calibrate(part: Part, model: onnx.ModelProto, inputs: Sequence[Path], metho
         return calibrator.compute_data()
 
 
-def _latent_steps(part: Part, grid: LatentGrid) -> Overrides:
-    """The scale and the zero point of y or y_hat."""
-    entry = {"scale": np.array(grid.scale), "zero_point": np.array(grid.zero_point, np.uint8)}
-    return {_latents_of(part): [entry]}
+def _found_steps(part: Part, model: onnx.ModelProto, found: TensorsData) -> KnownSteps | None:
+    """The steps of the ReLUs, as onnxruntime's quantizer makes them of ranges from 0; None for a part with GDN."""
+    if _gdn_nodes(model):
+        return None
+    outputs = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
+    steps = [float(np.float32(found[name].range_value[1]) / np.float32(_LEVELS)) for name in outputs]
+    return KnownSteps({f"{prefix_of(part)}{name}": step or 1.0 for name, step in zip(outputs, steps, strict=True)}, {})
 
 
-def _latent_range(part: Part, low: float, high: float) -> Overrides:
-    """The range of y_hat, or of y, which differs from y_hat by up to 1/2. onnxruntime requires that it includes 0."""
+def _latent_range(part: Part, low: float, high: float) -> tuple[np.float32, int]:
+    """Scale and zero point for the range of y_hat, or of y, which differs from y_hat by up to 1/2, and for 0."""
     margin = 0.5 if part == "encoder" else 0
-    return {_latents_of(part): as_range(min(low - margin, 0), max(high + margin, 0))}
+    low, high = min(low - margin, 0.0), max(high + margin, 0.0)
+    scale = (high - low or 1.0) / _LEVELS
+    return np.float32(scale), round(-low / scale)
 
 
 def _latents_of(part: Part) -> str:

@@ -2,8 +2,8 @@
 
 The grid is that of onnxruntime's quantizer, in the files of `export.int8`:
 
-- Weights: int8 per output channel, symmetric; the step is max |w| / 127. A decoder of 3x3 convolutions
-  (`--upsample subpixel`) has an output channel, and so a step, for each of the four phases.
+- Weights: int8 per output channel, symmetric; the step is max |w| / 127, changed a little by `weight_steps`. A decoder
+  of 3x3 convolutions (`--upsample subpixel`) has an output channel, and so a step, for each of the four phases.
 - Activations after ReLU: uint8 per tensor, 0 is level 0.
 - Biases: int32 in steps of (step of the input) x (step of the weights).
 - x in steps of 1/255, latents on their own grid, x_hat in steps of 1/255.
@@ -26,8 +26,10 @@ from torch.nn import functional as F
 from relic.codec.entropy import medians_of
 from relic.codec.model import ConvLayer
 from relic.quantization.latent_grid import LatentGrid
+from relic.quantization.weight_steps import off_borders
 
 _LEVELS = 255
+_PIXEL = float(torch.tensor(1 / _LEVELS))
 _MOST = 127
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -147,9 +149,26 @@ class FakeQuantization:
                 if name is not None:
                     modules[name].__dict__.pop("forward", None)
 
+    def ends(self, stage: Stage) -> tuple[Tensor | None, Tensor | None]:
+        """The steps of the layer's input and output; None for latents in float."""
+        transform = "g_a" if stage.name.startswith("g_a") else "g_s"
+        stages = self._stages[transform]
+        number = stages.index(stage)
+        latents = None if self.grid is None else float(self.grid.scale)
+        first, last = (_PIXEL, latents) if transform == "g_a" else (latents, _PIXEL)
+        inner = [self.log_steps[each.relu].detach().exp() for each in stages if each.relu is not None]
+        outer = [None if step is None else stage.layer.weight.new_tensor([step]) for step in (first, last)]
+        chain = [outer[0], *inner, outer[1]]
+        return chain[number], chain[number + 1]
+
+    def in_file(self, stage: Stage, steps: Tensor) -> Tensor:
+        """The steps of a layer's weights as they are in the file."""
+        step_in, step_out = self.ends(stage)
+        return steps if step_in is None or step_out is None else off_borders(steps, step_in, step_out)
+
     def weights(self, stage: Stage) -> tuple[Tensor, Tensor]:
         """The quantized weights of a layer, and the steps of its channels."""
-        steps = channel_steps(stage.layer, by_phase=self.by_phase)
+        steps = self.in_file(stage, channel_steps(stage.layer, by_phase=self.by_phase))
         spread_steps = spread(steps, stage.layer)
         return rounded(stage.layer.weight / spread_steps).clamp(-_MOST, _MOST) * spread_steps, steps
 
@@ -163,13 +182,9 @@ class FakeQuantization:
         if self.model.training:
             return _run(stage.layer, x, weights, self.bias(stage))
         encodes = transform == "g_a"
-        if source is not None:
-            step_in: Tensor | None = self.log_steps[source].exp()
-        elif encodes:
-            step_in = x.new_tensor([1 / _LEVELS])
-        else:
-            step_in = None if self.grid is None else x.new_tensor([float(self.grid.scale)])
-            x = x if self.grid is None else self._on_grid(x, self.grid)
+        step_in, _ = self.ends(stage)
+        if source is None and not encodes and self.grid is not None:
+            x = self._on_grid(x, self.grid)
         bias = self._exact_bias(
             stage, steps, step_in, moved_in=not encodes and source is None, moved_out=encodes and last
         )

@@ -96,6 +96,14 @@ def test_a_resume_with_another_start_is_refused(run: Run, capsys: pytest.Capture
     assert "--swap_init naive: the run to resume started with calibrated; leave the flag out" in capsys.readouterr().err
 
 
+def test_the_same_flags_continue_a_run_that_swapped_nothing(run: Run, crops: Path, tmp_path: Path) -> None:
+    assert run(*CALIBRATED, "--epochs", "0", folder=tmp_path / "relu") == 0
+    source = tmp_path / "relu" / "checkpoints" / "last.pt"
+    again = from_file(crops, source, tmp_path / "run", "--swap_init", "naive", "--epochs", "1", "--resume", "auto")
+    assert main(again) == main(again) == 0
+    assert swap_init(tmp_path / "run") == "calibrated"
+
+
 @pytest.mark.parametrize(
     "flags", [("--swap_init", "calibrated"), ("--swap_init", "naive", "--precondition"), ("--swap_init", "naive")]
 )

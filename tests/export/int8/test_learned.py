@@ -90,7 +90,7 @@ def test_weights_are_rounded_up_or_down_and_not_always_to_the_nearest(model: Fac
 def test_the_learnt_steps_are_in_the_order_of_the_phases(model: FactorizedPrior, export: Export) -> None:
     found = learnt(model, by_phase=True)
     float_part = onnx.load(export("all", "--upsample", "subpixel") / FLOAT / "decoder.onnx")
-    overrides = known_steps("decoder", float_part, found.known)
+    overrides = known_steps("decoder", float_part, found.known, (float(GRID.scale), 1 / 255))
     weights = {tensor.name: tensor for tensor in float_part.graph.initializer if tensor.name in overrides}
     assert len(weights) == 4
     for stage, (name, tensor) in zip(stages_of(model, "g_s"), weights.items(), strict=True):
