@@ -28,7 +28,7 @@ from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
 from relic.options import Parts
 from relic.swap.least_squares import num_features, phases_of
-from relic.swap.refit import HELD_OUT, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
+from relic.swap.refit import Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
 _CHUNK_VALUES = 1 << 23
 """Largest number of float32 values of an activation that are computed in one call."""
@@ -38,12 +38,17 @@ OnProgress = Callable[[float], object]
 
 
 def swap_calibrated(
-    model: FactorizedPrior, parts: Parts, images_BHWC: Tensor, *, on_progress: OnProgress = lambda share: None
+    model: FactorizedPrior,
+    parts: Parts,
+    images_BHWC: Tensor,
+    *,
+    num_held_out: int | None = None,
+    on_progress: OnProgress = lambda share: None,
 ) -> list[FittedLayer]:
     """Replace GDN by ReLU in `parts` and refit the layers around each ReLU. Returns what was chosen per layer.
 
-    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first quarter is held
-    out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
+    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first
+    `num_held_out`, by default a quarter, are held out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
     random numbers: the same crops, machine and number of threads give the same weights. A transform without GDN is not
     changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal equations, 0.6 GB.
     """
@@ -54,9 +59,11 @@ def swap_calibrated(
         return []
     was_training = model.training
     model.eval()
-    fitter = _Fitter(device=next(model.parameters()).device, work=_Work(list(swapped.values()), on_progress))
+    num_held_out = num_held_out or len(images_BHWC) // 4
+    work = _Work(list(swapped.values()), on_progress)
+    fitter = _Fitter(device=next(model.parameters()).device, work=work, num_held_out=num_held_out)
     with torch.no_grad(), without_tf32():
-        pixels = _chunked(images_BHWC, model.g_a[0].out_channels)
+        pixels = _chunked(images_BHWC, num_held_out, model.g_a[0].out_channels)
         if "g_a" in swapped:
             latents, wanted = fitter.refit("g_a", model.g_a, teacher.g_a, pixels, pixels)
         else:
@@ -73,11 +80,11 @@ def _has_gdn(transform: nn.Sequential) -> bool:
     return any(isinstance(layer, GDN) for layer in transform)
 
 
-def _chunked(images_BHWC: Tensor, channels: int) -> Chunks:
+def _chunked(images_BHWC: Tensor, num_held_out: int, channels: int) -> Chunks:
     """Crops in [0, 1], in chunks whose size is limited by the first layer's output. No chunk mixes held-out crops."""
-    count, height, width, _ = images_BHWC.shape
+    _, height, width, _ = images_BHWC.shape
     size = max(1, _CHUNK_VALUES // (channels * height * width // 4))
-    parts = images_BHWC[: count // HELD_OUT], images_BHWC[count // HELD_OUT :]
+    parts = images_BHWC[:num_held_out], images_BHWC[num_held_out:]
     return [to_float(chunk) for part in parts for chunk in part.split(size)]
 
 
@@ -109,6 +116,7 @@ class _Fitter:
 
     device: torch.device
     work: _Work
+    num_held_out: int
     fitted: list[FittedLayer] = dataclasses.field(default_factory=list)
 
     def apply(self, function: Callable[[Tensor], Tensor], chunks: Chunks) -> Chunks:
@@ -155,5 +163,6 @@ class _Fitter:
             before=before,
             goal=goal,
             device=self.device,
+            num_held_out=self.num_held_out,
             advance=lambda share: self.work.advance(layer, share),
         )
