@@ -7,9 +7,10 @@ The teacher is the codec with GDN. The student is the same codec with ReLU. Laye
 2. The convolution after the ReLU, weights and bias, is refitted by ridge regression. Its inputs are the student's
    activations. Its targets are the teacher's outputs at the same layer. So each layer corrects the errors before it.
 
-The encoder's last layer is fitted to the teacher's latents, the decoder's last layer to the source pixels. If both
-sides are swapped, the decoder is fitted on the student's rounded latents. k and the ridge are chosen per layer, by the
-error at the output of the refitted convolution on held-out crops.
+The encoder's last layer is fitted to the teacher's latents, the decoder's to the teacher's pictures. If both sides are
+swapped, the decoder is fitted on the student's rounded latents, and its last layer to the source pixels, which corrects
+errors of the encoder too. k and the ridge are chosen per layer, by the error at the output of the refitted convolution
+on held-out crops. The errors of a crop count more, the better the teacher codes it.
 """
 
 import copy
@@ -33,6 +34,11 @@ from relic.swap.refit import Chunks, FittedLayer, Regression, relu_of_lifted, wa
 _CHUNK_VALUES = 1 << 23
 """Largest number of float32 values of an activation that are computed in one call."""
 
+_LEAST_ERROR = 0.1
+"""Share of the mean squared error that is added to that of each crop. It bounds the weights of crops without detail."""
+_LOSSLESS = 1e-10
+"""A squared error of 100 dB. It bounds the weights where the teacher makes no error."""
+
 OnProgress = Callable[[float], object]
 """Called with the finished share of the work, 0 to 1."""
 
@@ -47,10 +53,11 @@ def swap_calibrated(
 ) -> list[FittedLayer]:
     """Replace GDN by ReLU in `parts` and refit the layers around each ReLU. Returns what was chosen per layer.
 
-    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first
-    `num_held_out`, by default a quarter, are held out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
-    random numbers: the same crops, machine and number of threads give the same weights. A transform without GDN is not
-    changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal equations, 0.6 GB.
+    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first `num_held_out`,
+    by default a quarter, are held out to choose k and the ridge. Runs on the model's device, in fp32; the regressions
+    are in float64. It draws no random numbers: the same crops, machine and number of threads give the same weights. A
+    transform without GDN is not changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal
+    equations, 0.6 GB.
     """
     teacher = copy.deepcopy(model).eval()
     swapped = {name: transform for name, transform in transforms_of(model, parts).items() if _has_gdn(transform)}
@@ -60,10 +67,11 @@ def swap_calibrated(
     was_training = model.training
     model.eval()
     num_held_out = num_held_out or len(images_BHWC) // 4
-    work = _Work(list(swapped.values()), on_progress)
-    fitter = _Fitter(device=next(model.parameters()).device, work=work, num_held_out=num_held_out)
+    device, work = next(model.parameters()).device, _Work(list(swapped.values()), on_progress)
     with torch.no_grad(), without_tf32():
         pixels = _chunked(images_BHWC, num_held_out, model.g_a[0].out_channels)
+        weights_B = weights_of(teacher, pixels, device)
+        fitter = _Fitter(device=device, work=work, num_held_out=num_held_out, weights_B=weights_B)
         if "g_a" in swapped:
             latents, wanted = fitter.refit("g_a", model.g_a, teacher.g_a, pixels, pixels)
         else:
@@ -71,7 +79,10 @@ def swap_calibrated(
         if "g_s" in swapped:
             medians = medians_of(teacher)
             rounded, wanted = (fitter.apply(lambda y: round_about_medians(y, medians), y) for y in (latents, wanted))
-            fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input="g_a" not in swapped, last=pixels)
+            if "g_a" in swapped:
+                fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input=False, last=pixels)
+            else:
+                fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted)
     model.train(was_training)
     return fitter.fitted
 
@@ -86,6 +97,22 @@ def _chunked(images_BHWC: Tensor, num_held_out: int, channels: int) -> Chunks:
     size = max(1, _CHUNK_VALUES // (channels * height * width // 4))
     parts = images_BHWC[:num_held_out], images_BHWC[num_held_out:]
     return [to_float(chunk) for part in parts for chunk in part.split(size)]
+
+
+def weights_of(teacher: FactorizedPrior, pixels: Chunks, device: torch.device) -> Tensor:
+    """What the squared errors of each crop count, (crops,) float64: about 1 / the teacher's own squared error.
+
+    PSNR is a logarithm. So an error of the same size costs more where the teacher is good: in smooth pictures.
+    """
+    medians = medians_of(teacher)
+    errors = []
+    for chunk in pixels:
+        x = chunk.to(device)
+        x_hat = teacher.g_s(round_about_medians(teacher.g_a(x), medians)).clamp(0, 1)
+        errors.append((x_hat - x).square().mean((1, 2, 3)).cpu().double())
+    error_B = torch.cat(errors)
+    weights_B = 1 / (error_B + _LEAST_ERROR * error_B.mean()).clamp_min(_LOSSLESS)
+    return weights_B / weights_B.mean()
 
 
 class _Work:
@@ -117,6 +144,7 @@ class _Fitter:
     device: torch.device
     work: _Work
     num_held_out: int
+    weights_B: Tensor
     fitted: list[FittedLayer] = dataclasses.field(default_factory=list)
 
     def apply(self, function: Callable[[Tensor], Tensor], chunks: Chunks) -> Chunks:
@@ -164,5 +192,6 @@ class _Fitter:
             goal=goal,
             device=self.device,
             num_held_out=self.num_held_out,
+            weights_B=self.weights_B,
             advance=lambda share: self.work.advance(layer, share),
         )

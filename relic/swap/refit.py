@@ -58,6 +58,8 @@ class Regression:
     goal: Chunks
     device: torch.device
     num_held_out: int
+    weights_B: Tensor
+    """What the squared errors of each crop count."""
     advance: Callable[[float], None]
     """Called with the finished share of this layer's work, 0 to 1."""
 
@@ -128,8 +130,9 @@ class Regression:
                 a_device, z_device = a.to(self.device), z.to(self.device)
                 if lift is not None:
                     a_device = relu_of_lifted(a_device, lift)
+                weights = self.weights_B[first : first + len(a)]
                 yield [
-                    sample_rows(phase, a_device, z_device, -(-self._rows_per_crop(phase) // fraction), first)
+                    sample_rows(phase, a_device, z_device, -(-self._rows_per_crop(phase) // fraction), first, weights)
                     for phase in self._phases
                 ]
             first += len(a)
