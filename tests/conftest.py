@@ -144,7 +144,7 @@ def write_shards(
                 key = f"{split}{len(packed):05d}"
                 coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
                 pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
-                listing = {"source": f"{len(packed) // crops_per_image}.jpg"}
+                listing: dict[str, object] = {"source": f"{len(packed) // crops_per_image}.jpg"}
                 writer.add(key, MEMBER_SUFFIX[encoding], encode(pixels, encoding), listing)
                 packed[key] = pixels
         if writer.info is not None:
