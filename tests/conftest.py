@@ -128,8 +128,12 @@ def write_shards(
     side: int = 176,
     encoding: Encoding = "raw",
     seed: int = 0,
+    crops_per_image: int = 1,
 ) -> dict[str, NDArray[Any]]:
-    """Write a split of random smooth crops; no tar for a count of 0. Returns key -> pixels, in order."""
+    """Write a split of random smooth crops; no tar for a count of 0. Returns key -> pixels, in order.
+
+    The listing names the source `NUMBER.jpg`, with NUMBER = place // `crops_per_image`.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     packed: dict[str, NDArray[Any]] = {}
@@ -140,7 +144,8 @@ def write_shards(
                 key = f"{split}{len(packed):05d}"
                 coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
                 pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
-                writer.add(key, MEMBER_SUFFIX[encoding], encode(pixels, encoding), {"source": f"{key}.jpg"})
+                listing: dict[str, object] = {"source": f"{len(packed) // crops_per_image}.jpg"}
+                writer.add(key, MEMBER_SUFFIX[encoding], encode(pixels, encoding), listing)
                 packed[key] = pixels
         if writer.info is not None:
             infos.append(writer.info)

@@ -29,6 +29,7 @@ from relic.lock import lock
 from relic.options import Switch
 from relic.storage.run_copy import RunCopy, remove
 from train.arithmetic import mixed_dtype, set_backends
+from train.calibration_crops import calibration_crops
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
@@ -39,7 +40,7 @@ from train.records import Tracker
 from train.resumed import check_training
 from train.resumed_flags import started_with, taken_over
 from train.schedule import Schedule
-from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
+from train.start import Start, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def _preconditioning(plan: TrainPlan, world: World, start: Start) -> Preconditio
     config, preconditioning = plan.config, Preconditioning(start.model)
     if plan.resume is None:
         try:
-            preconditioning.measure(calibration_crops(plan))
+            preconditioning.measure(calibration_crops(plan).images)
         except torch.linalg.LinAlgError as error:
             raise InputError(f"--precondition: {not_calibrated(config)} ({error})") from error
         copy_from_main(preconditioning.tensors(), world)
@@ -229,7 +230,7 @@ def _preconditioning(plan: TrainPlan, world: World, start: Start) -> Preconditio
 
 def _quantizing(plan: TrainPlan, world: World, model: FactorizedPrior) -> Quantizing:
     """A resumed run loads the steps of activations from its checkpoint."""
-    crops = calibration_crops(plan) if plan.resume is None else None
+    crops = calibration_crops(plan).images if plan.resume is None else None
     num_steps = plan.config.epochs * plan.steps_per_epoch
     config = plan.config
     return start_quantizing(

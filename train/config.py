@@ -99,8 +99,8 @@ class TrainConfig:
     """Weights around a replaced layer at the start. `calibrated`: refitted to the GDN codec on train crops; `naive`:
     unchanged. Default: calibrated, but naive with --pretrained none."""
     calib_images: int | None = None
-    """Number of train crops used for calibration: the first ones of the first epoch. Default: 64, or all if there are
-    fewer."""
+    """Number of train crops used for calibration, of as many images as are found at the beginning of the first epoch.
+    Default: 64, or all if there are fewer."""
     epochs: int = 10
     """Passes over the train shards. 0: validate and save the swapped model without training."""
     batch_size: int = 16

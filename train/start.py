@@ -8,20 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from compressai.models import FactorizedPrior
-from torch import Tensor
 from tqdm import tqdm
 
 from relic.codec.checkpoint import Checkpoint, load_checkpoint
 from relic.codec.model import Architecture, replace_gdn_with_relu
 from relic.codec.pretrained import load_codec
+from relic.columns import counted
 from relic.distributed import World, copy_from_main, wait_for_all
 from relic.errors import InputError, before_work
-from relic.loader.loader import ShardLoader
-from relic.loader.order import epoch_order
 from relic.machine import keep_freed_memory
 from relic.storage.remote_file import local_name
 from relic.storage.urls import without_secrets
 from relic.swap.calibrated import swap_calibrated
+from train.calibration_crops import calibration_crops
 from train.config import TrainConfig
 from train.plan import TrainPlan
 from train.resumed import check_progress
@@ -100,7 +99,11 @@ def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
         try:
             with np.errstate(all="ignore"):  # what overflows is reported below
                 fitted = swap_calibrated(
-                    model, plan.config.replace_parts, crops, on_progress=lambda share: bar.update(share - bar.n)
+                    model,
+                    plan.config.replace_parts,
+                    crops.images,
+                    num_held_out=crops.num_held_out,
+                    on_progress=lambda share: bar.update(share - bar.n),
                 )
         except torch.linalg.LinAlgError as error:
             raise InputError(f"--swap_init calibrated: {not_calibrated(plan.config)}") from error
@@ -110,23 +113,13 @@ def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
         relu = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
         log.info("calibrated %s: %serror %.4f on held-out crops", layer.name, relu, layer.error)
     if fitted:
-        log.info("calibrated on %d crops in %.1f s", plan.calib_images, time.perf_counter() - began)
-
-
-def calibration_crops(plan: TrainPlan) -> Tensor:
-    """The first `plan.calib_images` crops in the order of the first epoch, uint8 (B, H, W, 3)."""
-    config, train_set = plan.config, plan.train_set
-    order = epoch_order(train_set.samples, config.seed, 0, config.shuffle_window)[: plan.calib_images]
-    with ShardLoader(
-        train_set,
-        batch_size=16,
-        threads=config.decode_threads,
-        io_threads=config.io_threads,
-        direct=config.direct,
-        verify=config.verify,
-    ) as loader:
-        batches = (order[first : first + 16] for first in range(0, len(order), 16))
-        return torch.cat([batch.images.clone() for batch in loader.batches(batches)])
+        images = counted(crops.num_sources, "image")
+        log.info("calibrated on %d crops of %s in %.1f s", len(crops.images), images, time.perf_counter() - began)
+    if fitted and crops.num_sources == 1:
+        log.warning(
+            "all calibration crops are of one image: the choices are tested on the image they were fitted to; "
+            "pack more images"
+        )
 
 
 def _load(config: TrainConfig, world: World) -> tuple[FactorizedPrior, Checkpoint]:

@@ -7,9 +7,10 @@ The teacher is the codec with GDN. The student is the same codec with ReLU. Laye
 2. The convolution after the ReLU, weights and bias, is refitted by ridge regression. Its inputs are the student's
    activations. Its targets are the teacher's outputs at the same layer. So each layer corrects the errors before it.
 
-The encoder's last layer is fitted to the teacher's latents, the decoder's last layer to the source pixels. If both
-sides are swapped, the decoder is fitted on the student's rounded latents. k and the ridge are chosen per layer, by the
-error at the output of the refitted convolution on held-out crops.
+The encoder's last layer is fitted to the teacher's latents, the decoder's to the teacher's pictures. If both sides are
+swapped, the decoder is fitted on the student's rounded latents, and its last layer to the source pixels, which corrects
+errors of the encoder too. k and the ridge are chosen per layer, by the error at the output of the refitted convolution
+on held-out crops. The errors of a crop count more, the better the teacher codes it.
 """
 
 import copy
@@ -28,24 +29,35 @@ from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
 from relic.options import Parts
 from relic.swap.least_squares import num_features, phases_of
-from relic.swap.refit import HELD_OUT, Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
+from relic.swap.refit import Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
 _CHUNK_VALUES = 1 << 23
 """Largest number of float32 values of an activation that are computed in one call."""
+
+_LEAST_ERROR = 0.1
+"""Share of the mean squared error that is added to that of each crop. It bounds the weights of crops without detail."""
+_LOSSLESS = 1e-10
+"""A squared error of 100 dB. It bounds the weights where the teacher makes no error."""
 
 OnProgress = Callable[[float], object]
 """Called with the finished share of the work, 0 to 1."""
 
 
 def swap_calibrated(
-    model: FactorizedPrior, parts: Parts, images_BHWC: Tensor, *, on_progress: OnProgress = lambda share: None
+    model: FactorizedPrior,
+    parts: Parts,
+    images_BHWC: Tensor,
+    *,
+    num_held_out: int | None = None,
+    on_progress: OnProgress = lambda share: None,
 ) -> list[FittedLayer]:
     """Replace GDN by ReLU in `parts` and refit the layers around each ReLU. Returns what was chosen per layer.
 
-    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first quarter is held
-    out to choose k and the ridge. Runs on the model's device, in fp32; the regressions are in float64. It draws no
-    random numbers: the same crops, machine and number of threads give the same weights. A transform without GDN is not
-    changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal equations, 0.6 GB.
+    `images_BHWC`: uint8 on the CPU, sides multiples of 16, at least MIN_CALIB_IMAGES of them. The first `num_held_out`,
+    by default a quarter, are held out to choose k and the ridge. Runs on the model's device, in fp32; the regressions
+    are in float64. It draws no random numbers: the same crops, machine and number of threads give the same weights. A
+    transform without GDN is not changed. Memory at N = 192: two activations, together 20 MB per 224x224 crop; normal
+    equations, 0.6 GB.
     """
     teacher = copy.deepcopy(model).eval()
     swapped = {name: transform for name, transform in transforms_of(model, parts).items() if _has_gdn(transform)}
@@ -54,9 +66,12 @@ def swap_calibrated(
         return []
     was_training = model.training
     model.eval()
-    fitter = _Fitter(device=next(model.parameters()).device, work=_Work(list(swapped.values()), on_progress))
+    num_held_out = num_held_out or len(images_BHWC) // 4
+    device, work = next(model.parameters()).device, _Work(list(swapped.values()), on_progress)
     with torch.no_grad(), without_tf32():
-        pixels = _chunked(images_BHWC, model.g_a[0].out_channels)
+        pixels = _chunked(images_BHWC, num_held_out, model.g_a[0].out_channels)
+        weights_B = weights_of(teacher, pixels, device)
+        fitter = _Fitter(device=device, work=work, num_held_out=num_held_out, weights_B=weights_B)
         if "g_a" in swapped:
             latents, wanted = fitter.refit("g_a", model.g_a, teacher.g_a, pixels, pixels)
         else:
@@ -64,7 +79,10 @@ def swap_calibrated(
         if "g_s" in swapped:
             medians = medians_of(teacher)
             rounded, wanted = (fitter.apply(lambda y: round_about_medians(y, medians), y) for y in (latents, wanted))
-            fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input="g_a" not in swapped, last=pixels)
+            if "g_a" in swapped:
+                fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted, same_input=False, last=pixels)
+            else:
+                fitter.refit("g_s", model.g_s, teacher.g_s, rounded, wanted)
     model.train(was_training)
     return fitter.fitted
 
@@ -73,12 +91,28 @@ def _has_gdn(transform: nn.Sequential) -> bool:
     return any(isinstance(layer, GDN) for layer in transform)
 
 
-def _chunked(images_BHWC: Tensor, channels: int) -> Chunks:
+def _chunked(images_BHWC: Tensor, num_held_out: int, channels: int) -> Chunks:
     """Crops in [0, 1], in chunks whose size is limited by the first layer's output. No chunk mixes held-out crops."""
-    count, height, width, _ = images_BHWC.shape
+    _, height, width, _ = images_BHWC.shape
     size = max(1, _CHUNK_VALUES // (channels * height * width // 4))
-    parts = images_BHWC[: count // HELD_OUT], images_BHWC[count // HELD_OUT :]
+    parts = images_BHWC[:num_held_out], images_BHWC[num_held_out:]
     return [to_float(chunk) for part in parts for chunk in part.split(size)]
+
+
+def weights_of(teacher: FactorizedPrior, pixels: Chunks, device: torch.device) -> Tensor:
+    """What the squared errors of each crop count, (crops,) float64: about 1 / the teacher's own squared error.
+
+    PSNR is a logarithm. So an error of the same size costs more where the teacher is good: in smooth pictures.
+    """
+    medians = medians_of(teacher)
+    errors = []
+    for chunk in pixels:
+        x = chunk.to(device)
+        x_hat = teacher.g_s(round_about_medians(teacher.g_a(x), medians)).clamp(0, 1)
+        errors.append((x_hat - x).square().mean((1, 2, 3)).cpu().double())
+    error_B = torch.cat(errors)
+    weights_B = 1 / (error_B + _LEAST_ERROR * error_B.mean()).clamp_min(_LOSSLESS)
+    return weights_B / weights_B.mean()
 
 
 class _Work:
@@ -109,6 +143,8 @@ class _Fitter:
 
     device: torch.device
     work: _Work
+    num_held_out: int
+    weights_B: Tensor
     fitted: list[FittedLayer] = dataclasses.field(default_factory=list)
 
     def apply(self, function: Callable[[Tensor], Tensor], chunks: Chunks) -> Chunks:
@@ -155,5 +191,7 @@ class _Fitter:
             before=before,
             goal=goal,
             device=self.device,
+            num_held_out=self.num_held_out,
+            weights_B=self.weights_B,
             advance=lambda share: self.work.advance(layer, share),
         )

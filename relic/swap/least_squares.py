@@ -73,9 +73,12 @@ def windows_of(phase: Phase, a_BCHW: Tensor, height: int, width: int) -> Tensor:
     return view.unfold(2, len(rows.taps), rows.stride).unfold(3, len(columns.taps), columns.stride)
 
 
-def sample_rows(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int) -> Tensor:
+def sample_rows(
+    phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int, first_crop: int, weights_B: Tensor | None = None
+) -> Tensor:
     """Rows (inputs, targets, 1) at positions spread evenly over each crop: (rows, F + O + 1) float64.
 
+    `weights_B`: what the squared errors of each crop count, by default 1. Its rows are multiplied by the square root.
     `first_crop` is the number of the first crop. The positions follow the golden ratio and start at a different place
     in each crop. So the rows of a few crops contain border and inner positions in the right proportion.
     """
@@ -92,6 +95,8 @@ def sample_rows(phase: Phase, a_BCHW: Tensor, z_BOhw: Tensor, rows_per_crop: int
     # The assignment converts and copies in one pass, which saves a copy of data that is mostly not in the cache.
     rows = features.new_empty(len(features), num_features + num_targets + 1, dtype=torch.float64)
     rows[:, :num_features], rows[:, num_features:-1], rows[:, -1] = features, wanted, 1
+    if weights_B is not None:
+        rows *= weights_B.to(rows).sqrt().repeat_interleave(count)[:, None]
     return rows
 
 
@@ -115,6 +120,7 @@ class NormalEquations:
 
     @property
     def rows(self) -> float:
+        """The number of rows; with weights, their sum."""
         return float(self._sums[-1, -1])
 
     @property
@@ -196,17 +202,17 @@ class PredictionError:
 
     def __init__(self, fitted: Affine) -> None:
         self._fitted = fitted
-        self._rows = 0
+        self._rows = 0.0
         self._squared = torch.zeros_like(fitted.bias)
         self._sum, self._square_sum = torch.zeros_like(fitted.bias), torch.zeros_like(fitted.bias)
 
     def add(self, rows: Sequence[Tensor]) -> None:
         """Add rows (features, targets, 1), one tensor per phase."""
         for weights, of_phase in zip(self._fitted.weights, rows, strict=True):
-            features, targets = of_phase[:, : len(weights)], of_phase[:, len(weights) : -1]
-            self._rows += len(targets)
-            self._squared += (features @ weights + self._fitted.bias - targets).square().sum(0)
-            self._sum += targets.sum(0)
+            features, targets, ones = of_phase[:, : len(weights)], of_phase[:, len(weights) : -1], of_phase[:, -1:]
+            self._rows += float(ones.square().sum())
+            self._squared += (features @ weights + ones * self._fitted.bias - targets).square().sum(0)
+            self._sum += (ones * targets).sum(0)
             self._square_sum += targets.square().sum(0)
 
     @property

@@ -19,8 +19,6 @@ from relic.swap.least_squares import (
     write_layer,
 )
 
-HELD_OUT = 4
-"""One crop in 4 is held out."""
 _SHIFTS = range(7)
 _FIRST_SHIFT = 3
 _RIDGES = (1e-4, 1e-3, 1e-2)
@@ -59,6 +57,9 @@ class Regression:
     before: Chunks
     goal: Chunks
     device: torch.device
+    num_held_out: int
+    weights_B: Tensor
+    """What the squared errors of each crop count."""
     advance: Callable[[float], None]
     """Called with the finished share of this layer's work, 0 to 1."""
 
@@ -125,12 +126,13 @@ class Regression:
         """Yield the rows of each phase, chunk by chunk: one in `fraction` of the rows that the final fit uses."""
         first = 0
         for a, z in zip(self.before, self.goal, strict=True):
-            if (first < self._num_crops // HELD_OUT) == held_out:
+            if (first < self.num_held_out) == held_out:
                 a_device, z_device = a.to(self.device), z.to(self.device)
                 if lift is not None:
                     a_device = relu_of_lifted(a_device, lift)
+                weights = self.weights_B[first : first + len(a)]
                 yield [
-                    sample_rows(phase, a_device, z_device, -(-self._rows_per_crop(phase) // fraction), first)
+                    sample_rows(phase, a_device, z_device, -(-self._rows_per_crop(phase) // fraction), first, weights)
                     for phase in self._phases
                 ]
             first += len(a)

@@ -16,7 +16,7 @@ from relic.codec.model import Architecture, build_model, replace_gdn_with_relu
 from relic.codec.pixels import to_float
 from relic.codec.pretrained import load_codec
 from relic.options import Parts
-from relic.swap.calibrated import swap_calibrated
+from relic.swap.calibrated import swap_calibrated, weights_of
 from samples.photographs import find_photograph
 
 
@@ -132,6 +132,21 @@ def test_the_embedded_codec_keeps_most_of_its_quality(parts: Parts) -> None:
     of_teacher, of_student, of_naive = scores
     assert of_student > of_naive + 12
     assert of_student > of_teacher - 3
+
+
+def test_errors_count_about_as_much_as_the_codec_is_good_at_a_crop() -> None:
+    """From PSNR: a crop at 20 dB more counts a hundred times as much, less what bounds it."""
+    teacher = load_codec("embedded", quality=8, channels=None).build().eval()
+    crops = photograph_crops(6)
+    crops[0] = 128  # without detail
+    x = to_float(crops)
+    with torch.no_grad():
+        psnr = psnr_db(x, teacher(x)["x_hat"].clamp(0, 1)).double()
+        weights = weights_of(teacher, [x[:2], x[2:]], torch.device("cpu"))
+    errors = 10 ** (-psnr / 10)
+    wanted = 1 / (errors + 0.1 * errors.mean())
+    assert torch.allclose(weights, wanted / wanted.mean(), rtol=1e-2)
+    assert weights.argmax() == 0 and float(weights.max() / weights.min()) > 5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])

@@ -146,3 +146,24 @@ def test_relative_error_is_one_for_the_mean_and_none_for_the_truth() -> None:
         error = PredictionError(solve_ridge(equations, 1e-9 if expected == 0 else 1e12))
         error.add(rows)
         assert error.relative == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_crop_of_weight_three_counts_as_three_crops(number: int) -> None:
+    torch.manual_seed(2)
+    layer = fresh(LAYERS[number])
+    inputs = torch.randn(3, layer.in_channels, 8, 10)
+    wanted = torch.randn_like(layer(inputs))
+    fits, errors = [], []
+    for copies, weights in (([0, 1, 1, 1, 2], None), ([0, 1, 2], torch.tensor([1.0, 3.0, 1.0]))):
+        rows = [sample_rows(phase, inputs[copies], wanted[copies], 10**6, 0, weights) for phase in phases_of(layer)]
+        equations = []
+        for phase, of_phase in zip(phases_of(layer), rows, strict=True):
+            equations.append(NormalEquations(num_features(layer, phase), layer.out_channels, torch.device("cpu")))
+            equations[-1].add(of_phase)
+        fits.append(solve_ridge(equations, 0.01))
+        error = PredictionError(fits[-1])
+        error.add(rows)
+        errors.append(error.relative)
+    assert all(map(torch.allclose, fits[0].weights, fits[1].weights)) and torch.allclose(fits[0].bias, fits[1].bias)
+    assert errors[0] == pytest.approx(errors[1], rel=1e-9)
