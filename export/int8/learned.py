@@ -27,6 +27,8 @@ _RATE_OFFSET, _RATE_WEIGHT_STEP, _RATE_STEP, _RATE_BIAS = 1e-2, 1e-3, 3e-3, 3e-2
 """Learning rates of Adam at the start. They fall linearly to 0."""
 _MOST = 127
 _PIXEL = 1 / 255
+_SYMBOL_PART = 0.1
+"""With the step of a coarse grid, 1, the offsets of latents wander by a good part of a symbol, and the rate rises."""
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +73,11 @@ class _Adjustable(FakeQuantization):
         return levels * spread_steps, steps
 
     def bias(self, stage: Stage) -> Tensor:
-        """Moved in units of the next activation's step."""
+        """Moved in units of the next activation's step, latents in parts of a symbol, whatever their grid."""
         if stage.relu is not None:
             unit = self.log_steps[stage.relu].detach().exp()
         else:
-            unit = torch.tensor(_PIXEL if stage.name.startswith("g_s") else float(self.grid.scale if self.grid else 1))
+            unit = torch.tensor(_PIXEL if stage.name.startswith("g_s") else _SYMBOL_PART)
         return super().bias(stage) + self.shifts[stage.name] * unit
 
     def groups(self) -> list[dict[str, object]]:

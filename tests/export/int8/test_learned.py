@@ -162,3 +162,11 @@ def test_codecs_that_cannot_learn_are_refused(
     assert main(["--ckpt", str(make_checkpoint("all")), *common]) == 1
     assert "give --calib_lambda" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_on_a_coarse_grid_the_latents_stay_within_a_small_part_of_a_symbol(model: FactorizedPrior) -> None:
+    """A step of the grid is a whole symbol there."""
+    found = learn(model, images(0), lambda_bpp=LAMBDA, by_phase=False, grid=LatentGrid(1, 128))
+    before, after = (list(stages_of(each, "g_a"))[-1].layer.bias for each in (model, found.model))
+    assert before is not None and after is not None
+    assert 0 < (after - before).abs().max() < 0.1
