@@ -33,6 +33,7 @@ from train.resumed import check_training
 from train.resumed_flags import started_with, taken_over
 from train.run_folder import check_same_run, enter_folder, open_records
 from train.schedule import Schedule
+from train.soap import Soap
 from train.start import Start, calibration_crops, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
 
@@ -137,7 +138,7 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
         _describe(config, world, start, frozen, kept_in_fp32)
     preconditioning = _preconditioning(plan, world, start) if config.preconditioned else None
     quantizing = _quantizing(plan, world, model) if config.qat else None
-    optimizer = build_optimizer(config, model, preconditioning, quantizing, world.device)
+    optimizer = build_optimizer(config, model, preconditioning, quantizing, world)
     return Learner(
         model=model,
         forward=_shared(model, config, world),
@@ -195,18 +196,22 @@ def build_optimizer(
     model: FactorizedPrior,
     preconditioning: Preconditioning | None,
     quantizing: Quantizing | None,
-    device: torch.device,
+    world: World,
 ) -> torch.optim.Optimizer:
     """One kernel for all parameters on CUDA. It also skips a step by itself, so a gradient scaler reads no value.
 
     On a CPU the plain optimizer: the fused one rounds differently there, and gains nothing beside the convolutions.
+    SOAP has no such kernel.
     """
-    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = preconditioning.parameters if preconditioning else trained
     parameters += quantizing.parameters if quantizing else []
+    if config.optimizer == "soap":
+        return Soap(parameters, lr=config.peak_lr, share=functools.partial(copy_from_main, world=world))
+    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    fused = True if world.device.type == "cuda" else None
     result: torch.optim.Optimizer = optimizer_class(
-        parameters, lr=config.peak_lr, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+        parameters, lr=config.peak_lr, weight_decay=config.weight_decay, fused=fused
     )
     return result
 

@@ -125,7 +125,8 @@ class TrainConfig:
     local_fp32_custom: str = ""
     """Comma-separated parts of class names for --local_fp32 custom, for example GDN,Conv2d."""
     optimizer: OptimizerName = "adam"
-    """Optimizer."""
+    """Optimizer. soap: Adam in coordinates in which the gradients of a kernel are decorrelated. It needs the fewest
+    steps."""
     weight_decay: float = 0.0
     """Weight decay."""
     precondition: Switch = "auto"
@@ -241,6 +242,8 @@ class TrainConfig:
             raise InputError(
                 f"--weight_decay {self.weight_decay}: has no meaning with --precondition; remove one of the two"
             )
+        if self.optimizer == "soap" and self.weight_decay:
+            raise InputError(f"--weight_decay {self.weight_decay}: goes with --optimizer adam or adamw")
         self._check_qat()
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")

@@ -112,9 +112,9 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`. Other entries of `state` are ignored."""
         saved = state["optimizer"]
-        # `fused` belongs to this device, not to the run.
+        # `fused`, where an optimizer has it, belongs to this device, not to the run.
         pairs = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
-        groups = [{**group, "fused": own["fused"]} for group, own in pairs]
+        groups = [{**group, **{name: own[name] for name in own.keys() & {"fused"}}} for group, own in pairs]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             for name in ("exp_avg", "exp_avg_sq"):  # in the memory format of the parameter, as a fused optimizer needs
