@@ -166,6 +166,7 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
             enabled=dtype is not None,
         ),
         max_grad_norm=config.max_grad_norm,
+        rounded_from=(config.epochs - config.rounded_epochs) * plan.steps_per_epoch,
     )
 
 
@@ -237,6 +238,12 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
         world.size,
         world.device.type,
     )
+    if config.rounded_epochs:
+        log.info(
+            "the last %d of %d epochs train decoder and entropy bottleneck on rounded latents; the encoder stays",
+            config.rounded_epochs,
+            config.epochs,
+        )
     if frozen:
         log.info("the entropy bottleneck is frozen (%d tensors): a recon loss has no gradient for it", len(frozen))
     if kept_in_fp32:

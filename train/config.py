@@ -59,8 +59,8 @@ class TrainConfig:
         ),
         "loss": ("loss_type", "distortion", "alpha_l1", "lambda_bpp"),
         "optimizer": (
-            "epochs", "batch_size", "lr", "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
-            "onecycle_pct_start", "max_grad_norm",
+            "epochs", "rounded_epochs", "batch_size", "lr", "optimizer", "weight_decay", "precondition", "sched",
+            "lr_warmup_steps", "onecycle_pct_start", "max_grad_norm",
         ),
         "precision": (
             "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "overflow_check", "overflow_tol", "deterministic",
@@ -103,6 +103,9 @@ class TrainConfig:
     fewer."""
     epochs: int = 10
     """Passes over the train shards. 0: validate and save the swapped model without training."""
+    rounded_epochs: int = 0
+    """The last of --epochs, in which the encoder stays as it is, and the decoder and the entropy bottleneck are trained
+    on rounded latents instead of noisy ones."""
     batch_size: int = 16
     """Images per step, over all processes."""
     lr: float | None = None
@@ -211,6 +214,7 @@ class TrainConfig:
             _within(name, getattr(self, name), 1, None)
         for name in (
             "epochs",
+            "rounded_epochs",
             "recon_every",
             "recon_count",
             "save_every_steps",
@@ -244,6 +248,7 @@ class TrainConfig:
             )
         if self.optimizer == "soap" and self.weight_decay:
             raise InputError(f"--weight_decay {self.weight_decay}: goes with --optimizer adam or adamw")
+        self._check_rounded()
         self._check_qat()
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
@@ -252,6 +257,16 @@ class TrainConfig:
             raise InputError("--channels: needs --pretrained none; pretrained weights have their own channels")
         if self.overwrite and self.resume == "auto":
             raise InputError("--overwrite: starts a new run, --resume auto continues one; give one of the two")
+
+    def _check_rounded(self) -> None:
+        if self.rounded_epochs > self.epochs:
+            raise InputError(f"--rounded_epochs {self.rounded_epochs}: must be --epochs {self.epochs} at most")
+        if self.rounded_epochs and self.replace_parts == "encoder" and self.train_scope != "all":
+            raise InputError(
+                "--rounded_epochs: trains the decoder; choose --train_scope all, or --replace_parts decoder or all"
+            )
+        if self.rounded_epochs and self.qat:
+            raise InputError("--rounded_epochs: does not go with --qat, which learns the steps of the latents")
 
     def _check_qat(self) -> None:
         if not self.qat:
