@@ -109,7 +109,7 @@ class TrainConfig:
     batch_size: int = 16
     """Images per step, over all processes."""
     lr: float | None = None
-    """Peak learning rate. Default: 1e-3 with --precondition, otherwise 1e-4."""
+    """Peak learning rate. Default: 1e-3 with --precondition or --optimizer soap, otherwise 1e-4."""
     loss_type: LossType = "recon"
     """The loss. `recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
     distortion: Distortion = "l1_msssim"
@@ -134,7 +134,8 @@ class TrainConfig:
     """Weight decay."""
     precondition: Switch = "auto"
     """Update each kernel in coordinates in which its inputs, measured on the first crops, are centred and decorrelated.
-    auto: for a calibrated start, without --weight_decay. Such a start then allows an --lr of 1e-3 to 2e-3."""
+    auto: for a calibrated start, without --weight_decay, with adam or adamw. Such a start then allows an --lr of 1e-3
+    to 2e-3."""
     sched: Sched = "cosine"
     """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs
     without a better MS-SSIM."""
@@ -317,13 +318,13 @@ class TrainConfig:
     def preconditioned(self) -> bool:
         """The resolved --precondition."""
         if self.precondition == "auto":
-            return self.initialisation == "calibrated" and not self.weight_decay
+            return self.initialisation == "calibrated" and not self.weight_decay and self.optimizer != "soap"
         return self.precondition
 
     @property
     def peak_lr(self) -> float:
         """The resolved --lr."""
-        return self.lr or (1e-3 if self.preconditioned else 1e-4)
+        return self.lr or (1e-3 if self.preconditioned or self.optimizer == "soap" else 1e-4)
 
     @property
     def warmup_steps(self) -> int:

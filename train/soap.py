@@ -1,5 +1,7 @@
 """SOAP: Adam in the eigenbases of the gradient's covariances (Vyas et al. 2024, arXiv 2409.11321).
 
+Beside it, relic's own `train/preconditioning.py` is not needed: its coordinates are fixed.
+
 Adam scales each value of a kernel by itself. SOAP first turns the gradient so that its values are decorrelated over the
 outputs, the inputs and the taps. Adam's running squares are kept in these coordinates, and its step is turned back.
 

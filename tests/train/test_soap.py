@@ -142,3 +142,11 @@ def test_a_state_of_another_optimizer_or_shape_is_refused(
 def test_weight_decay_is_refused() -> None:
     with pytest.raises(InputError, match=r"--weight_decay 0\.1: goes with --optimizer adam or adamw"):
         TrainConfig(shards="shards", optimizer="soap", weight_decay=0.1)
+
+
+def test_its_defaults_are_those_that_were_measured() -> None:
+    """Without preconditioning, unless it is asked for."""
+    soap = TrainConfig(shards="shards", optimizer="soap")
+    assert (soap.initialisation, soap.preconditioned, soap.peak_lr) == ("calibrated", False, 1e-3)
+    assert TrainConfig(shards="shards", optimizer="soap", precondition=True).preconditioned
+    assert TrainConfig(shards="shards").preconditioned
