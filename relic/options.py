@@ -22,7 +22,7 @@ Distortion = Literal["l1_msssim", "mse"]
 AmpDtype = Literal["bf16", "fp16"]
 Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
 """Which modules stay in fp32 under mixed precision."""
-OptimizerName = Literal["adam", "adamw"]
+OptimizerName = Literal["adam", "adamw", "soap"]
 QatRanges = Literal["learned", "moving_average"]
 """How --qat finds the ranges of activations."""
 Sched = Literal["cosine", "none", "onecycle", "plateau"]

@@ -4,14 +4,10 @@ import dataclasses
 import functools
 import inspect
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-import yaml
 from compressai.models import FactorizedPrior
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,11 +17,9 @@ from relic.codec.entropy import lighten_forward
 from relic.codec.loss import LossConfig, loss_formula
 from relic.codec.precision import keep_in_fp32
 from relic.codec.scope import freeze_unreachable, set_trainable_parts
-from relic.distributed import World, copy_from_main, gather_to_all
+from relic.distributed import World, copy_from_main
 from relic.errors import InputError, RefusedError, before_work
-from relic.files import atomic_write
 from relic.loader.loader import ShardLoader
-from relic.lock import lock
 from relic.options import Switch
 from relic.storage.run_copy import RunCopy, remove
 from train.arithmetic import mixed_dtype, set_backends
@@ -33,13 +27,14 @@ from train.calibration_crops import calibration_crops
 from train.config import TrainConfig
 from train.guard import Guard
 from train.learner import Learner
-from train.plan import CHECKPOINTS, LAUNCH, TrainPlan, find_run, is_restarted
+from train.plan import CHECKPOINTS, TrainPlan
 from train.preconditioning import Preconditioning
 from train.quantizing import Quantizing, start_quantizing
-from train.records import Tracker
 from train.resumed import check_training
 from train.resumed_flags import started_with, taken_over
+from train.run_folder import check_same_run, enter_folder, open_records
 from train.schedule import Schedule
+from train.soap import Soap
 from train.start import Start, load_resumed, load_start, not_calibrated
 from train.trainer import Trainer
 
@@ -49,8 +44,6 @@ _KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers": False}
 """For DistributedDataParallel: each step leaves the buffers as they are."""
 if "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters:  # before torch 2.14
     _KEEP_BUFFERS = {"broadcast_buffers": False}
-_WAIT_SECONDS = 10.0
-"""How long a run under torchrun waits for the end of the run in its folder: torchrun may have just restarted it."""
 
 
 def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
@@ -59,10 +52,7 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
     `stack` closes the loaders and the records. Raises InputError if the checkpoint does not fit the flags or shards.
     """
     config = plan.config
-    if world.is_main:
-        stack.enter_context(_only_run_in(config.save_dir, _WAIT_SECONDS if plan.launch else 0))
-    launches = _find_launches(plan, world)
-    plan = _found_again(plan, launches)
+    plan, launches = enter_folder(plan, world, stack)
     copy = None
     if world.is_main and config.save_url is not None:
         copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
@@ -70,31 +60,9 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
         mixed = mixed_dtype(_amp(config), config.amp_dtype, world.device) is not None
     set_backends(world.device, mixed=mixed, deterministic=config.deterministic)
     torch.manual_seed(config.seed)
-    with before_work():
-        resumed = load_resumed(plan, world)
-        if resumed is not None:
-            config = taken_over(config, resumed.config)
-            plan = dataclasses.replace(plan, config=config, began_with=started_with(resumed.config))
-    _check_same_run(config, resumed, world)
-    if resumed is not None and not plan.train_set.has_fingerprint(resumed.fingerprint):
-        raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
-    train_loader, val_loader = (
-        stack.enter_context(
-            ShardLoader(
-                shards,
-                batch_size=config.batch_size // world.size,
-                threads=config.decode_threads,
-                io_threads=config.io_threads,
-                direct=config.direct,
-                verify=config.verify,
-                pin_memory=world.device.type == "cuda",
-            )
-        )
-        for shards in (plan.train_set, plan.val_set)
-    )
-    if world.is_main:
-        for loader in (train_loader, val_loader):
-            log.info("%s", loader.reading)
+    plan, resumed = _load_resumed(plan, world)
+    config = plan.config
+    train_loader, val_loader = _open_loaders(plan, world, stack)
     start = load_start(plan, world, resumed)
     learner = build_learner(plan, world, start)
     # All ranks start with the same weights. From here each rank draws its own quantisation noise.
@@ -111,65 +79,51 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
         trainer.copy = copy
         if config.save_url is not None and not plan.continues:
             remove(config.save_url, CHECKPOINTS)
-        trainer.tracker = _open_records(plan, training, launches)
+        trainer.tracker = open_records(plan, training, launches)
         stack.callback(trainer.tracker.close)
     return trainer
 
 
-@contextmanager
-def _only_run_in(save_dir: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold the folder's lock. Raises RefusedError if another run holds it.
-
-    Where the file system has no locks, nothing is checked.
-    """
-    made = not save_dir.exists()
-    save_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(save_dir, wait_seconds=wait_seconds) as held:
-            if not held:
-                raise RefusedError(
-                    f"--save_dir {save_dir}: another run writes to it; wait for its end, or choose another folder"
-                )
-            yield
-    finally:
-        if made:
-            with suppress(OSError):  # a run that was refused leaves no empty folder
-                save_dir.rmdir()
+def _load_resumed(plan: TrainPlan, world: World) -> tuple[TrainPlan, Checkpoint | None]:
+    """Load the checkpoint to continue from. The plan gets the flags of its run."""
+    config = plan.config
+    with before_work():
+        resumed = load_resumed(plan, world)
+        if resumed is not None:
+            config = taken_over(config, resumed.config)
+            plan = dataclasses.replace(plan, config=config, began_with=started_with(resumed.config))
+    check_same_run(config, resumed, world)
+    if resumed is not None and not plan.train_set.has_fingerprint(resumed.fingerprint):
+        raise RefusedError(f"--resume: the checkpoint was trained on other shards than {plan.train_set.folder}")
+    return plan, resumed
 
 
-def _find_launches(plan: TrainPlan, world: World) -> dict[str, bool]:
-    """Name of the launch on each machine -> whether it began the run in save_dir. Waits until rank 0 has the lock."""
-    own = plan.launch, is_restarted(plan.config.save_dir, plan.launch)
-    return dict(gather_to_all(own, world))
-
-
-def _found_again(plan: TrainPlan, launches: Mapping[str, bool]) -> TrainPlan:
-    """The plan with what is in save_dir now. Another run may have begun, saved or ended there since it was made.
-
-    torchrun restarts all machines together, and may have replaced one: then the others know that it was a restart.
-    """
-    found = find_run(plan.config, restarted=any(launches.values()))
-    found.check_may_begin(plan.config.save_dir)
-    return dataclasses.replace(plan, found=found)
+def _open_loaders(plan: TrainPlan, world: World, stack: ExitStack) -> list[ShardLoader]:
+    """The loaders of the train and the val set."""
+    config = plan.config
+    loaders = [
+        stack.enter_context(
+            ShardLoader(
+                shards,
+                batch_size=config.batch_size // world.size,
+                threads=config.decode_threads,
+                io_threads=config.io_threads,
+                direct=config.direct,
+                verify=config.verify,
+                pin_memory=world.device.type == "cuda",
+            )
+        )
+        for shards in (plan.train_set, plan.val_set)
+    ]
+    if world.is_main:
+        for loader in loaders:
+            log.info("%s", loader.reading)
+    return loaders
 
 
 def _amp(config: TrainConfig) -> Switch:
     """Quantization-aware training is in fp32."""
     return False if config.qat and config.amp == "auto" else config.amp
-
-
-def _check_same_run(config: TrainConfig, resumed: Checkpoint | None, world: World) -> None:
-    """Raise InputError if the ranks found different checkpoints.
-
-    This comes before any other exchange, in which such ranks would wait for each other forever.
-    """
-    training = resumed.training if resumed is not None else None
-    steps = set(gather_to_all(training["progress"]["step"] if training else 0, world))
-    if len(steps) > 1:
-        raise InputError(
-            f"--save_dir {config.save_dir}: processes found runs at steps {sorted(steps)} there; "
-            "give a folder that all machines share"
-        )
 
 
 def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
@@ -185,7 +139,7 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
         _describe(config, world, start, frozen, kept_in_fp32)
     preconditioning = _preconditioning(plan, world, start) if config.preconditioned else None
     quantizing = _quantizing(plan, world, model) if config.qat else None
-    optimizer = build_optimizer(config, model, preconditioning, quantizing, world.device)
+    optimizer = build_optimizer(config, model, preconditioning, quantizing, world)
     return Learner(
         model=model,
         forward=_shared(model, config, world),
@@ -213,6 +167,7 @@ def build_learner(plan: TrainPlan, world: World, start: Start) -> Learner:
             enabled=dtype is not None,
         ),
         max_grad_norm=config.max_grad_norm,
+        rounded_from=(config.epochs - config.rounded_epochs) * plan.steps_per_epoch,
     )
 
 
@@ -243,18 +198,22 @@ def build_optimizer(
     model: FactorizedPrior,
     preconditioning: Preconditioning | None,
     quantizing: Quantizing | None,
-    device: torch.device,
+    world: World,
 ) -> torch.optim.Optimizer:
     """One kernel for all parameters on CUDA. It also skips a step by itself, so a gradient scaler reads no value.
 
     On a CPU the plain optimizer: the fused one rounds differently there, and gains nothing beside the convolutions.
+    SOAP has no such kernel.
     """
-    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parameters = preconditioning.parameters if preconditioning else trained
     parameters += quantizing.parameters if quantizing else []
+    if config.optimizer == "soap":
+        return Soap(parameters, lr=config.peak_lr, share=functools.partial(copy_from_main, world=world))
+    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    fused = True if world.device.type == "cuda" else None
     result: torch.optim.Optimizer = optimizer_class(
-        parameters, lr=config.peak_lr, weight_decay=config.weight_decay, fused=True if device.type == "cuda" else None
+        parameters, lr=config.peak_lr, weight_decay=config.weight_decay, fused=fused
     )
     return result
 
@@ -280,27 +239,13 @@ def _describe(config: TrainConfig, world: World, start: Start, frozen: list[str]
         world.size,
         world.device.type,
     )
+    if config.rounded_epochs:
+        log.info(
+            "the last %d of %d epochs train decoder and entropy bottleneck on rounded latents; the encoder stays",
+            config.rounded_epochs,
+            config.epochs,
+        )
     if frozen:
         log.info("the entropy bottleneck is frozen (%d tensors): a recon loss has no gradient for it", len(frozen))
     if kept_in_fp32:
         log.info("in fp32 under mixed precision: %s", ", ".join(kept_in_fp32))
-
-
-def _open_records(plan: TrainPlan, training: dict[str, Any] | None, launches: Iterable[str]) -> Tracker:
-    """Prepare save_dir: remove another run's checkpoints, write the flags and the names of the launch."""
-    folder = plan.config.save_dir
-    if not plan.continues:
-        for name in CHECKPOINTS:
-            (folder / name).unlink(missing_ok=True)
-    (folder / LAUNCH).unlink(missing_ok=True)
-    if names := [name for name in launches if name]:
-        (folder / LAUNCH).write_bytes(os.fsencode("\n".join(names)))
-    with atomic_write(folder / "config.yaml", "w") as file:
-        yaml.safe_dump(plan.flags, file, sort_keys=False)
-    return Tracker(
-        folder,
-        config=plan.flags,
-        use_wandb=plan.config.wandb,
-        wandb_id=training["wandb_id"] if training else None,
-        step=training["progress"]["step"] if training and plan.continues else 0,
-    )

@@ -59,8 +59,8 @@ class TrainConfig:
         ),
         "loss": ("loss_type", "distortion", "alpha_l1", "lambda_bpp"),
         "optimizer": (
-            "epochs", "batch_size", "lr", "optimizer", "weight_decay", "precondition", "sched", "lr_warmup_steps",
-            "onecycle_pct_start", "max_grad_norm",
+            "epochs", "rounded_epochs", "batch_size", "lr", "optimizer", "weight_decay", "precondition", "sched",
+            "lr_warmup_steps", "onecycle_pct_start", "max_grad_norm",
         ),
         "precision": (
             "amp", "amp_dtype", "local_fp32", "local_fp32_custom", "overflow_check", "overflow_tol", "deterministic",
@@ -103,10 +103,13 @@ class TrainConfig:
     Default: 64, or all if there are fewer."""
     epochs: int = 10
     """Passes over the train shards. 0: validate and save the swapped model without training."""
+    rounded_epochs: int = 0
+    """The last of --epochs, in which the encoder stays as it is, and the decoder and the entropy bottleneck are trained
+    on rounded latents instead of noisy ones."""
     batch_size: int = 16
     """Images per step, over all processes."""
     lr: float | None = None
-    """Peak learning rate. Default: 1e-3 with --precondition, otherwise 1e-4."""
+    """Peak learning rate. Default: 1e-3 with --precondition or --optimizer soap, otherwise 1e-4."""
     loss_type: LossType = "recon"
     """The loss. `recon`: distortion alone; `rd`: distortion + lambda_bpp x bpp."""
     distortion: Distortion = "l1_msssim"
@@ -125,12 +128,14 @@ class TrainConfig:
     local_fp32_custom: str = ""
     """Comma-separated parts of class names for --local_fp32 custom, for example GDN,Conv2d."""
     optimizer: OptimizerName = "adam"
-    """Optimizer."""
+    """Optimizer. soap: Adam in coordinates in which the gradients of a kernel are decorrelated. It needs the fewest
+    steps."""
     weight_decay: float = 0.0
     """Weight decay."""
     precondition: Switch = "auto"
     """Update each kernel in coordinates in which its inputs, measured on the first crops, are centred and decorrelated.
-    auto: for a calibrated start, without --weight_decay. Such a start then allows an --lr of 1e-3 to 2e-3."""
+    auto: for a calibrated start, without --weight_decay, with adam or adamw. Such a start then allows an --lr of 1e-3
+    to 2e-3."""
     sched: Sched = "cosine"
     """Schedule of the learning rate. cosine: falls to lr / 100, step by step; plateau: is halved after 3 epochs
     without a better MS-SSIM."""
@@ -210,6 +215,7 @@ class TrainConfig:
             _within(name, getattr(self, name), 1, None)
         for name in (
             "epochs",
+            "rounded_epochs",
             "recon_every",
             "recon_count",
             "save_every_steps",
@@ -241,6 +247,9 @@ class TrainConfig:
             raise InputError(
                 f"--weight_decay {self.weight_decay}: has no meaning with --precondition; remove one of the two"
             )
+        if self.optimizer == "soap" and self.weight_decay:
+            raise InputError(f"--weight_decay {self.weight_decay}: goes with --optimizer adam or adamw")
+        self._check_rounded()
         self._check_qat()
         if self.local_fp32 == "custom" and not self.local_fp32_custom:
             raise InputError("--local_fp32 custom: name classes with --local_fp32_custom, for example GDN,Conv2d")
@@ -249,6 +258,16 @@ class TrainConfig:
             raise InputError("--channels: needs --pretrained none; pretrained weights have their own channels")
         if self.overwrite and self.resume == "auto":
             raise InputError("--overwrite: starts a new run, --resume auto continues one; give one of the two")
+
+    def _check_rounded(self) -> None:
+        if self.rounded_epochs > self.epochs:
+            raise InputError(f"--rounded_epochs {self.rounded_epochs}: must be --epochs {self.epochs} at most")
+        if self.rounded_epochs and self.replace_parts == "encoder" and self.train_scope != "all":
+            raise InputError(
+                "--rounded_epochs: trains the decoder; choose --train_scope all, or --replace_parts decoder or all"
+            )
+        if self.rounded_epochs and self.qat:
+            raise InputError("--rounded_epochs: does not go with --qat, which learns the steps of the latents")
 
     def _check_qat(self) -> None:
         if not self.qat:
@@ -299,13 +318,13 @@ class TrainConfig:
     def preconditioned(self) -> bool:
         """The resolved --precondition."""
         if self.precondition == "auto":
-            return self.initialisation == "calibrated" and not self.weight_decay
+            return self.initialisation == "calibrated" and not self.weight_decay and self.optimizer != "soap"
         return self.precondition
 
     @property
     def peak_lr(self) -> float:
         """The resolved --lr."""
-        return self.lr or (1e-3 if self.preconditioned else 1e-4)
+        return self.lr or (1e-3 if self.preconditioned or self.optimizer == "soap" else 1e-4)
 
     @property
     def warmup_steps(self) -> int:

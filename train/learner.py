@@ -48,6 +48,8 @@ class Learner:
     autocast: Callable[[], AbstractContextManager[Any]]
     max_grad_norm: float
     """Larger gradients are scaled down to this norm; 0 or less: never."""
+    rounded_from: int
+    """The first step of --rounded_epochs; the number of all steps without them."""
     _tables_are_old: bool = field(default=True, init=False)
 
     def step(self, batch: DeviceBatch, step: int) -> StepValues:
@@ -57,6 +59,8 @@ class Learner:
         """
         self._tables_are_old = True
         lr = self.schedule.set_rate(step)
+        rounds = step >= self.rounded_from
+        self.model.entropy_bottleneck.train(not rounds)
         if self.quantizing is not None:
             self.quantizing.begin_step(step)
         with self.autocast():
@@ -66,6 +70,9 @@ class Learner:
         self.scaler.scale(loss.total).backward()
         if self.quantizing is not None:
             self.quantizing.average_gradients()
+        if rounds:  # rounding has a gradient of zero
+            for parameter in self.model.g_a.parameters():
+                parameter.grad = None
         if self.preconditioning is not None:
             self.preconditioning.take_gradients()
         self.scaler.unscale_(self.optimizer)
@@ -87,10 +94,14 @@ class Learner:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm if self.max_grad_norm > 0 else float("inf"))
 
-    def refresh_tables(self) -> None:
-        """Solve the quantiles and make the CDF tables, once per state of the weights."""
+    def refresh_tables(self, steps_done: int) -> None:
+        """Solve the quantiles and make the CDF tables, once per state of the weights.
+
+        After the first rounded step the quantiles stay. So the latents are always rounded about the same medians, and
+        it makes no difference when a run is saved.
+        """
         if self._tables_are_old:
-            refresh_tables(self.model, solve=self.entropy_trained)
+            refresh_tables(self.model, solve=self.entropy_trained and steps_done <= self.rounded_from)
             self._tables_are_old = False
 
     def check(self, steps_done: int) -> None:
@@ -112,9 +123,9 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`. Other entries of `state` are ignored."""
         saved = state["optimizer"]
-        # `fused` belongs to this device, not to the run.
+        # `fused`, where an optimizer has it, belongs to this device, not to the run.
         pairs = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
-        groups = [{**group, "fused": own["fused"]} for group, own in pairs]
+        groups = [{**group, **{name: own[name] for name in own.keys() & {"fused"}}} for group, own in pairs]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             for name in ("exp_avg", "exp_avg_sq"):  # in the memory format of the parameter, as a fused optimizer needs

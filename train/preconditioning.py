@@ -123,7 +123,9 @@ class Preconditioning:
     def take_gradients(self) -> None:
         """Move the gradients of the kernels to their proxies. Biases keep their gradients."""
         for name, layer in self._layers.items():
-            assert layer.weight.grad is not None and layer.bias is not None and layer.bias.grad is not None
+            if layer.weight.grad is None:  # an encoder that stays as it is
+                continue
+            assert layer.bias is not None and layer.bias.grad is not None
             coordinates, proxy = self._coordinates[name], self._proxies[name]
             of_kernel, of_bias = _as_OCT(layer, layer.weight.grad), layer.bias.grad[:, None, None]
             # If a weight changes by 1, the mean of the outputs changes by this mean, divided by the number of phases.

@@ -16,6 +16,7 @@ from relic.codec.tensor_file import fault_of, is_real
 from relic.errors import InputError
 from train.learner import Learner
 from train.plan import TrainPlan
+from train.soap import Soap
 
 _MOST = 1 << 53
 _STEPS = ("epoch", "images", "images_seen", "step")
@@ -100,12 +101,16 @@ def _check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
     # Before the first step, an optimizer has no state.
     _require(set(states) <= set(range(len(parameters))), "optimizer: state", "for other parameters")
     for number, state in states.items():
+        shape = tuple(parameters[number].shape)
+        shapes: dict[str, tuple[int, ...]] = {"exp_avg": shape, "exp_avg_sq": shape}
+        if isinstance(optimizer, Soap):
+            shapes = optimizer.state_shapes(parameters[number])
         names = set(_dict(state, "optimizer: state"))
-        _require(names == {"step", "exp_avg", "exp_avg_sq"}, "optimizer: state", ", ".join(map(str, names)))
+        _require(names == {"step", *shapes}, "optimizer: state", ", ".join(map(str, names)))
         step = state["step"].item() if isinstance(state["step"], Tensor) else state["step"]
         _require(type(step) in (int, float) and 0 <= step < _MOST, "optimizer: step", step)
-        for name in ("exp_avg", "exp_avg_sq"):
-            _check_tensor(state[name], tuple(parameters[number].shape), f"optimizer: {name} {number}")
+        for name, wanted_shape in shapes.items():
+            _check_tensor(state[name], wanted_shape, f"optimizer: {name} {number}")
         _require(bool((state["exp_avg_sq"] >= 0).all()), f"optimizer: exp_avg_sq {number}", "negative")
 
 

@@ -12,6 +12,7 @@ _FIXED_ON_RESUME = (
     "replace_parts",
     "train_scope",
     "epochs",
+    "rounded_epochs",
     "batch_size",
     "lr",
     "loss_type",
@@ -54,7 +55,7 @@ def check_resumed(config: TrainConfig, theirs: Mapping[str, object]) -> None:
     """Raise InputError if a flag that decides the result differs from that of the run to resume (`theirs`)."""
     mine = config.plain_values()
     # Older runs have no such flags.
-    new = {"precondition": False, "qat": False, "qat_ranges": "learned"}
+    new = {"precondition": False, "qat": False, "qat_ranges": "learned", "rounded_epochs": 0}
     theirs = {**new, **theirs}
     if not theirs["qat"]:  # the form is not used, and its default was another one
         theirs["qat_upsample"] = mine["qat_upsample"]

@@ -120,7 +120,7 @@ class Trainer:
 
     def _validate(self) -> Validation:
         learner = self.learner
-        learner.refresh_tables()
+        learner.refresh_tables(self.progress.step)
         batch_size = self.plan.config.batch_size // self.world.size
         result = validate(learner.model, self.val_loader, batch_size, learner.loss_config, self.world)
         if not math.isfinite(result.loss):
@@ -163,7 +163,7 @@ class Trainer:
 
     def _prepare_to_save(self) -> None:
         self.learner.check(self.progress.step)
-        self.learner.refresh_tables()
+        self.learner.refresh_tables(self.progress.step)
 
     def _write(self, name: str, **content: Any) -> None:
         config = self.plan.config

@@ -54,9 +54,13 @@ class Checkpoint:
     """Optimizer, schedule, scaler, random state, best values and progress. None: no run can resume from this file."""
 
     @property
-    def entropy_trained(self) -> bool:
-        """Whether the run trained the entropy bottleneck. Then its quantiles must be solved from the learnt density."""
-        return self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
+    def solves_quantiles(self) -> bool:
+        """Whether the quantiles must be solved from the density, because the run trained the entropy bottleneck.
+
+        A run with --rounded_epochs keeps the medians that its decoder was trained with.
+        """
+        trained = self.loss_type == "rd" and self.train_scope in ("replaced+hyper", "all")
+        return trained and not self.config.get("rounded_epochs")
 
     def build(self, source: str = "the checkpoint") -> FactorizedPrior:
         """The model with these weights, on the CPU, in fp32, in eval mode.

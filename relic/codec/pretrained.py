@@ -86,12 +86,12 @@ def finished_model(checkpoint: Checkpoint, source: str) -> FactorizedPrior:
     """The model to evaluate or export: on the CPU, fp32, in eval mode, with CDF tables computed from its density.
 
     If the run trained the entropy model, the quantiles are solved again: a checkpoint from inside an epoch holds those
-    of the epoch before. Otherwise they are kept. Raises InputError naming `source` if the weights do not fit, are not
-    finite, or give no tables.
+    of the epoch before. Otherwise they are kept, and after --rounded_epochs too. Raises InputError naming `source` if
+    the weights do not fit, are not finite, or give no tables.
     """
     model = checkpoint.build(source)
     with naming(source):
-        refresh_tables(model, solve=checkpoint.entropy_trained)
+        refresh_tables(model, solve=checkpoint.solves_quantiles)
     return model
 
 

@@ -144,7 +144,7 @@ def test_a_compiled_step_is_one_graph_and_computes_the_same(
         with torch.no_grad():  # a validation
             learner.model.eval()(batch.images)
         learner.model.train()
-        learner.refresh_tables()
+        learner.refresh_tables(3)
         with torch._dynamo.config.patch(error_on_recompile=True):
             later = [learner.step(batch, step).loss.total.item() for step in (3, 4)]
     assert first + later == pytest.approx(eager, rel=1e-3)

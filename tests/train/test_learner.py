@@ -108,7 +108,7 @@ def as_on_cuda(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Learner:
 
 
 def _optimizer_of_cuda(build: Any, *arguments: Any) -> torch.optim.Optimizer:
-    result: torch.optim.Optimizer = build(*arguments[:-1], torch.device("cuda"))
+    result: torch.optim.Optimizer = build(*arguments[:-1], World(0, 1, torch.device("cuda")))
     return result
 
 

@@ -220,12 +220,14 @@ def test_flags_that_contradict_it(run: Run, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_precondition_like_one(crops: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_two_processes_precondition_like_one(crops: Path, tmp_path: Path, optimizer: str) -> None:
     script = tmp_path / "rounding.py"
     script.write_text(ROUNDING.format(root=str(ROOT)))
+    flags = (*PRECONDITIONED, "--epochs", "1", "--lr", "1e-4", "--optimizer", optimizer)
     for count in (1, 2):
         folder = tmp_path / str(count)
-        finish(begin(str(script), tiny(crops, folder, *PRECONDITIONED, "--epochs", "1", "--lr", "1e-4"), count))
+        finish(begin(str(script), tiny(crops, folder, *flags), count))
     assert losses_and_gradients(tmp_path / "2") == pytest.approx(losses_and_gradients(tmp_path / "1"), rel=1e-3)
 
 
