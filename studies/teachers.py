@@ -28,7 +28,7 @@ _TRAIN = (
 )
 
 
-class Teacher(NamedTuple):
+class ScaledCodec(NamedTuple):
     """A GDN codec to make."""
 
     rate: str
@@ -38,7 +38,12 @@ class Teacher(NamedTuple):
     epochs: int
 
 
-TEACHERS = (Teacher("0.0235", 0.25, 1), Teacher("0.0074", 0.5, 1), Teacher("0.0023", 1, 0), Teacher("0.0008", 1.4, 2))
+TEACHERS = (
+    ScaledCodec("0.0235", 0.25, 1),
+    ScaledCodec("0.0074", 0.5, 1),
+    ScaledCodec("0.0023", 1, 0),
+    ScaledCodec("0.0008", 1.4, 2),
+)
 
 
 @dataclasses.dataclass(frozen=True)
