@@ -5,6 +5,7 @@ import os
 import resource
 import tarfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_batches_are_cut_into_tasks_for_all_threads_while_reads_wait(
     assert set(sizes) == ({32} if wait else {32, 64})
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 64, 512])
 def test_as_many_pixels_are_ahead_whatever_the_batch(
     tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch, batch_size: int
@@ -143,7 +145,10 @@ def test_as_many_pixels_are_ahead_whatever_the_batch(
         for given in range(1, 4):
             keys = next(batches).keys
             assert keys == [f"train{n % 300:05d}" for n in range((given - 1) * batch_size, given * batch_size)]
-            ahead = len(asked) - given + 1
+            ahead = loader._ahead
+            while len(asked) < given - 1 + ahead:  # by the threads
+                time.sleep(0.001)
+            assert len(asked) == given - 1 + ahead
             assert ahead >= 4 and 512 <= ahead * batch_size <= max(557 + batch_size, 4 * batch_size)
         batches.close()  # type: ignore[attr-defined]
 
