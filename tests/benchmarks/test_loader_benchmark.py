@@ -61,15 +61,25 @@ def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Pa
         assert ratio == pytest.approx(found[ours] / found[theirs])
     assert found["machine"]["cores"] >= 1 and found["machine"]["torch"]
     assert all(name in done.stdout for name in (*FIGURES, *found["ratios"]))
-    with Image.open(tmp_path / "loader.png") as picture:
-        assert picture.format == "PNG"
     table = (tmp_path / "loader.md").read_text()
     assert table in done.stdout
+    with Image.open(tmp_path / "loader.png") as picture:
+        assert picture.format == "PNG" and picture.info["Description"] == table.strip()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == ["raw", "jpg", "png"]
     of_copying, of_reading = (found["ratios"][f"relic_raw/{name}_ceiling"] for name in ("copy", "read"))
     assert rows[2][1:3] == [f"{found['relic_raw']:,.0f}", f"{of_copying:.2f} of copying, {of_reading:.2f} of reading"]
     assert rows[4][2] == f"{found['ratios']['relic_png/decode_ceiling_png']:.2f} of decoding"
+
+
+def test_the_page_has_the_table_of_its_chart() -> None:
+    """Both are of one run: `--markdown` writes the table, and `--plot` the chart, which holds the table too."""
+    with Image.open(ROOT / "docs" / "loader.png") as picture:
+        what, *lines = picture.info["Description"].splitlines()
+    page = (ROOT / "docs" / "performance.md").read_text()
+    table = "\n".join(line for line in lines if line.startswith("|"))
+    assert what.rstrip(":") in page
+    assert table.count("\n") == 4 and table in page
 
 
 @pytest.mark.commands
