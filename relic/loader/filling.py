@@ -2,10 +2,10 @@
 
 import functools
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from relic.loader.order import Indices
@@ -50,46 +50,53 @@ class BatchFilling(Generic[Part, Filled]):
         self._plan = iter(plan)
         self._cut = cut
         self._join = join
-        self._asked: deque[Future[Filled | None]] = deque()
-        """Batches whose samples were not taken from the plan."""
-        self._coming: deque[Future[Filled | None]] = deque()
-        """Batches that the consumer did not take."""
         self._begun = 0
+        self._coming: SimpleQueue[Future[Filled | None]] = SimpleQueue()
+        """Batches that are begun, in order, and that the consumer did not take."""
+        self._taken: Future[Filled | None] | None = None
         self._cancelled = False
         self._lock = threading.Lock()
-        """Held while samples are taken, so that batches are begun in order."""
+        """Held while batches are begun, so that they are in order."""
 
-    def ask(self) -> None:
-        """Have one batch more filled."""
-        batch: Future[Filled | None] = Future()
-        self._asked.append(batch)
-        self._coming.append(batch)
-        self._threads.submit(self._begin)
+    def ask(self, count: int) -> None:
+        """Have so many batches more filled, or those that are left."""
+        self._threads.submit(functools.partial(self._begin, count))
 
     def take(self) -> Filled | None:
         """Wait for the oldest batch that was asked for. None: the plan has ended."""
-        return self._coming.popleft().result()
+        self._taken = self._coming.get()
+        return self._taken.result()
 
     def cancel(self) -> None:
         """Begin nothing more, and wait for what is begun."""
+        self._cancelled = True
         with self._lock:
-            self._cancelled = True
-            for batch in self._asked:
-                batch.cancel()
-        for batch in self._coming:
+            begun = self._not_taken()
+        for batch in begun:
             with suppress(CancelledError):
                 batch.exception()
 
     def abandon(self) -> None:
         """Let nobody wait for a batch: the threads have ended."""
-        for batch in tuple(self._coming):
+        for batch in (*self._not_taken(), never := Future[Filled | None]()):
             batch.cancel()
+        self._coming.put(never)
 
-    def _begin(self) -> None:
+    def _not_taken(self) -> list["Future[Filled | None]"]:
+        """Batches in the queue, and the last that was taken: an interrupted consumer may not have waited for it."""
+        found = [] if self._taken is None else [self._taken]
+        with suppress(Empty):
+            while True:
+                found.append(self._coming.get_nowait())
+        return found
+
+    def _begin(self, count: int) -> None:
+        """Begin one batch, and leave the others to a task behind its parts. After the last of the plan comes None."""
         with self._lock:
             if self._cancelled:
                 return
-            filled = self._asked.popleft()
+            filled: Future[Filled | None] = Future()
+            self._coming.put(filled)
             try:
                 samples = next(self._plan, None)
                 if samples is None:
@@ -99,9 +106,11 @@ class BatchFilling(Generic[Part, Filled]):
                 self._begun += 1
                 parts = self._cut(batch.number, samples)
                 batch.left = len(parts)
-                if parts:
-                    self._threads.submit(*(functools.partial(self._fill, batch, *part) for part in enumerate(parts)))
-                else:
+                tasks = [functools.partial(self._fill, batch, *part) for part in enumerate(parts)]
+                if count > 1:
+                    tasks.append(functools.partial(self._begin, count - 1))
+                self._threads.submit(*tasks)
+                if not parts:
                     self._finish(batch)
             except BaseException as error:  # the consumer raises it
                 filled.set_exception(error)

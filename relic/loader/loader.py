@@ -146,11 +146,10 @@ class ShardLoader:
         filling = BatchFilling(self._threads, plan, self._cut, self._join)
         self._fillings.add(filling)
         try:
-            for _ in range(self._ahead - 1):
-                filling.ask()
+            filling.ask(self._ahead - 1)
             while True:
                 began = time.perf_counter()
-                filling.ask()
+                filling.ask(1)
                 batch = filling.take()
                 self.times.wait += time.perf_counter() - began
                 if batch is None:

@@ -9,7 +9,7 @@ import pytest
 
 from relic.loader.filling import BatchFilling
 from relic.loader.order import Indices
-from relic.loader.threads import LoaderThreads
+from relic.loader.threads import LoaderThreads, Task
 
 pytestmark = pytest.mark.timeout(20)
 WAIT = 10
@@ -24,7 +24,7 @@ def joined(number: int, samples: Indices, parts: Sequence[int]) -> tuple[int, li
 
 
 def taken(filling: BatchFilling[int, tuple[int, list[int]]]) -> tuple[int, list[int]] | None:
-    filling.ask()
+    filling.ask(1)
     return filling.take()
 
 
@@ -38,8 +38,7 @@ def threads() -> Iterator[LoaderThreads]:
 def test_batches_come_in_order_whatever_the_threads_do(threads: LoaderThreads) -> None:
     plan = np.split(np.random.default_rng(0).permutation(6000), range(30, 6000, 30))
     filling = BatchFilling(threads, plan, parts_of, joined)
-    for _ in range(9):
-        filling.ask()
+    filling.ask(9)
     found = [taken(filling) for _ in plan]
     assert found == [(number, samples.tolist()) for number, samples in enumerate(plan)]
     assert [taken(filling) for _ in range(9)] == [None] * 9
@@ -63,7 +62,7 @@ def test_the_consumers_thread_does_no_part_of_the_work(threads: LoaderThreads) -
 
     filling = BatchFilling(threads, plan(), cut, lambda *_: note())
     for _ in range(21):
-        filling.ask()
+        filling.ask(1)
         filling.take()
     assert worked and threading.get_ident() not in worked
 
@@ -83,8 +82,7 @@ def test_the_error_of_the_first_part_comes_at_its_batch(threads: LoaderThreads) 
         return [first, later] if number == 1 else parts_of(number, samples)
 
     filling = BatchFilling(threads, [np.arange(2)] * 3, cut, joined)
-    for _ in range(3):
-        filling.ask()
+    filling.ask(3)
     assert filling.take() == (0, [0, 1])
     with pytest.raises(ValueError, match="first"):
         filling.take()
@@ -97,16 +95,31 @@ def test_an_error_of_the_plan_comes_after_the_batches_before_it(threads: LoaderT
         raise ValueError("no more")
 
     filling = BatchFilling(threads, plan(), parts_of, joined)
-    for _ in range(3):
-        filling.ask()
+    filling.ask(3)
     assert filling.take() == (0, [0, 1])
     with pytest.raises(ValueError, match="no more"):
         filling.take()
-    assert filling.take() is None
+    assert taken(filling) is None
 
 
 def test_a_batch_of_no_samples_is_joined_too(threads: LoaderThreads) -> None:
     assert taken(BatchFilling(threads, [np.arange(0)], parts_of, joined)) == (0, [])
+
+
+def test_no_more_is_begun_than_the_plan_has(monkeypatch: pytest.MonkeyPatch, threads: LoaderThreads) -> None:
+    """Small batches are asked for by the thousand."""
+    submitted: list[int] = []
+    submit = threads.submit
+
+    def spy(*tasks: Task) -> None:
+        submitted.append(len(tasks))
+        submit(*tasks)
+
+    monkeypatch.setattr(threads, "submit", spy)
+    filling = BatchFilling(threads, [np.arange(3)] * 2, parts_of, joined)
+    filling.ask(5000)
+    assert [filling.take() for _ in range(3)] == [(0, [0, 1, 2]), (1, [0, 1, 2]), None]
+    assert submitted == [1, 4, 4]
 
 
 def test_cancelling_waits_for_what_runs_and_begins_nothing_more(threads: LoaderThreads) -> None:
@@ -124,8 +137,7 @@ def test_cancelling_waits_for_what_runs_and_begins_nothing_more(threads: LoaderT
         return [part] * 2
 
     filling = BatchFilling(threads, [np.arange(2)] * 5, cut, joined)
-    for _ in range(5):
-        filling.ask()
+    filling.ask(5)
     both_run.wait(WAIT)
     threading.Timer(0.05, go_on.set).start()
     filling.cancel()
@@ -143,16 +155,13 @@ def test_nobody_waits_for_threads_that_have_ended() -> None:
         yield np.arange(3)
 
     filling = BatchFilling(threads, plan(), parts_of, joined)
-    for _ in range(2):
-        filling.ask()
+    filling.ask(2)
     assert in_plan.wait(WAIT)
     threading.Timer(0.05, go_on.set).start()
     threads.close()
     filling.abandon()
-    with pytest.raises(RuntimeError, match="closed"):  # the first, whose samples came too late
-        filling.take()
     with pytest.raises(CancelledError):
         filling.take()
     filling.cancel()
     with pytest.raises(RuntimeError, match="closed"):
-        filling.ask()
+        filling.ask(1)
