@@ -27,7 +27,7 @@ MODES: dict[str, dict[str, Any]] = {"": {}, "direct": {"direct": "on"}}
 are measured on raw crops only: decoding bounds the encoded ones."""
 LATER = "later"
 """Of relic's loader without a mode: after an epoch whose files were not dropped. A part of them is in the cache."""
-_TURN, _TURN_SECONDS = 12_000, 4.0
+_TURN, _TURN_SECONDS = 12_000, 3.0
 """Images of a turn, or those of this time. Short turns, because the rate of a drive changes."""
 REFERENCES = ("fio", "direct")
 """The reads that loaders are compared to: those of fio, and without it those of threads of our own."""

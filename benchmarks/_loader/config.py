@@ -34,7 +34,7 @@ class LoaderBenchmarkConfig:
     batch_size: int = 64
     """Images per batch."""
     epochs: int = 4
-    """Epochs per loader, in turns. A figure is the median of the epochs after the first."""
+    """Epochs per loader, in turns. A figure is the median of the epochs after the first. With --cold a turn is shorter."""
     work_dir: Path | None = None
     """Folder for the packed crops, which are kept and used again. Default: a temporary folder. --cold measures its
     disk."""
@@ -53,7 +53,7 @@ class LoaderBenchmarkConfig:
     gpu_images_per_second: float = 0.0
     """Images per second that one GPU trains at, to print how many GPUs --shards feeds."""
     cold: bool = False
-    """Compare loaders on crops that are dropped from memory before each epoch, and with the reads of fio."""
+    """Compare loaders on crops that are dropped from memory before each turn, and with the reads of fio."""
     wait: bool = False
     """Measure the wait of a consumer of raw and of jpg crops instead of comparing loaders."""
     io_threads: int = 0

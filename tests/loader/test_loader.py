@@ -16,7 +16,7 @@ import torch
 
 from relic.arrays import Pixels
 from relic.errors import InputError
-from relic.loader import decode, shard_files
+from relic.loader import decode, open_shard
 from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
@@ -288,7 +288,7 @@ def test_shards_beyond_the_limit_of_open_files_are_read_too(
 ) -> None:
     packed = make_shards(tmp_path, counts=(2,) * 6, side=16)
     budget = threading.Semaphore(3)
-    monkeypatch.setattr(shard_files, "_descriptors", lambda: budget)
+    monkeypatch.setattr(open_shard, "_descriptors", lambda: budget)
     before = len(os.listdir("/proc/self/fd"))
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
         for _ in range(2):
@@ -308,7 +308,7 @@ def test_the_limit_of_open_files_is_shared_and_raised(
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: raised.append(limits))
-    assert shard_files._descriptors.__wrapped__()._value == kept
+    assert open_shard._descriptors.__wrapped__()._value == kept
     assert raised == ([(4096, hard)] if soft == 256 else [])
 
 
