@@ -34,7 +34,7 @@ class LoaderBenchmarkConfig:
     batch_size: int = 64
     """Images per batch."""
     epochs: int = 4
-    """Epochs per loader, in turns. A figure is the median of the epochs after the first. With --cold a turn is shorter."""
+    """Epochs per loader, in turns. A figure is the median of the epochs after the first. --cold has short turns."""
     work_dir: Path | None = None
     """Folder for the packed crops, which are kept and used again. Default: a temporary folder. --cold measures its
     disk."""
