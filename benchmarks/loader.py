@@ -80,7 +80,7 @@ def _compare(plan: LoaderPlan, folder: Path) -> LoaderOutcome:
     if config.plot is not None:
         from benchmarks._loader.plot import plot_comparison
 
-        plot_comparison(config.plot, figures, f"{what}, cores: {plan.threads}")
+        plot_comparison(config.plot, figures, f"{what}, cores: {plan.threads}", table)
     by_epoch = {name: [one.images_per_second for one in made] for name, made in passes.items()}
     settings = {"crops": crops.raw.num_samples, "batch_size": config.batch_size, "epochs": config.epochs}
     shares_by_name = {name: one._asdict() for name, one in shares.items()}

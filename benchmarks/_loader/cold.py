@@ -1,5 +1,6 @@
 """Loaders on crops that are not in memory: the files are dropped from the page cache before each turn."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -22,22 +23,23 @@ from relic.shards.shard_set import ShardSet
 
 SUFFIXES = ("raw", "jpg")
 MODES: dict[str, dict[str, Any]] = {"": {}, "direct": {"direct": "on"}}
-"""Name of a mode of relic's loader -> arguments of `ShardLoader`. The one without a name is what users get."""
+"""Name of a mode of relic's loader -> arguments of `ShardLoader`. The one without a name is what users get. The others
+are measured on raw crops only: decoding bounds the encoded ones."""
 LATER = "later"
 """Of relic's loader without a mode: after an epoch whose files were not dropped. A part of them is in the cache."""
-_TURN = 12_000
-"""Images of a turn after the first, which is a whole epoch. Short turns, because the rate of a drive changes."""
+_TURN, _TURN_SECONDS = 12_000, 3.0
+"""Images of a turn, or those of this time. Short turns, because the rate of a drive changes."""
 REFERENCES = ("fio", "direct")
 """The reads that loaders are compared to: those of fio, and without it those of threads of our own."""
 
 
 class Consumer(NamedTuple):
-    """An epoch of raw crops, for a consumer that takes a fixed time per batch. Medians of several epochs."""
+    """`_TURN` raw crops, for a consumer that takes a fixed time per batch. Medians of several runs."""
 
     consumer_ms: float
     asked_images_per_second: float
     wait: float
-    """The consumer's waiting after the first batch, as a share of the epoch."""
+    """The consumer's waiting after the first batch, as a share of its run."""
     before_mib: float
     """Resident memory of the process before the loader was made."""
     peak_mib: float
@@ -95,12 +97,15 @@ def measure_cold(
         runs: dict[str, MeasurePass] = {}
         for suffix, shards in sets.items():
             runs |= _references(suffix, shards, readers[suffix], fio, blocks[suffix])
-            for mode, options in modes.items():
-                name = f"relic_{suffix}" + (f"_{mode}" if mode else "")
-                peer = relic_peer(name, shards, batch_size, stack, **options)
-                runs[name] = _cold(peer, shards.tars, dropped)
-                if not mode and memory_limit() is not None:
-                    runs[f"{name}_{LATER}"] = _later(peer)
+            usual = relic_peer(f"relic_{suffix}", shards, batch_size, stack, **modes[""])
+            runs[usual.name] = _cold(usual, shards.tars, dropped)
+            if suffix != "raw":
+                continue
+            for mode in filter(None, modes):
+                peer = relic_peer(f"{usual.name}_{mode}", shards, batch_size, stack, **modes[mode])
+                runs[peer.name] = _cold(peer, shards.tars, dropped)
+            if memory_limit() is not None:
+                runs[f"{usual.name}_{LATER}"] = _later(usual)
         loose = sorted(crops.loose.iterdir())
         files: dict[str, Sequence[Path]] = {
             "webdataset_npy": crops.raw.tars, "webdataset_jpg": crops.jpg.tars, "torch_folder": loose
@@ -140,12 +145,15 @@ def _references(
 
 
 def _cold(peer: Peer, files: Sequence[Path], dropped: list[float | None]) -> MeasurePass:
-    """Measures a turn after the files were dropped. Adds to `dropped` the share of their pages that stayed."""
+    """Measures a turn after the files were dropped. Adds to `dropped` the share of their pages that stayed.
+
+    The first turn of relic's loader is a whole epoch, after which it has checked the hashes of all samples.
+    """
 
     def run(number: int) -> Pass:
         drop_from_cache(files)
         dropped.append(cached_share(files[:: max(1, len(files) // 64)]))
-        return _turn(peer, number)
+        return measure_epoch(peer, number) if number == 0 and peer.times else _turn(peer, number)
 
     return run
 
@@ -161,18 +169,15 @@ def _later(peer: Peer) -> MeasurePass:
 
 
 def _turn(peer: Peer, number: int) -> Pass:
-    """The first `_TURN` images of an epoch. The whole epoch 0, after which relic's loader has verified all samples."""
-    return measure_epoch(
-        peer if number == 0 else Peer(peer.name, lambda _: _first(peer.epoch(number)), peer.times), number
-    )
+    return measure_epoch(Peer(peer.name, lambda _: _first(peer.epoch(number)), peer.times), number)
 
 
 def _first(batches: Iterable[Sized]) -> Iterator[Sized]:
-    images = 0
+    images, began = 0, time.perf_counter()
     for batch in batches:
         yield batch
         images += len(batch)
-        if images >= _TURN:
+        if images >= _TURN or time.perf_counter() - began > _TURN_SECONDS:
             return
 
 
@@ -195,7 +200,7 @@ def _pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 def _consumer(
     shards: ShardSet, batch_size: int, consumer_seconds: float, epochs: int, options: Mapping[str, Any]
 ) -> Consumer:
-    """Medians over `epochs` epochs, each of a new loader and of dropped files."""
+    """Medians over `epochs` runs, each of a new loader and of dropped files."""
     made = [_consumed(shards, batch_size, consumer_seconds, epoch, options) for epoch in range(epochs)]
     return Consumer(*(statistics.median(column) for column in zip(*made, strict=True)))
 
@@ -203,7 +208,9 @@ def _consumer(
 def _consumed(
     shards: ShardSet, batch_size: int, consumer_seconds: float, epoch: int, options: Mapping[str, Any]
 ) -> Consumer:
-    plan = train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1)
+    plan = itertools.islice(
+        train_batches(epoch_order(shards.samples, 0, epoch), batch_size, 0, 1), max(2, _TURN // batch_size)
+    )
     drop_from_cache(shards.tars)
     forget_peak()
     before = resident_mib()

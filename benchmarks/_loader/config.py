@@ -9,6 +9,15 @@ from relic.options import Split
 
 USUAL_CROPS, USUAL_COLD_CROPS = 3000, 48_000
 
+_PACKED = ("", "cold", "wait")
+_USED_BY = {
+    "images": _PACKED, "crops": _PACKED, "work_dir": _PACKED, "epochs": ("", "cold", "shards"),
+    "markdown": ("", "cold", "shards"), "plot": ("",), "split": ("shards",), "seconds": ("shards",),
+    "gpu_images_per_second": ("shards",), "io_threads": ("cold", "shards"), "consumer_ms": ("cold", "wait"),
+    "wait_batches": ("wait",),
+}  # fmt: skip
+"""Flag -> the flags whose measurements it belongs to; empty stands for the comparison of loaders. Others: to all."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LoaderBenchmarkConfig:
@@ -25,7 +34,7 @@ class LoaderBenchmarkConfig:
     batch_size: int = 64
     """Images per batch."""
     epochs: int = 4
-    """Epochs per loader, in turns. A figure is the median of the epochs after the first."""
+    """Epochs per loader, in turns. A figure is the median of the epochs after the first. --cold has short turns."""
     work_dir: Path | None = None
     """Folder for the packed crops, which are kept and used again. Default: a temporary folder. --cold measures its
     disk."""
@@ -44,7 +53,7 @@ class LoaderBenchmarkConfig:
     gpu_images_per_second: float = 0.0
     """Images per second that one GPU trains at, to print how many GPUs --shards feeds."""
     cold: bool = False
-    """Compare loaders on crops that are dropped from memory before each epoch, and with the reads of fio."""
+    """Compare loaders on crops that are dropped from memory before each turn, and with the reads of fio."""
     wait: bool = False
     """Measure the wait of a consumer of raw and of jpg crops instead of comparing loaders."""
     io_threads: int = 0
@@ -55,20 +64,16 @@ class LoaderBenchmarkConfig:
     """Number of batches of --wait, after the first."""
 
     def __post_init__(self) -> None:
-        chosen = [flag for flag, given in (("--shards", self.shards), ("--cold", self.cold), ("--wait", self.wait))
-                  if given]  # fmt: skip
+        chosen = [name for name, given in (("shards", self.shards), ("cold", self.cold), ("wait", self.wait)) if given]
         if len(chosen) > 1:
-            raise InputError(f"{chosen[0]} and {chosen[1]} measure different things; leave out one")
-        if self.plot is not None and chosen:
-            raise InputError(f"--plot draws the comparison of loaders; leave out {chosen[0]}")
-        if self.markdown is not None and self.wait:
-            raise InputError("--markdown writes no table of --wait; leave out one")
-        if self.consumer_ms is not None and not (self.wait or self.cold):
-            raise InputError("--consumer_ms needs --wait or --cold")
-        if self.io_threads and not (self.cold or self.shards is not None):
-            raise InputError("--io_threads needs --cold or --shards")
-        if self.gpu_images_per_second and self.shards is None:
-            raise InputError("--gpu_images_per_second needs --shards")
+            raise InputError(f"--{chosen[0]} and --{chosen[1]} measure different things; leave out one")
+        measured = chosen[0] if chosen else ""
+        for field in dataclasses.fields(self):
+            used_by = _USED_BY.get(field.name, (measured,))
+            if measured not in used_by and getattr(self, field.name) != field.default:
+                others = " or ".join(f"--{name}" for name in used_by if name)
+                way_out = f"leave out --{measured}" if "" in used_by else f"it needs {others}"
+                raise InputError(f"--{field.name} has no effect here; {way_out}")
         check_least(
             self, {"batch_size": 1, "epochs": 2, "wait_batches": 1, "gpu_images_per_second": 0, "io_threads": 0}
         )

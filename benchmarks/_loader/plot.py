@@ -24,8 +24,11 @@ _PANELS = {
 _OURS, _CEILING, _OTHERS = "#1f6f8b", "#d9d9d9", "#9a9a9a"
 
 
-def plot_comparison(path: Path, figures: Mapping[str, float], title: str) -> None:
-    """Draw bars of images per second. Raw and encoded crops have separate scales, since they differ by far."""
+def plot_comparison(path: Path, figures: Mapping[str, float], title: str, table: str) -> None:
+    """Draw bars of images per second. Raw and encoded crops have separate scales, since they differ by far.
+
+    The file holds `table` as its description. So a test can tell whether a page shows a table and a chart of one run.
+    """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(2, 1, height_ratios=[len(names) for names in _PANELS.values()])
@@ -40,4 +43,4 @@ def plot_comparison(path: Path, figures: Mapping[str, float], title: str) -> Non
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.set_xticks([])
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=150, metadata={"Description": table})

@@ -107,7 +107,7 @@ def cold_table(shards: ShardSet, batch_size: int, cold: Cold, limit: int | None)
         asked = one.asked_images_per_second
         lines.append(
             f"- relic, raw{_mode_told(mode)}: a consumer of {one.consumer_ms:g} ms per batch asks for {asked:,.0f} "
-            f"images/s, {asked / reads:.2f} of {reference}, and waits {one.wait:.2%} of an epoch. Resident memory: "
+            f"images/s, {asked / reads:.2f} of {reference}, and waits {one.wait:.2%} of its time. Resident memory: "
             f"{one.before_mib:,.0f} MiB before, {one.peak_mib:,.0f} MiB at most, with a ring of {one.ring_mib:,.0f} "
             f"MiB: {one.beyond_ring_mib:,.0f} MiB beyond it."
         )

@@ -5,11 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # bjontegaard imports pyplot, which otherwise looks for a screen
-import bjontegaard
 
 _FEWEST_RATES = 4
 """Bjontegaard's method needs four points or more per curve."""
@@ -47,6 +43,11 @@ def bd_rate(anchor: Sequence[RatePoint], curve: Sequence[RatePoint]) -> BdRate |
     overlap = (min(highs) - max(lows)) / (max(highs) - min(lows))
     if overlap <= 0:
         return None
+    import matplotlib  # here, not above: with pyplot and scipy it takes a second
+
+    matplotlib.use("Agg")  # bjontegaard imports pyplot, which otherwise looks for a screen
+    import bjontegaard
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of small overlaps; the overlap is returned
         percent = bjontegaard.bd_rate(

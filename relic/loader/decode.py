@@ -12,9 +12,10 @@ import xxhash
 from PIL import PngImagePlugin
 
 from relic.arrays import Pixels
+from relic.loader.open_shard import OpenShard, Scratch, Waits
 from relic.loader.order import Indices
 from relic.loader.reading import Reading
-from relic.loader.shard_files import OpenShard, Scratch, ShardFiles, Waits
+from relic.loader.shard_files import ShardFiles
 from relic.options import Verify
 from relic.pictures.crop_png import decode_crop_png
 from relic.pictures.png import check_rows, read_png

@@ -2,10 +2,10 @@
 
 import functools
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from relic.loader.decode import SampleDecoder, Seconds
+from relic.loader.filling import BatchFilling
 from relic.loader.order import Indices
 from relic.loader.reading import plan_reading
 from relic.loader.threads import LoaderThreads
@@ -53,12 +54,7 @@ class LoaderTimes:
     """The consumer's waiting: the time that data costs the training."""
 
 
-class _Filling(NamedTuple):
-    slot: int
-    rows: int
-    waits: int
-    """Those of all threads when this batch was begun."""
-    parts: list["Future[tuple[list[str], Seconds]]"]
+_Filling = BatchFilling[tuple[list[str], Seconds], Batch]
 
 
 class ShardLoader:
@@ -66,7 +62,7 @@ class ShardLoader:
 
     `reading` tells what is read through the page cache and what past it.
 
-        order              sample numbers, one array per batch: the plan
+        order              sample numbers, one array per batch: the plan. A thread takes the next array of it
           |
           v
         reading threads    each takes a part of a batch and reads its samples at their offsets; many may wait
@@ -83,8 +79,8 @@ class ShardLoader:
     Memory is the ring, whatever the size of the set: 5 batches, or more of small ones, which then hold 80 MiB and the
     consumer's. Batches come in the order of the plan.
 
-    Error: a thread's error (InputError naming shard and sample) is raised by the iterator, at the batch of that sample.
-    Batches before it are delivered. The loader stays usable.
+    Error: a thread's error (InputError naming shard and sample), or the plan's, is raised by the iterator, at the batch
+    of that sample. Batches before it are delivered. The loader stays usable.
 
     Cancel: closing or dropping the iterator cancels the tasks that have not started. It waits for the others, at most
     one task per thread and 64 crops per task. The loader stays usable.
@@ -118,9 +114,12 @@ class ShardLoader:
         self._ahead = max(_PREFETCH, -(-_PREFETCH_BYTES // math.prod(shape)))
         self._rows_per_task = _ROWS_PER_TASK[shards.encoding]
         self._rows_per_waiting_task = max(1, self._ahead * batch_size // (2 * self.reading.in_flight))
-        self._waited = True
+        self._waits: deque[int] = deque(maxlen=self._ahead)
+        """`LoaderThreads.waits` when each of the last batches was cut."""
         self._ring = list(_buffers((self._ahead + HOLD - 1, *shape), shards.encoding, pin_memory))
         self._rows = [batch.numpy() for batch in self._ring]
+        self._fillings: set[_Filling] = set()
+        self._adding = threading.Lock()
 
     def __enter__(self) -> "ShardLoader":
         return self
@@ -136,58 +135,50 @@ class ShardLoader:
     def close(self) -> None:
         """End the threads once their present tasks are done."""
         self._threads.close()
+        for filling in tuple(self._fillings):
+            filling.abandon()
 
     def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
-        """Yield a `Batch` for every array of sample numbers in `plan`, in order. Use one iterator at a time."""
-        coming = iter(plan)
-        filling: deque[_Filling] = deque()
-        started = 0
+        """Yield a `Batch` for every array of sample numbers in `plan`, in order. Use one iterator at a time.
+
+        Threads of the loader iterate over `plan`, one after the other.
+        """
+        filling = BatchFilling(self._threads, plan, self._cut, self._join)
+        self._fillings.add(filling)
         try:
+            filling.ask(self._ahead - 1)
             while True:
-                while len(filling) < self._ahead and (samples := next(coming, None)) is not None:
-                    filling.append(self._start(started % len(self._ring), samples))
-                    started += 1
-                if not filling:
+                began = time.perf_counter()
+                filling.ask(1)
+                batch = filling.take()
+                self.times.wait += time.perf_counter() - began
+                if batch is None:
                     return
-                yield self._finish(filling.popleft())
+                yield batch
         finally:
-            for future in (part for batch in filling for part in batch.parts):
-                if not future.cancel():
-                    future.exception()
+            filling.cancel()
+            self._fillings.discard(filling)
 
-    def _start(self, slot: int, samples: Indices) -> _Filling:
-        rows = self._rows[slot]
-        step, waits = self._rows_per_task, self._threads.waits
-        if self._waited:  # have tasks for all threads
+    def _cut(self, number: int, samples: Indices) -> list[Callable[[], tuple[list[str], Seconds]]]:
+        """What fills the rows of a batch: as many parts as keep all threads busy, if reads waited since the last."""
+        rows, step = self._rows[number % len(self._rows)], self._rows_per_task
+        waits = self._threads.waits
+        if len(self._waits) < self._ahead or waits > self._waits[0]:
             step = min(step, self._rows_per_waiting_task)
-        parts = self._threads.submit(
-            *(
-                functools.partial(
-                    self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
-                )
-                for first in range(0, len(samples), step)
+        self._waits.append(waits)
+        return [
+            functools.partial(
+                self._decoder.fill, rows[first : min(first + step, len(samples))], samples[first : first + step]
             )
-        )
-        return _Filling(slot, len(samples), waits, parts)
+            for first in range(0, len(samples), step)
+        ]
 
-    def _finish(self, batch: _Filling) -> Batch:
-        began = time.perf_counter()
-        keys: list[str] = []
-        try:
-            for part in batch.parts:
-                part_keys, seconds = part.result()
-                keys += part_keys
-                self.times.read += seconds.read
-                self.times.decode += seconds.decode
-        except BaseException:
-            for part in batch.parts:
-                if not part.cancel():
-                    part.exception()
-            raise
-        finally:
-            self.times.wait += time.perf_counter() - began
-        self._waited = self._threads.waits > batch.waits
-        return Batch(self._ring[batch.slot][: batch.rows], keys)
+    def _join(self, number: int, samples: Indices, parts: Sequence[tuple[list[str], Seconds]]) -> Batch:
+        with self._adding:
+            self.times.read += sum(seconds.read for _, seconds in parts)
+            self.times.decode += sum(seconds.decode for _, seconds in parts)
+        images = self._ring[number % len(self._ring)][: len(samples)]
+        return Batch(images, [key for keys, _ in parts for key in keys])
 
 
 def _buffers(shape: tuple[int, ...], encoding: Encoding, pin_memory: bool) -> Tensor:

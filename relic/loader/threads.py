@@ -4,11 +4,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+Task = Callable[[], None]
+"""Keeps its own result, and its own errors: it raises none."""
 
 
 class LoaderThreads:
@@ -31,7 +30,7 @@ class LoaderThreads:
         self._cores = cores
         """Cores that no thread holds."""
         self._most = max(cores, most)
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._tasks: deque[Task] = deque()
         self._threads: list[threading.Thread] = []
         self._own = threading.local()
         self._closed = False
@@ -40,29 +39,24 @@ class LoaderThreads:
         self._for_task, self._num_for_task = threading.Condition(lock), 0
         self._for_core, self._num_for_core = threading.Condition(lock), 0
 
-    def submit(self, *tasks: Callable[[], T]) -> list["Future[T]"]:
-        """Run each of `tasks` in a thread."""
-        futures: list[Future[T]] = [Future() for _ in tasks]
+    def submit(self, *tasks: Task) -> None:
+        """Run each of `tasks` in a thread. A task may submit others."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            self._tasks.extend(zip(futures, tasks, strict=True))
+            self._tasks.extend(tasks)
             for _ in tasks:
                 if not self._take_free_core():
                     break
                 self._give_core()
-        return futures
 
     def close(self) -> None:
-        """Cancel the tasks that have not started, wait for the others, and end the threads."""
+        """Forget the tasks that have not started, wait for the others, and end the threads."""
         with self._lock:
             self._closed = True
-            tasks = list(self._tasks)
             self._tasks.clear()
             self._for_task.notify_all()
             self._for_core.notify_all()
-        for future, _ in tasks:
-            future.cancel()
         for thread in self._threads:
             thread.join()
 
@@ -113,12 +107,12 @@ class LoaderThreads:
             while True:
                 own.holds_core = True
                 while own.holds_core and self._tasks and not self._num_for_core:
-                    future, task = self._tasks.popleft()
+                    task = self._tasks.popleft()
                     self._lock.release()
                     try:
-                        _run(future, task)
+                        task()
                     finally:
-                        del future, task  # they hold the rows of a batch
+                        del task  # it holds the rows of a batch
                         self._lock.acquire()
                     own.holds_core = own.holds_core or self._take_free_core()
                 if own.holds_core:
@@ -128,15 +122,6 @@ class LoaderThreads:
                     self._for_task.wait()
                 if self._closed:
                     return
-
-
-def _run(future: "Future[Any]", task: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(task())
-    except BaseException as error:  # the consumer raises it
-        future.set_exception(error)
 
 
 def _avoid_preemption() -> None:

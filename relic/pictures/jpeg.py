@@ -3,6 +3,7 @@
 Uses only the standard library.
 """
 
+import functools
 import re
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ _DECIDES_NO_PIXEL = _STANDALONE | {*range(0xE0, 0xF0), 0xFE}
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _ENDS_OF_HEADER = (_START_OF_SCAN, _END_OF_IMAGE)
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_BASELINE = b"\xff\xc0"
+_BASELINE_BYTES = 19
+"""Of a frame header of three components, with its marker."""
+_HEAD_BYTES = 1024
 _MARKER = re.compile(rb"\xff[^\0\xff]")
 """Bytes of 255 before a marker are filling, and other bytes between segments are passed over."""
 _AFTER_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
@@ -74,12 +79,23 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     return JpegHeader(frame, exif, b"".join(profile[number] for number in sorted(profile)) if whole else b"")
 
 
-def find_frame(data: bytes) -> Frame | None:
-    """The first frame header; None if there is none. The rest of the header may be damaged."""
+def find_frame(data: bytes | memoryview) -> Frame | None:
+    """The first frame header; None if there is none. The rest of the header may be damaged.
+
+    The JPEGs of an encoder begin with the same bytes, up to their frame headers. So what was found in these is kept.
+    """
+    head = bytes(data[:_HEAD_BYTES])
+    return _find_kept_frame(head[: head.find(_BASELINE) + _BASELINE_BYTES]) or _find_frame(bytes(data))
+
+
+def _find_frame(data: bytes) -> Frame | None:
     try:
         return next((_frame(m, body) for m, body in _segments(data) if m in _FRAME and len(body) >= 6), None)
     except ValueError:
         return None
+
+
+_find_kept_frame = functools.lru_cache(maxsize=64)(_find_frame)
 
 
 def plain_jpeg(data: bytes) -> bytes:

@@ -24,19 +24,18 @@ def decode_jpeg(data: bytes | memoryview, colorspace: str, memory: Pixels | None
     Raises ValueError for corrupt or missing data. Oddities that affect no pixel are ignored. Sampling factors that
     TurboJPEG has no name for are decoded by Pillow, at full size.
     """
-    data = bytes(data)
     frame = find_frame(data)
     if frame is not None and frame.progressive:
-        check_scans(data)
+        check_scans(bytes(data))
     if frame is not None and frame.lossless:
         reduce = {}
     if simplejpeg is None:
-        return _by_pillow(plain_jpeg(data), colorspace, memory)
+        return _by_pillow(plain_jpeg(bytes(data)), colorspace, memory)
     try:
         result: Pixels = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True, buffer=memory, **reduce)
         return result
     except ValueError:
-        data = plain_jpeg(data)
+        data = plain_jpeg(bytes(data))
     strict = True
     while True:
         try:

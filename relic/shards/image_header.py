@@ -33,6 +33,6 @@ def read_geometry(payload: memoryview) -> Geometry | None:
     if start.startswith(_PNG_MAGIC) and len(start) == 24:
         width, height = struct.unpack_from(">II", start, 16)
         return Geometry("png", height, width)
-    if start.startswith(b"\xff\xd8") and (frame := find_frame(bytes(payload))):
+    if start.startswith(b"\xff\xd8") and (frame := find_frame(payload)):
         return Geometry("jpg", frame.height, frame.width)
     return None

@@ -17,10 +17,12 @@ from benchmarks._loader import cold, fio, memory, storage
 from benchmarks._loader.config import LoaderBenchmarkConfig
 from benchmarks._loader.fio import Fio, find_fio
 from benchmarks._loader.page_cache import cached_share, drop_from_cache
+from benchmarks._loader.peers import Peer
 from benchmarks._loader.planning import make_plan
 from benchmarks._loader.storage import StorageReader
 from benchmarks.loader import main
 from relic.errors import InputError
+from relic.loader.loader import LoaderTimes
 from relic.shards.shard_set import open_shard_set
 from tests.conftest import write_shards
 
@@ -74,8 +76,8 @@ def test_a_tiny_cold_run(
     assert main(["--cold", *(text for name, value in flags.items() for text in (f"--{name}", str(value)))]) == 0
     found = json.loads((tmp_path / "cold.json").read_text())
     references = {"direct_raw", "direct_jpg"} | ({"fio_raw", "fio_jpg"} if with_fio else set())
-    loaders = {"relic_raw", "relic_jpg", "relic_raw_direct", "relic_jpg_direct", "webdataset_npy", "webdataset_jpg"}
-    later = {"relic_raw_later", "relic_jpg_later"} if with_fio else set()  # only where memory is limited
+    loaders = {"relic_raw", "relic_jpg", "relic_raw_direct", "webdataset_npy", "webdataset_jpg"}
+    later = {"relic_raw_later"} if with_fio else set()  # only where memory is limited
     assert set(found["rates"]) == references | loaders | later | {"torch_folder"}
     assert all(rate > 0 and found["by_epoch"][name][1] == rate for name, rate in found["rates"].items())
     assert all(found["cpu_us"][name] > 0 for name in loaders)
@@ -240,3 +242,15 @@ def test_fio_says_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fake_fio(tmp_path / "bin", monkeypatch, ["psync"])
     with pytest.raises(InputError, match=r"fio \(psync\) failed: fio: engine psync not available"):
         Fio("fio", "psync").read([tmp_path / "a"], 4096, 64)
+
+
+def test_turns_are_short_but_the_first_of_relics_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six batches of 8: whole epochs would take a loader of files minutes."""
+    monkeypatch.setattr(cold, "_TURN", 24)
+    other = Peer("other", lambda _: [range(8)] * 6)
+    ours = other._replace(times=LoaderTimes())
+    for peer, images in ((ours, [48, 24, 24]), (other, [24, 24, 24])):
+        run = cold._cold(peer, [], [])
+        assert [run(number).images for number in range(3)] == images
+    monkeypatch.setattr(cold, "_TURN_SECONDS", -1)
+    assert [cold._cold(ours, [], [])(number).images for number in range(2)] == [48, 8]

@@ -61,15 +61,25 @@ def test_the_comparison_names_every_figure(work: tuple[Path, Path], tmp_path: Pa
         assert ratio == pytest.approx(found[ours] / found[theirs])
     assert found["machine"]["cores"] >= 1 and found["machine"]["torch"]
     assert all(name in done.stdout for name in (*FIGURES, *found["ratios"]))
-    with Image.open(tmp_path / "loader.png") as picture:
-        assert picture.format == "PNG"
     table = (tmp_path / "loader.md").read_text()
     assert table in done.stdout
+    with Image.open(tmp_path / "loader.png") as picture:
+        assert picture.format == "PNG" and picture.info["Description"] == table.strip()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == ["raw", "jpg", "png"]
     of_copying, of_reading = (found["ratios"][f"relic_raw/{name}_ceiling"] for name in ("copy", "read"))
     assert rows[2][1:3] == [f"{found['relic_raw']:,.0f}", f"{of_copying:.2f} of copying, {of_reading:.2f} of reading"]
     assert rows[4][2] == f"{found['ratios']['relic_png/decode_ceiling_png']:.2f} of decoding"
+
+
+def test_the_page_has_the_table_of_its_chart() -> None:
+    """Both are of one run: `--markdown` writes the table, and `--plot` the chart, which holds the table too."""
+    with Image.open(ROOT / "docs" / "loader.png") as picture:
+        what, *lines = picture.info["Description"].splitlines()
+    page = (ROOT / "docs" / "performance.md").read_text()
+    table = "\n".join(line for line in lines if line.startswith("|"))
+    assert what.rstrip(":") in page
+    assert table.count("\n") == 4 and table in page
 
 
 @pytest.mark.commands
@@ -146,15 +156,23 @@ def test_a_figure_is_the_median_after_the_first_epoch() -> None:
     [
         ({"wait": True, "shards": "d"}, "--shards and --wait"),
         ({"cold": True, "wait": True}, "--cold and --wait"),
-        ({"plot": Path("p.png"), "wait": True}, "--plot"),
+        ({"plot": Path("p.png"), "wait": True}, "--plot has no effect here; leave out --wait"),
         ({"plot": Path("p.png"), "cold": True}, "leave out --cold"),
-        ({"markdown": Path("p.md"), "wait": True}, "--markdown"),
-        ({"consumer_ms": 5.0}, "--consumer_ms"),
+        ({"markdown": Path("p.md"), "wait": True}, "--markdown has no effect here; leave out --wait"),
+        ({"epochs": 5, "wait": True}, "--epochs has no effect here; leave out --wait"),
+        ({"images": Path("d"), "shards": "d"}, "--images has no effect here; leave out --shards"),
+        ({"crops": 100, "shards": "d"}, "--crops has no effect here; leave out --shards"),
+        ({"work_dir": Path("w"), "shards": "d"}, "--work_dir has no effect here; leave out --shards"),
+        ({"wait_batches": 5, "shards": "d"}, "--wait_batches has no effect here; it needs --wait"),
+        ({"seconds": 5.0}, "--seconds has no effect here; it needs --shards"),
+        ({"split": "val", "cold": True}, "--split has no effect here; it needs --shards"),
+        ({"io_threads": 5}, "--io_threads has no effect here; it needs --cold or --shards"),
+        ({"consumer_ms": 5.0}, "--consumer_ms has no effect here; it needs --cold or --wait"),
         ({"consumer_ms": 0.0, "cold": True}, "--consumer_ms 0.0: must be more than 0"),
         ({"gpu_images_per_second": 5.0}, "--gpu_images_per_second"),
         ({"crops": 63}, "--crops 63"),
         ({"epochs": 1}, "--epochs 1"),
-        ({"seconds": 0.0}, "--seconds 0.0: must be more than 0"),
+        ({"seconds": 0.0, "shards": "d"}, "--seconds 0.0: must be more than 0"),
     ],
 )
 def test_contradictions_name_the_flag(flags: dict[str, object], said: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from relic.errors import InputError
 from relic.loader.loader import ShardLoader
+from relic.loader.open_shard import OpenShard
 from relic.loader.order import epoch_order, eval_batches, train_batches
-from relic.loader.shard_files import OpenShard
 from relic.storage.spec import resolve_shards
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 import tarfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from relic.arrays import Pixels
 from relic.errors import InputError
-from relic.loader import decode, shard_files
+from relic.loader import decode, open_shard
 from relic.loader.decode import SampleDecoder, Seconds
 from relic.loader.device_feed import feed_device
 from relic.loader.loader import _PREFETCH_BYTES, ShardLoader
@@ -124,6 +125,7 @@ def test_batches_are_cut_into_tasks_for_all_threads_while_reads_wait(
     assert set(sizes) == ({32} if wait else {32, 64})
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 64, 512])
 def test_as_many_pixels_are_ahead_whatever_the_batch(
     tmp_path: Path, make_shards: ShardFactory, monkeypatch: pytest.MonkeyPatch, batch_size: int
@@ -143,7 +145,10 @@ def test_as_many_pixels_are_ahead_whatever_the_batch(
         for given in range(1, 4):
             keys = next(batches).keys
             assert keys == [f"train{n % 300:05d}" for n in range((given - 1) * batch_size, given * batch_size)]
-            ahead = len(asked) - given + 1
+            ahead = loader._ahead
+            while len(asked) < given - 1 + ahead:  # by the threads
+                time.sleep(0.001)
+            assert len(asked) == given - 1 + ahead
             assert ahead >= 4 and 512 <= ahead * batch_size <= max(557 + batch_size, 4 * batch_size)
         batches.close()  # type: ignore[attr-defined]
 
@@ -283,7 +288,7 @@ def test_shards_beyond_the_limit_of_open_files_are_read_too(
 ) -> None:
     packed = make_shards(tmp_path, counts=(2,) * 6, side=16)
     budget = threading.Semaphore(3)
-    monkeypatch.setattr(shard_files, "_descriptors", lambda: budget)
+    monkeypatch.setattr(open_shard, "_descriptors", lambda: budget)
     before = len(os.listdir("/proc/self/fd"))
     with ShardLoader(open_shard_set(tmp_path, "train"), batch_size=2, threads=1) as loader:
         for _ in range(2):
@@ -303,7 +308,7 @@ def test_the_limit_of_open_files_is_shared_and_raised(
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda what, limits: raised.append(limits))
-    assert shard_files._descriptors.__wrapped__()._value == kept
+    assert open_shard._descriptors.__wrapped__()._value == kept
     assert raised == ([(4096, hard)] if soft == 256 else [])
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import xxhash
 
-from relic.loader import shard_files
+from relic.loader import open_shard
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
 from relic.shards import index, shard_set
@@ -100,7 +100,7 @@ class Reads:
         system_preadv = os.preadv
         monkeypatch.setattr(shard_set, "read_index_header", read_header)
         monkeypatch.setattr(shard_set, "read_records", read_records)
-        monkeypatch.setattr(shard_files, "read_index", read_index)
+        monkeypatch.setattr(open_shard, "read_index", read_index)
         monkeypatch.setattr(os, "preadv", preadv)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import TypeVar
 
 import pytest
@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 def submit(threads: LoaderThreads, task: Callable[[], T]) -> "Future[T]":
-    (future,) = threads.submit(task)
+    future: Future[T] = Future()
+    threads.submit(lambda: future.set_result(task()))
     return future
 
 
@@ -119,16 +120,14 @@ def test_a_thread_back_from_a_read_goes_before_new_tasks() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_errors_come_with_the_future_and_the_threads_go_on() -> None:
+def test_a_task_may_submit_others() -> None:
     threads = LoaderThreads(1, 1)
-    failing = submit(threads, lambda: 1 // 0)
-    assert isinstance(failing.exception(WAIT), ZeroDivisionError)
-    assert submit(threads, lambda: 7).result(WAIT) == 7
+    assert submit(threads, lambda: submit(threads, lambda: 7)).result(WAIT).result(WAIT) == 7
     threads.close()
 
 
 @pytest.mark.timeout(20)
-def test_close_waits_for_tasks_that_run_and_cancels_the_others() -> None:
+def test_close_waits_for_tasks_that_run_and_forgets_the_others() -> None:
     threads = LoaderThreads(1, 3)
     in_read, go_on = threading.Event(), threading.Event()
 
@@ -147,8 +146,7 @@ def test_close_waits_for_tasks_that_run_and_cancels_the_others() -> None:
     threading.Timer(0.05, go_on.set).start()
     threads.close()
     assert [future.result(0) for future in running] == ["done"] * 3
-    with pytest.raises(CancelledError):
-        waiting.result(0)
+    assert not waiting.done()
     assert not any(thread.name == "relic-loader" for thread in threading.enumerate())
     with pytest.raises(RuntimeError, match="closed"):
         submit(threads, lambda: None)
