@@ -9,9 +9,9 @@ ValidationPoint = Mapping[str, Any]
 """One validation: what the trainer measured on the val crops after `images_seen` images."""
 TUNED = {
     "naive": "naive, fine-tuned",
-    "naive-faster": "naive, fine-tuned at a learning rate of 1e-3",
+    "naive-adam": "naive, fine-tuned by Adam",
     "calibrated": "calibrated, fine-tuned",
-    "preconditioned": "calibrated, fine-tuned with preconditioning",
+    "calibrated-adam": "calibrated, fine-tuned by Adam",
 }
 """The kinds of trained runs. Each has a curve."""
 EVALUATIONS = {"val": "val crops", "kodak": "images of --images"}
@@ -56,7 +56,7 @@ def comparisons(results: Results) -> list[CurveComparison]:
     found = []
     for part in PARTS:
         naive = curve(results, part, "naive")
-        for kind in ("calibrated", "preconditioned"):
+        for kind in ("calibrated", "calibrated-adam"):
             if tuned := curve(results, part, kind):
                 found.append(_compared(part, kind, naive, tuned))
     return found

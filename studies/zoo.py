@@ -31,7 +31,7 @@ _LAMBDA_OF_NAME = re.compile(r"-(\d+(?:\.\d+)?)\.[a-z]")
 
 _LOAD = "--shards SHARDS {pretrained} --recon_every 0 --resume auto"
 _TUNE = (
-    "--loss_type rd --distortion mse --lambda_bpp {rate} --precondition --lr 2e-3 --sched onecycle "
+    "--loss_type rd --distortion mse --lambda_bpp {rate} --optimizer soap --lr 2e-3 --sched onecycle "
     "--save_every_steps 25 --epochs {epochs}"
 )
 _UNTRAINED = "--epochs 0"
