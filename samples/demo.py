@@ -34,7 +34,7 @@ _MADE = (
     "000.png",
     "comparison.png",
 )
-_TUNING = "--sched onecycle --precondition --lr 2e-3"
+_TUNING = "--sched onecycle --optimizer soap --lr 2e-3"
 _COMPARED = ("000", "004", "008")
 """Images of the comparison: names of files in OUT/eval, without ending."""
 _NAMES = ("GDN", "swapped naively", "swapped, calibrated", "calibrated and fine-tuned")
