@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from relic.files import atomic_write
 from studies.calibration_results import PARTS, TUNED, Results, curve
 
-_COLOURS = dict(zip(TUNED, ("tab:red", "tab:orange", "tab:purple", "tab:green"), strict=True))
+_COLOURS = dict(zip(TUNED, ("tab:red", "tab:green"), strict=True))
 
 _NEAR_DB = -1.6, 0.25
 """Range of the enlarged row, in dB relative to the PSNR of the GDN codec."""

@@ -7,12 +7,7 @@ Results = Mapping[str, Mapping[str, Any]]
 """Run name -> content of its JSON."""
 ValidationPoint = Mapping[str, Any]
 """One validation: what the trainer measured on the val crops after `images_seen` images."""
-TUNED = {
-    "naive": "naive, fine-tuned",
-    "naive-adam": "naive, fine-tuned by Adam",
-    "calibrated": "calibrated, fine-tuned",
-    "calibrated-adam": "calibrated, fine-tuned by Adam",
-}
+TUNED = {"naive": "naive, fine-tuned", "calibrated": "calibrated, fine-tuned"}
 """The kinds of trained runs. Each has a curve."""
 EVALUATIONS = {"val": "val crops", "kodak": "images of --images"}
 PARTS = ("encoder", "decoder", "all")
@@ -31,7 +26,6 @@ class CurveComparison(NamedTuple):
     """The curve of a calibrated swap, compared to its start and to the naive swap's curve."""
 
     part: str
-    kind: str
     lowers_loss: bool
     psnr_change_db: float
     bpp_change: float
@@ -52,24 +46,16 @@ def curve(results: Results, part: str, kind: str) -> Sequence[ValidationPoint]:
 
 
 def comparisons(results: Results) -> list[CurveComparison]:
-    """One comparison per part and kind of a trained calibrated swap."""
-    found = []
-    for part in PARTS:
-        naive = curve(results, part, "naive")
-        for kind in ("calibrated", "calibrated-adam"):
-            if tuned := curve(results, part, kind):
-                found.append(_compared(part, kind, naive, tuned))
-    return found
+    """One comparison per part whose calibrated swap was trained."""
+    pairs = [(part, curve(results, part, "calibrated")) for part in PARTS]
+    return [_compared(part, curve(results, part, "naive"), tuned) for part, tuned in pairs if tuned]
 
 
-def _compared(
-    part: str, kind: str, naive: Sequence[ValidationPoint], tuned: Sequence[ValidationPoint]
-) -> CurveComparison:
+def _compared(part: str, naive: Sequence[ValidationPoint], tuned: Sequence[ValidationPoint]) -> CurveComparison:
     start, end = tuned[0], tuned[-1]
     lowest = min(tuned, key=lambda point: point["psnr_db"])
     alone = CurveComparison(
         part=part,
-        kind=kind,
         lowers_loss=end["loss"] < start["loss"],
         psnr_change_db=end["psnr_db"] - start["psnr_db"],
         bpp_change=end["bpp"] / start["bpp"] - 1,

@@ -54,9 +54,9 @@ RESULTS = {planned.run.name: result(planned.run.name) for planned in PLAN}
 def test_the_plan_begins_with_what_tells_most_and_names_runs_once() -> None:
     names = [planned.run.name for planned in PLAN]
     assert len(set(names)) == len(names)
-    assert names[0] == "original" and {f"all-{kind}" for kind in TUNED} < set(names[:9])
+    assert names[0] == "original" and {f"all-{kind}" for kind in TUNED} < set(names)
     images = sum(int(planned.run.settings["images"]) for planned in PLAN)
-    assert images == 8 * 4000
+    assert images == 2 * 4000
 
 
 @pytest.mark.commands
@@ -75,8 +75,7 @@ def test_the_plan_has_commands_that_the_stages_take(crops: Path, tmp_path: Path)
             small = ["--batch_size", "4", *(["--calib_images", "4"] if run.settings["init"] == "calibrated" else [])]
             config = parse(TrainConfig, [*train, "--save_dir", str(tmp_path / "new"), *small], prog="train")
             assert config.replace_parts == run.settings.get("part", "none")
-            assert config.optimizer == run.settings["optimizer"]
-            assert config.preconditioned == run.name.endswith("calibrated-adam")
+            assert config.epochs == (2 if run.settings["images"] else 0)
         for flags in evaluations:
             parse(EvaluateConfig, [*flags, "--out", str(tmp_path / "out")], prog="evaluate")
 
@@ -90,7 +89,7 @@ def test_the_results_kept_are_those_of_the_plan_and_the_page_is_theirs() -> None
 
 
 @pytest.mark.commands
-@pytest.mark.parametrize("keep", [0, 1, 2, 5, 9, len(PLAN)])
+@pytest.mark.parametrize("keep", [0, 1, 2, 5, len(PLAN)])
 def test_the_tables_are_made_of_any_results(tmp_path: Path, keep: int) -> None:
     some = dict(list(RESULTS.items())[:keep])
     figures = draw(some, tmp_path)
