@@ -217,7 +217,7 @@ def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> 
                 cells = [cell for (point,) in points for cell in (f"{point[1]:.2f}", f"{point[0]:.3f}")]
                 codecs.append([teacher, row.title, *cells])
     for row in rows:
-        if row == _PLAIN:
+        if row == _PLAIN or not any(_points(results, teachers, row, title) for title in _SETS):
             continue
         cells = []
         for title in _SETS:

@@ -11,11 +11,13 @@ from PIL import Image
 from evaluate.config import EvaluateConfig
 from export.config import ExportConfig
 from relic.cli import parse
+from studies.runs import Study
 from studies.zoo import ZooConfig, main, read_zoo_plan, zoo_table
 from tests.conftest import refusal, write_shards
 from train.config import TrainConfig
 
 HERE = Path("here")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**changed: Any) -> ZooConfig:
@@ -124,6 +126,19 @@ def test_the_table_has_each_codec_and_bjontegaards_rates() -> None:
         )
         place = [cell.strip() for cell in head].index(f"BD-rate to {anchor}, val")
         assert found[place].strip() == f"{percent:+.1f} %"
+
+
+def test_the_table_of_the_page_is_that_of_the_results_kept(tmp_path: Path) -> None:
+    kept = ROOT / "docs" / "zoo"
+    for path in kept.glob("gdn-*.json"):
+        (tmp_path / path.stem.removeprefix("gdn-")).touch()
+    settings = config(quality=None, teachers=tmp_path, epochs=2)
+    runs = [run for run, _ in read_zoo_plan(settings)]
+    found = {run.name: made for run in runs if (made := Study(kept, {}).result(run))}
+    assert found.keys() == {path.stem for path in kept.glob("*.json")} and len(found) >= 8
+    table = zoo_table(found, settings.rows)
+    assert (kept / "table.md").read_text() == table
+    assert f"<!-- zoo: starts -->\n{table}" in (ROOT / "docs" / "calibration.md").read_text()
 
 
 def test_too_few_rates_have_no_bd_rate() -> None:
