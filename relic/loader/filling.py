@@ -11,23 +11,23 @@ from typing import Generic, TypeVar
 from relic.loader.order import Indices
 from relic.loader.threads import LoaderThreads
 
-Part = TypeVar("Part")
+PartResult = TypeVar("PartResult")
 Filled = TypeVar("Filled")
 
 
-class _Batch(Generic[Part, Filled]):
+class _Batch(Generic[PartResult, Filled]):
     """A batch whose parts are being filled."""
 
     def __init__(self, number: int, samples: Indices, filled: "Future[Filled | None]") -> None:
         self.number, self.samples, self.filled = number, samples, filled
-        self.found: dict[int, Part] = {}
+        self.found: dict[int, PartResult] = {}
         """Place of a part -> what it returned."""
         self.errors: dict[int, BaseException] = {}
         self.left = 0
         self.lock = threading.Lock()
 
 
-class BatchFilling(Generic[Part, Filled]):
+class BatchFilling(Generic[PartResult, Filled]):
     """Batches in the order of `plan`.
 
     The consumer's time is the training's. Its code is slow: after a training step the processor's caches hold none of
@@ -42,8 +42,8 @@ class BatchFilling(Generic[Part, Filled]):
         self,
         threads: LoaderThreads,
         plan: Iterable[Indices],
-        cut: Callable[[int, Indices], Sequence[Callable[[], Part]]],
-        join: Callable[[int, Indices, Sequence[Part]], Filled],
+        cut: Callable[[int, Indices], Sequence[Callable[[], PartResult]]],
+        join: Callable[[int, Indices, Sequence[PartResult]], Filled],
     ) -> None:
         """`cut` gives the parts of a batch by its number and samples. `join` makes the batch of what they return."""
         self._threads = threads
@@ -102,7 +102,7 @@ class BatchFilling(Generic[Part, Filled]):
                 if samples is None:
                     filled.set_result(None)
                     return
-                batch: _Batch[Part, Filled] = _Batch(self._begun, samples, filled)
+                batch: _Batch[PartResult, Filled] = _Batch(self._begun, samples, filled)
                 self._begun += 1
                 parts = self._cut(batch.number, samples)
                 batch.left = len(parts)
@@ -115,7 +115,7 @@ class BatchFilling(Generic[Part, Filled]):
             except BaseException as error:  # the consumer raises it
                 filled.set_exception(error)
 
-    def _fill(self, batch: _Batch[Part, Filled], place: int, part: Callable[[], Part]) -> None:
+    def _fill(self, batch: _Batch[PartResult, Filled], place: int, part: Callable[[], PartResult]) -> None:
         try:
             if self._cancelled:
                 raise CancelledError
@@ -128,7 +128,7 @@ class BatchFilling(Generic[Part, Filled]):
         if last:
             self._finish(batch)
 
-    def _finish(self, batch: _Batch[Part, Filled]) -> None:
+    def _finish(self, batch: _Batch[PartResult, Filled]) -> None:
         """Give the consumer the batch, or the error of its first part that has one."""
         try:
             if batch.errors:

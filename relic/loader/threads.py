@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-Task = Callable[[], None]
+LoaderTask = Callable[[], None]
 """Keeps its own result, and its own errors: it raises none."""
 
 
@@ -30,7 +30,7 @@ class LoaderThreads:
         self._cores = cores
         """Cores that no thread holds."""
         self._most = max(cores, most)
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[LoaderTask] = deque()
         self._threads: list[threading.Thread] = []
         self._own = threading.local()
         self._closed = False
@@ -39,7 +39,7 @@ class LoaderThreads:
         self._for_task, self._num_for_task = threading.Condition(lock), 0
         self._for_core, self._num_for_core = threading.Condition(lock), 0
 
-    def submit(self, *tasks: Task) -> None:
+    def submit(self, *tasks: LoaderTask) -> None:
         """Run each of `tasks` in a thread. A task may submit others."""
         with self._lock:
             if self._closed:

@@ -9,7 +9,7 @@ import pytest
 
 from relic.loader.filling import BatchFilling
 from relic.loader.order import Indices
-from relic.loader.threads import LoaderThreads, Task
+from relic.loader.threads import LoaderThreads, LoaderTask
 
 pytestmark = pytest.mark.timeout(20)
 WAIT = 10
@@ -111,7 +111,7 @@ def test_no_more_is_begun_than_the_plan_has(monkeypatch: pytest.MonkeyPatch, thr
     submitted: list[int] = []
     submit = threads.submit
 
-    def spy(*tasks: Task) -> None:
+    def spy(*tasks: LoaderTask) -> None:
         submitted.append(len(tasks))
         submit(*tasks)
 
