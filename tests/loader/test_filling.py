@@ -9,7 +9,7 @@ import pytest
 
 from relic.loader.filling import BatchFilling
 from relic.loader.order import Indices
-from relic.loader.threads import LoaderThreads, LoaderTask
+from relic.loader.threads import LoaderTask, LoaderThreads
 
 pytestmark = pytest.mark.timeout(20)
 WAIT = 10
