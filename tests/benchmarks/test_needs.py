@@ -45,7 +45,7 @@ def test_the_figures_are_about_those_of_the_pages() -> None:
         assert match, pattern
         return float(match[1].replace(",", ""))
 
-    jpg_us = 2e6 / found(r"\| jpg \| ([\d,]+) \|", measured)
+    jpg_us = 2e6 / found(r"\| jpg \| +([\d,]+) \|", measured)
     png_us = found(r"ISA-L level 1\*\* .*\| \*\*([\d,]+) us\*\* \|\n", measured)
     png_bytes = found(r"ISA-L level 1\*\* \| \*\*([\d.]+) %", measured) / 100 * figures.SIDE**2 * 3
     small_us = found(r"a read of 25 kB of a shard \| \d+ to (\d+) us", scale)
