@@ -99,8 +99,6 @@ def test_ctrl_c_sigterm_and_the_same_command_again(coco: Path, tmp_path: Path, c
         wait_for_shards(process, out, len(list(out.glob("train-*.done.json"))) + 2)
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
-        if "ray::RayLog::~RayLog()" in error:
-            continue  # Ray ended the process itself: at times a check of its own fails when a cancelled task answers
         assert process.returncode == code, error
         assert "Traceback" not in error
         assert not list(out.glob("*.tmp"))
