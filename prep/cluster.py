@@ -87,7 +87,7 @@ def run_on_ray(
             yield RunningItems(sum(ray.get(notes.items_of.remote(list(running.values())))))
     finally:
         for ref in running:
-            ray.cancel(ref, force=True)
+            ray.cancel(ref)  # not by force: a task that answers meanwhile then ends this process inside Ray
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
         ray.kill(notes)
