@@ -154,12 +154,16 @@ class FakeQuantization:
         transform = "g_a" if stage.name.startswith("g_a") else "g_s"
         stages = self._stages[transform]
         number = stages.index(stage)
+        before = stages[number - 1].relu if number else None
         latents = None if self.grid is None else float(self.grid.scale)
         first, last = (_PIXEL, latents) if transform == "g_a" else (latents, _PIXEL)
-        inner = [self.log_steps[each.relu].detach().exp() for each in stages if each.relu is not None]
-        outer = [None if step is None else stage.layer.weight.new_tensor([step]) for step in (first, last)]
-        chain = [outer[0], *inner, outer[1]]
-        return chain[number], chain[number + 1]
+
+        def step(relu: str | None, outer: float | None) -> Tensor | None:
+            if relu is not None:
+                return self.log_steps[relu].detach().exp()
+            return None if outer is None else stage.layer.weight.new_tensor([outer])
+
+        return step(before, first), step(stage.relu, last)
 
     def in_file(self, stage: Stage, steps: Tensor) -> Tensor:
         """The steps of a layer's weights as they are in the file."""
