@@ -1,41 +1,25 @@
 """Fill the tables of docs/calibration.md. The numbers come from the results, the form from `*.md.j2`."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from relic.errors import InputError
-from studies.calibration_results import (
-    EVALUATIONS,
-    PARTS,
-    TUNED,
-    Results,
-    comparisons,
-)
+from studies.calibration_results import EVALUATIONS, PARTS, TUNED, Results, comparisons
+from studies.pages import fill_tables
 
 _TABLES = "calibration_tables.md.j2"
-_MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_NAMES = ("starts", "ends", "curves", "example")
+"""The macros of the template that make tables."""
 
 
 def fill(page: str, results: Results) -> str:
-    """Replace each table of `page`, between `<!-- table: NAME -->` and `<!-- end of table -->`.
-
-    Rows that need a missing run are left out. Raises InputError for the name of a table that does not exist.
-    """
+    """Fill the tables of `page`, see `fill_tables`. Rows that need a missing run are left out."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tables = environment.get_template(_TABLES).make_module(_values(results))
-
-    def table(marked: re.Match[str]) -> str:
-        make = getattr(tables, marked[2], None)
-        if make is None:
-            raise InputError(f"<!-- table: {marked[2]} -->: studies/{_TABLES} has no such table")
-        return f"{marked[1]}{make()}{marked[3]}"
-
-    return _MARKED.sub(table, page)
+    macros = environment.get_template(_TABLES).make_module(_values(results))
+    return fill_tables(page, {name: getattr(macros, name) for name in _NAMES})
 
 
 def _values(results: Results) -> dict[str, Any]:

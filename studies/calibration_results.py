@@ -69,11 +69,11 @@ def _compared(part: str, naive: Sequence[ValidationPoint], tuned: Sequence[Valid
         points=len(both),
         better=sum(mine["loss"] < other["loss"] for mine, other in both),
         last_gain_db=both[-1][0]["psnr_db"] - both[-1][1]["psnr_db"],
-        naive=reached(naive, start),
+        naive=_reached(naive, start),
     )
 
 
-def reached(naive: Sequence[ValidationPoint], start: ValidationPoint) -> Reached:
+def _reached(naive: Sequence[ValidationPoint], start: ValidationPoint) -> Reached:
     """Find when the loss of a naive swap reached that of a calibrated start."""
     images = next((point["images_seen"] for point in naive if point["loss"] <= start["loss"]), None)
     return Reached(images, max(point["psnr_db"] for point in naive), start["psnr_db"])

@@ -4,6 +4,7 @@ Trains, exports and evaluates the runs of int8.yaml, and fills the table of docs
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from relic.codec.bd_rate import bd_rate
 from relic.columns import markdown_table
 from relic.errors import InputError, before_work, command
 from relic.files import atomic_write
+from studies.pages import fill_tables
 from studies.runs import ROOT, PlannedRun, Run, Study, check_places
 
 PROG = "studies/int8.py"
@@ -77,12 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill(results: Mapping[str, Mapping[str, Any]]) -> None:
-    text = _PAGE.read_text()
     made_by = {"study": table, "gdn": beside_gdn, "noise": noise_table}
-    for name, make in made_by.items():
-        before, begin, rest = text.partition(f"<!-- table: {name} -->\n")
-        _, end, after = rest.partition("<!-- end of table -->")
-        text = before + begin + make(results) + end + after
+    text = fill_tables(_PAGE.read_text(), {name: functools.partial(make, results) for name, make in made_by.items()})
     with atomic_write(_PAGE, "w") as file:
         file.write(text)
 
