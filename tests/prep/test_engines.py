@@ -1,5 +1,6 @@
 """What every engine does: results, errors, workers that are killed, progress, and an end in the middle."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from prep.engine import Engine, Finished, RunningItems
@@ -129,18 +129,30 @@ def test_the_items_of_running_tasks_are_told(engine: Engine, tmp_path: Path) -> 
     assert seen >= {2}
 
 
-def tell_and_wait(task: Path, report: Report) -> None:
-    task.with_suffix(".part").write_text(str(os.getpid()))
-    task.with_suffix(".part").rename(task)
-    while True:
-        time.sleep(0.05)
-        report(0)
+def hold_and_wait(task: Path, report: Report) -> None:
+    part = task.with_suffix(".part")
+    with part.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        part.rename(task)
+        while True:
+            time.sleep(0.05)
+            report(0)
 
 
-def test_leaving_it_ends_the_workers(engine: Engine, tmp_path: Path) -> None:
-    events = engine(tell_and_wait, [tmp_path / "pid"], describe=describe)
-    while not (tmp_path / "pid").exists():
+def test_leaving_it_ends_the_work(engine: Engine, tmp_path: Path) -> None:
+    task = tmp_path / "held"
+    events = engine(hold_and_wait, [task], describe=describe)
+    while not task.exists():
         next(events)
-    worker = psutil.Process(int((tmp_path / "pid").read_text()))
-    events.close()
-    worker.wait(timeout=30)
+    with task.open() as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        events.close()
+        until = time.monotonic() + 30
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < until, "the task still runs"
+                time.sleep(0.05)
