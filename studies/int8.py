@@ -109,7 +109,7 @@ def read_int8_plan(epochs: int, rates: Sequence[str]) -> list[PlannedRun]:
             folder = f"float-{rate}" if parts == "all" else f"float-{parts}-{rate}"
             swap = _training(folder, data["swap"].format(pretrained=start, parts=parts), common)
             codec = f"WORK/{folder}/last.pt"
-            words = {"name": name, "float": codec, "parts": parts, "upsample": values.get("upsample", "subpixel")}
+            words = {"name": name, "float": codec, "parts": parts}
             words["checkpoint"] = f"WORK/{name}/last.pt" if values.get("trained") else codec
             train = f"{common} {data['qat'].format(pretrained=codec, **words)}" if values.get("trained") else ""
             evaluate = _evaluations(data, data["evaluate"].format(**words))
