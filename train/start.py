@@ -111,6 +111,7 @@ def _calibrate(model: FactorizedPrior, plan: TrainPlan, world: World) -> None:
         raise InputError(f"--swap_init calibrated: {not_calibrated(plan.config)}")
     for layer in fitted:
         relu = "" if layer.shift is None else f"ReLU before it at {layer.shift} sigma, {layer.clipped:.2%} clipped, "
+        relu += "one of them bent at bright colours, " if layer.bent else ""
         log.info("calibrated %s: %serror %.4f on held-out crops", layer.name, relu, layer.error)
     if fitted:
         images = counted(crops.num_sources, "image")

@@ -9,8 +9,9 @@ The teacher is the codec with GDN. The student is the same codec with ReLU. Laye
 
 The encoder's last layer is fitted to the teacher's latents, the decoder's to the teacher's pictures. If both sides are
 swapped, the decoder is fitted on the student's rounded latents, and its last layer to the source pixels, which corrects
-errors of the encoder too. k and the ridge are chosen per layer, by the error at the output of the refitted convolution
-on held-out crops. The errors of a crop count more, the better the teacher codes it.
+errors of the encoder too. One ReLU before that layer bends at bright colours if this helps (`bend.py`). It, k and the
+ridge are chosen per layer, by the error at the output of the refitted convolution on held-out crops. The errors of a
+crop count more, the better the teacher codes it.
 """
 
 import copy
@@ -28,6 +29,7 @@ from relic.codec.model import ConvLayer, replace_gdn_with_relu, transforms_of
 from relic.codec.pixels import to_float
 from relic.codec.precision import without_tf32
 from relic.options import Parts
+from relic.swap.bend import bend_if_better
 from relic.swap.least_squares import num_features, phases_of
 from relic.swap.refit import Chunks, FittedLayer, Regression, relu_of_lifted, wanted_rows
 
@@ -169,16 +171,19 @@ class _Fitter:
         """
         layers = {place: layer for place, layer in enumerate(student) if isinstance(layer, ConvLayer)}
         wanted = self.apply(teacher[0], teacher_input)
-        if same_input:
-            self.work.advance(layers[0], 1)
-        else:
+        if not same_input:
             self.fitted.append(self._regression(layers[0], student_input, wanted).fit(f"{name}.0"))
+        self.work.advance(layers[0], 1)
         before = self.apply(layers[0], student_input)
         for place, following in itertools.pairwise(layers):
             wanted = self.apply(teacher[place + 1 : following + 1], wanted)
             goal = last if last is not None and following == max(layers) else wanted
-            fitted, lift = self._regression(layers[following], before, goal).fit_behind_relu(f"{name}.{following}")
+            regression = self._regression(layers[following], before, goal)
+            fitted, lift = regression.fit_behind_relu(f"{name}.{following}")
+            if name == "g_s" and following == max(layers):
+                fitted, lift = bend_if_better(regression, layers[place], fitted, lift)
             self.fitted.append(fitted)
+            self.work.advance(layers[following], 1)
             bias = layers[place].bias
             assert bias is not None
             bias.add_(lift.to(bias))

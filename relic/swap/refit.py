@@ -47,6 +47,8 @@ class FittedLayer(NamedTuple):
     ridge: float
     error: float
     """Relative error at the convolution's output, on held-out crops: 0 is exact, 1 is no better than the mean."""
+    bent: bool = False
+    """One ReLU before the convolution bends at bright colours."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -70,14 +72,14 @@ class Regression:
 
     def fit(self, name: str) -> FittedLayer:
         """Refit the layer on `before`, without a ReLU."""
-        return self._fit(name, None, None)
+        return self.fit_lifted(name, None, None)
 
     def fit_behind_relu(self, name: str) -> tuple[FittedLayer, Tensor]:
         """Choose a lift and refit the layer. Returns the lift, (C,) float64, to add to the bias of the layer before."""
         mean, deviation = moments(self.before)
         shift = self._best_shift(lambda k: k * deviation - mean)
         lift = shift * deviation - mean
-        return self._fit(name, shift, lift), lift
+        return self.fit_lifted(name, shift, lift), lift
 
     def _best_shift(self, lift_of: Callable[[int], Tensor]) -> int:
         """Search from k = 3 towards lower error on the held-out crops, until no neighbour is better by _LEAST_GAIN."""
@@ -100,8 +102,8 @@ class Regression:
                 return best
             best = better
 
-    def _fit(self, name: str, shift: int | None, lift: Tensor | None) -> FittedLayer:
-        """Choose the ridge on the held-out crops, then solve on all crops."""
+    def fit_lifted(self, name: str, shift: int | None, lift: Tensor | None) -> FittedLayer:
+        """Refit the layer on ReLU(`before` + lift). Choose the ridge on the held-out crops, then solve on all crops."""
         equations = self._sums(lift, 1)
         errors = [PredictionError(solve_ridge(equations, ridge)) for ridge in _RIDGES]
         for rows in self._rows(lift, 1, held_out=True):
@@ -110,7 +112,6 @@ class Regression:
             _add(equations, rows)
         best = min(range(len(errors)), key=lambda number: errors[number].relative)
         write_layer(self.layer, solve_ridge(equations, _RIDGES[best]))
-        self.advance(1)
         clipped = 0.0 if lift is None else share_clipped(self.before, lift)
         return FittedLayer(name=name, shift=shift, clipped=clipped, ridge=_RIDGES[best], error=errors[best].relative)
 

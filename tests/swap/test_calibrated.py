@@ -134,6 +134,18 @@ def test_the_embedded_codec_keeps_most_of_its_quality(parts: Parts) -> None:
     assert of_student > of_teacher - 3
 
 
+def test_even_bright_pictures_keep_their_brightness() -> None:
+    """With shifted ReLUs only, the pictures of 235 and 250 are darker by 4.6 and 7.5."""
+    teacher = load_codec("embedded", quality=8, channels=None).build().eval()
+    student = copy.deepcopy(teacher)
+    fitted = swap_calibrated(student, "decoder", photograph_crops(16))
+    assert fitted[-1].bent
+    even = torch.stack([torch.full((3, 128, 128), value / 255) for value in (200, 235, 250)])
+    with torch.no_grad():
+        wanted, found = (255 * model(even)["x_hat"].clamp(0, 1).mean((1, 2, 3)) for model in (teacher, student))
+    assert float((found - wanted).abs().max()) < 4.5
+
+
 def test_errors_count_about_as_much_as_the_codec_is_good_at_a_crop() -> None:
     """From PSNR: a crop at 20 dB more counts a hundred times as much, less what bounds it."""
     teacher = load_codec("embedded", quality=8, channels=None).build().eval()
