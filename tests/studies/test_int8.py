@@ -50,8 +50,8 @@ def test_every_command_of_the_plan_is_one_that_the_stages_take() -> None:
         for arguments in run.evaluate.values():  # a codec of QAT, too, is compared with the float one before it
             assert f"--checkpoint WORK/{before[-1].name}/last.pt --onnx WORK/{run.name}/onnx" in arguments
     assert [each.name for each in plan[-1].before] == ["float-0.0012"]
-    trained = next(run for run, _ in plan if run.name == "qat-0.0012")
-    assert "--pretrained WORK/float-0.0012/last.pt" in trained.train
+    tuned = next(run for run, _ in plan if run.name == "qat-0.0012")
+    assert "--pretrained WORK/float-0.0012/last.pt" in tuned.train
 
 
 def test_what_is_in_8_bits_as_a_whole_comes_first_at_all_rates() -> None:
