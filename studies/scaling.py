@@ -9,12 +9,16 @@ from relic.codec.constants import EMBEDDED
 from relic.codec.entropy import refresh_tables
 from relic.codec.pretrained import codec_path, read_codec
 from relic.files import atomic_write
+from studies.widening import widened
 
 
-def save_scaled(scale: float, path: Path) -> None:
-    """Write the state dict of `scaled`, as CompressAI does."""
+def save_scaled(scale: float, channels: tuple[int, int] | None, path: Path) -> None:
+    """Write the state dict of `scaled`, with more channels if given, as CompressAI does."""
+    model = scaled(scale)
+    if channels:
+        model = widened(model, channels)
     with atomic_write(path) as file:
-        torch.save(scaled(scale).state_dict(), file)
+        torch.save(model.state_dict(), file)
 
 
 @torch.no_grad()

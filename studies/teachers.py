@@ -1,7 +1,7 @@
 """Make GDN codecs of four rates out of the embedded codec: `python studies/teachers.py --shards D --out FOLDER`.
 
 The latents of the embedded codec are scaled by s, so that the quantizer's step is 1/s of what it was. This alone moves
-the rate. Then the codec is trained at the rate's lambda.
+the rate. Then the codec is trained at the rate's lambda. `--wide` adds channels before the training.
 """
 
 import dataclasses
@@ -36,6 +36,8 @@ class ScaledCodec(NamedTuple):
     scale: float
     """The factor of the embedded codec's latents."""
     epochs: int
+    channels: tuple[int, int] | None = None
+    """N and M. None: those of the embedded codec."""
 
 
 TEACHERS = (
@@ -44,6 +46,7 @@ TEACHERS = (
     ScaledCodec("0.0023", 1, 0),
     ScaledCodec("0.0008", 1.4, 2),
 )
+WIDE = (ScaledCodec("0.0004", 2, 1, (128, 192)),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,8 @@ class TeachersConfig:
     """Folder of the codecs."""
     work: Path = ROOT / "checkpoints" / "teachers" / "work"
     """Folder of the trainings."""
+    wide: bool = False
+    """Make a codec with N=128 M=192 instead, as CompressAI's, of a higher rate. Give another --out."""
 
 
 @command(PROG)
@@ -78,16 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from studies.scaling import save_scaled
 
+    teachers = WIDE if config.wide else TEACHERS
     study = Study(config.out, {"SHARDS": config.shards, "VAL": val_shards, "WORK": config.work})
-    for teacher in TEACHERS:
+    for teacher in teachers:
         made = config.out / f"teacher-{teacher.rate}.pt"
         if made.exists():
             continue
-        save_scaled(teacher.scale, config.work / f"start-{teacher.rate}.pt")
+        save_scaled(teacher.scale, teacher.channels, config.work / f"start-{teacher.rate}.pt")
         study.train(Run(made.stem, {}, _TRAIN.format(rate=teacher.rate, epochs=teacher.epochs)))
         with open(config.work / made.stem / "last.pt", "rb") as trained, atomic_write(made) as file:
             shutil.copyfileobj(trained, file)
-    print(f"written: {', '.join(f'teacher-{each.rate}.pt' for each in TEACHERS)} in {config.out}")
+    print(f"written: {', '.join(f'teacher-{each.rate}.pt' for each in teachers)} in {config.out}")
     return 0
 
 

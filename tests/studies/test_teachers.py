@@ -12,7 +12,8 @@ from relic.codec.entropy import medians_of
 from relic.codec.pretrained import codec_path, read_codec
 from studies import teachers
 from studies.scaling import scaled
-from studies.teachers import TEACHERS, main
+from studies.teachers import TEACHERS, WIDE, main
+from studies.widening import widened
 from tests.conftest import write_shards
 from train.config import TrainConfig
 
@@ -33,8 +34,30 @@ def test_scaled_latents_are_the_same_image_and_the_same_density(scale: float) ->
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_new_channels_change_neither_the_images_nor_the_rate_before_they_are_trained() -> None:
+    model = scaled(1).eval()
+    wide = widened(model, (40, 64)).eval()
+    assert wide.state_dict()["g_a.0.weight"].shape == (40, 3, 5, 5)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latents, more = model.g_a(x), wide.g_a(x)
+        torch.testing.assert_close(more[:, :48], latents)
+        assert more[:, 48:].std() > 0  # so that they can learn
+        torch.testing.assert_close(wide.g_s(more.round()), model.g_s(latents.round()))
+        bits, of_more = (-torch.log2(m.entropy_bottleneck(y)[1]).sum() for m, y in ((model, latents), (wide, more)))
+    torch.testing.assert_close(of_more, bits, rtol=1e-3, atol=0)
+
+
+def test_a_new_channel_is_used_by_the_gradient() -> None:
+    wide = widened(scaled(1), (40, 64)).train()
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (wide(x)["x_hat"] - x).square().mean().backward()
+    for layer, new in ((wide.g_s[0], slice(48, None)), (wide.g_s[2], slice(32, None))):
+        assert layer.weight.grad is not None and layer.weight.grad[new].abs().max() > 0
+
+
 def test_the_trainings_are_those_that_the_trainer_takes() -> None:
-    for rate, _, epochs in TEACHERS:
+    for rate, _, epochs, _ in (*TEACHERS, *WIDE):
         arguments = teachers._TRAIN.format(rate=rate, epochs=epochs)
         config = parse(TrainConfig, [*shlex.split(arguments), "--save_dir", "X"], prog="train/main.py")
         assert config.lambda_bpp == float(rate) and config.epochs == epochs
