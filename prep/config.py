@@ -101,11 +101,10 @@ class PrepConfig:
         ):
             if not least <= value <= most:
                 raise InputError(f"{flag} {value}: choose from {least} to {most}")
-        if self.part is not None and self.overwrite:
+        if self.shard_part.of > 1 and self.overwrite:
             raise InputError("--part: not with --overwrite, by which a late part would remove what others packed")
         if self.ray_address != "auto" and self.engine != "ray":
             raise InputError(f"--ray_address {self.ray_address}: needs --engine ray")
-        _ = self.shard_part
         if isinstance(self.coco_dir, str):
             _check_image_store(self.coco_dir, self.out_url)
         if self.out_url is not None:

@@ -96,15 +96,14 @@ class SplitFolder:
     def manifest(self) -> Manifest | None:
         return read_manifest(self.folder, self.split)
 
-    def check(self, packing: Packing, *, shared: bool = False) -> None:
-        """Raise InputError if the folder holds shards of this split from other images or flags.
+    def check(self, packing: Packing, *, way_out: str, shared: bool = False) -> None:
+        """Raise InputError, with the `way_out`, if the folder holds shards of this split from other images or flags.
 
         A packing that was stopped before its first shard is finished holds nothing to keep, unless the folder is
         `shared` with other processes that pack.
         """
         manifest = self.manifest()
-        begun = manifest.packing if manifest else self._read_plan()
-        way_out = f"use another --out_dir, or --overwrite to replace the {self.split} shards"
+        begun = manifest.packing if manifest else self._read_plan(way_out)
         if begun is None:
             if self._own_files(r"\.tar"):
                 raise InputError(
@@ -132,11 +131,10 @@ class SplitFolder:
         """Bytes of the split's shards, finished or not."""
         return sum(path.stat().st_size for path in self._own_files(rf"\.(tar|index|jsonl)({TEMPORARY_NAME.pattern})?"))
 
-    def _read_plan(self) -> Packing | None:
+    def _read_plan(self, way_out: str = "") -> Packing | None:
         path = plan_path(self.folder, self.split)
         if not path.exists():
             return None
-        way_out = f"--overwrite packs {self.split} again"
         try:
             return packing_of(read_json(path, "a plan", way_out), self.split)
         except InputError:

@@ -150,7 +150,7 @@ def _check_packed(tar: Path, shard: ShardInfo) -> None:
         raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
     header = read_index_header(index_path(tar))
     if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
-        raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
+        raise InputError(f"{tar}: cut or changed since it was packed; delete it and run the same make_shards.py again")
 
 
 def open_parts(

@@ -105,6 +105,22 @@ def test_a_set_that_was_packed_here_is_written_there(
         assert f"--out_dir {tmp_path}/whole: its shards are at {URL}; give --out_url {URL}" in capsys.readouterr().err
 
 
+def test_the_way_out_of_a_difference_is_one_that_is_allowed(
+    coco: Path, tmp_path: Path, s3: S3Server, tasks_here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--overwrite is not, with --out_url."""
+    out = ("--out_url", URL)
+    assert run(coco, tmp_path / "out", *out) == 0
+    way_out = "; use another --out_dir, and another --out_url\n"
+    assert run(coco, tmp_path / "out", *out, "--seed", "1") == 2
+    assert way_out in capsys.readouterr().err
+    small, *_, large = sorted((coco / "train2017").iterdir(), key=lambda path: path.stat().st_size)[1:]
+    large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))
+    assert run(coco, tmp_path / "out", *out) == 1
+    error = capsys.readouterr().err
+    assert "1 of the train images changed since they were packed" in error and way_out in error
+
+
 def test_a_set_of_another_folder_is_not_replaced(
     coco: Path, tmp_path: Path, s3: S3Server, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
