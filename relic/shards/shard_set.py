@@ -26,6 +26,8 @@ from relic.shards.tar_indexes import TarIndex, ensure_indexes
 class ServedShard(NamedTuple):
     """A shard on a server."""
 
+    name: str
+    """Its URL, as messages show it."""
     read: Callable[[int, int], memoryview]
     """Brings bytes of the tar: their offset, their number."""
     ensure_index: Callable[[], None]
