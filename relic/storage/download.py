@@ -115,8 +115,10 @@ def download(
                     if part.got - before >= PROGRESS_BYTES:
                         attempt = 0
                     if attempt == attempts:
-                        failed = NetworkError if is_cut else InputError
-                        raise failed(f"{shown}: could not be fetched in {attempts} attempts: {error}") from error
+                        failed = f"{shown}: could not be fetched in {attempts} attempts: {error}"
+                        if is_cut:
+                            raise NetworkError(failed) from error
+                        raise InputError(f"{failed}; write the file there again") from error
                     log.info("%s: %s; trying again", shown, error)
                     pause_seconds = BUSY_SECONDS if isinstance(error, BusyError) else PAUSE_SECONDS
                 attempt += 1

@@ -92,7 +92,7 @@ def read_range(url: str, start: int, length: int, *, patient: bool = False) -> m
     except _RAISED as error:
         raise _in_one_line(url, error, retries) from None
     if len(data) != length:
-        raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}")
+        raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}; write the file there again")
     return data
 
 
