@@ -14,6 +14,7 @@ from relic.files import open_temporary, remove_temporaries, sync_folder
 from relic.storage import objects, pipes
 from relic.storage.faults import (
     BusyError,
+    FullDiskError,
     NetworkError,
     NotResumedError,
     PermanentError,
@@ -62,7 +63,8 @@ class _Part:
     def _find_room(self, needed_bytes: int) -> None:
         folder = self._path.parent
         if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES + needed_bytes:
-            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or choose another")
+            way_out = "delete files, or choose another by --cache_dir or XDG_CACHE_HOME"
+            raise FullDiskError(f"{self._shown}: the disk of {folder} is full; {way_out}")
         self._room_until = self.got + max(needed_bytes, DISK_RESERVE_BYTES // 8)
 
     def begin_anew(self) -> None:

@@ -28,6 +28,10 @@ class MissingError(PermanentError):
     """The file does not exist."""
 
 
+class FullDiskError(PermanentError):
+    """There is no room for the file here."""
+
+
 class NotConditionalError(PermanentError):
     """The store writes no file on a condition."""
 

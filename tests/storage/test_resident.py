@@ -224,6 +224,15 @@ def test_a_bound_that_the_disk_cannot_hold_is_refused(
     assert keys_of(resolve_shards(PATTERN, "train", room=CacheRoom(1, tmp_path / "cache"))) == KEYS
 
 
+@pytest.mark.parametrize("cache_gb", [0, 1])
+def test_a_full_disk_is_not_taken_for_a_missing_manifest(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: int
+) -> None:
+    monkeypatch.setattr(download, "DISK_RESERVE_BYTES", 1 << 62)
+    with pytest.raises(InputError, match=r"^s3://bucket/set/train\.json: the disk of .* is full; .* by --cache_dir"):
+        resolve_shards(PATTERN, "train", room=CacheRoom(1) if cache_gb else None)
+
+
 def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "_PATIENT_RETRIES", 1)
     shards = opened(1e-9)
