@@ -33,6 +33,7 @@ from relic.shards.manifest import (
     read_manifest,
     shard_info_of,
 )
+from relic.shards.packed_files import uploaded_path
 from relic.shards.shard_set import plan_path
 
 _MOST_LISTING_BYTES = 1 << 32
@@ -64,11 +65,8 @@ class SplitFolder:
     def tar(self, shard: int) -> Path:
         return self.folder / f"{self.split}-{shard:06d}.tar"
 
-    def uploaded_path(self, tar: Path) -> Path:
-        """What stands for a tar that is at --out_url, see `prep.uploading`."""
-        return tar.with_suffix(".uploaded")
-
     def uploaded(self) -> list[Path]:
+        """What stands for tars that are at --out_url, see `prep.uploading`."""
         return self._own_files(r"\.uploaded")
 
     @property
@@ -188,7 +186,7 @@ class SplitFolder:
     def _is_whole(self, info: ShardInfo) -> bool:
         tar = self.folder / info.name
         return (
-            (self.uploaded_path(tar).is_file() or (tar.is_file() and tar.stat().st_size == info.bytes))
+            (uploaded_path(tar).is_file() or (tar.is_file() and tar.stat().st_size == info.bytes))
             and index_path(tar).is_file()
             and tar.with_suffix(".jsonl").is_file()
         )
@@ -232,7 +230,7 @@ class SplitFolder:
         """When a shard was packed, in nanoseconds since 1970. Of one without a crop, when that was recorded."""
         for path in (
             self.tar(shard),
-            self.uploaded_path(self.tar(shard)),
+            uploaded_path(self.tar(shard)),
             self._record_path(shard),
             self.rejected_path,
         ):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prep import uploading
+from prep import upload_shards, uploading, verify_shards
 from prep.config import PrepConfig
 from prep.make_shards import main
+from relic.errors import InputError
 from relic.storage.objects import put_file
 from relic.storage.spec import resolve_shards
 from tests.conftest import refusal
@@ -119,6 +120,22 @@ def test_the_way_out_of_a_difference_is_one_that_is_allowed(
     assert run(coco, tmp_path / "out", *out) == 1
     error = capsys.readouterr().err
     assert "1 of the train images changed since they were packed" in error and way_out in error
+
+
+def test_its_folder_tells_where_the_shards_are(
+    coco: Path, tmp_path: Path, s3: S3Server, tasks_here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert run(coco, folder, "--out_url", URL) == 0
+    said = f"{folder}/train-000000.tar: --out_url wrote it to {URL}; give that URL"
+    with pytest.raises(InputError) as caught:
+        resolve_shards(str(folder), "train")
+    assert str(caught.value) == said
+    capsys.readouterr()
+    assert upload_shards.main(["--shards", str(folder), "--url", "s3://bucket/other"]) == 1
+    assert f"error: {said}\n" in capsys.readouterr().err
+    assert verify_shards.main(["--shards", str(folder)]) == 1
+    assert f"{said}\n" in capsys.readouterr().out
 
 
 def test_a_set_of_another_folder_is_not_replaced(
