@@ -20,8 +20,8 @@ from relic.errors import InputError
 from relic.files import open_regular
 from relic.shards.index import index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, ShardInfo
-from relic.shards.packed_files import check_there
 from relic.shards.npy import PAGE_BYTES, npy_header
+from relic.shards.packed_files import check_there
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MOST_REST_BYTES = 1 << 20

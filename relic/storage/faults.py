@@ -96,7 +96,9 @@ def fault(url: str, error: Exception) -> Exception:
         if re.search(pattern, structure):
             return kind(f"{shown}: {what}" if issubclass(kind, PermanentError) else what)
     if isinstance(error, ValueError):
-        return PermanentError(f"{shown}: not a URL that can be read; look at its host, and for `.` and `..` in its path")
+        return PermanentError(
+            f"{shown}: not a URL that can be read; look at its host, and for `.` and `..` in its path"
+        )
     if type(error).__name__ == "InvalidPathError":  # of a listing
         return PermanentError(f"{shown}: a name there has a part that is empty, `.` or `..`; rename that file")
     if type(error).__name__ == "NotSupportedError":

@@ -58,9 +58,9 @@ def place_of(url: str, retries: int) -> Place:
 
 
 def check_object_url(url: str, flag: str = "") -> None:
-    """Raise PermanentError, which names `flag`, for a URL of an object store that names no file or folder. Opens no connection.
+    """Raise PermanentError, which names `flag`, for a URL of an object store that names no file and no folder.
 
-    What follows a `?` or `#` would be cut off, and so each file of such a folder would be the same file.
+    Opens no connection. What follows a `?` or `#` would be cut off, and so all files of such a folder would be one.
     """
     shown = f"{flag} {without_secrets(url)}".lstrip()
     try:

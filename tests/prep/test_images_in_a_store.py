@@ -228,7 +228,7 @@ def test_what_cannot_be_listed_is_one_line(
         ("s3://bucket/only", 2, "holds no folder val2017; --include_val false packs train2017 alone"),
         ("s3://other/x", 2, "--coco_dir s3://other/x/train2017/: there is no such bucket (HTTP 404)"),
         ("s3:///x", 2, "--coco_dir s3:///x: names no bucket"),
-            ("s3://bucket/coco#1", 2, "--coco_dir s3://bucket/coco: holds a ? or # after that; "),
+        ("s3://bucket/coco#1", 2, "--coco_dir s3://bucket/coco: holds a ? or # after that; "),
         ("https://me:S3CRET@host/coco?S3CRET", 2, "--coco_dir https://host/coco: images are listed in s3://, gs://"),
         ("pipe:cat S3CRET", 2, "no such folder"),
         ("ftp://host/coco", 2, "--coco_dir ftp://host/coco: images are listed in s3://"),

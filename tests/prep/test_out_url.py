@@ -152,9 +152,8 @@ def test_a_set_of_another_folder_is_not_replaced(
 def test_what_is_no_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(lambda: PrepConfig(Path("x"), out_url="https://host/set"), capsys)
     assert said == "--out_url https://host/set: give a URL of s3, gs or az, such as s3://bucket/run"
-    for url in ("s3://bucket/set#1", "s3://bucket/set?1"):
-        said = refusal(lambda url=url: PrepConfig(Path("x"), out_url=url), capsys)
-        assert said == "--out_url s3://bucket/set: holds a ? or # after that; choose a name without them"
+    said = refusal(lambda: PrepConfig(Path("x"), out_url="s3://bucket/set#1"), capsys)
+    assert said == "--out_url s3://bucket/set: holds a ? or # after that; choose a name without them"
     assert "--out_url: not with --overwrite" in refusal(
         lambda: PrepConfig(Path("x"), out_url=URL, overwrite=True), capsys
     )

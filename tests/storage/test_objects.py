@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -111,7 +112,11 @@ def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch)
 )
 def test_what_is_no_url_of_a_file_is_one_line(s3: S3Server, tmp_path: Path, url: str, what: str) -> None:
     """A name that would be cut at a # is not written: all files of such a folder would be one."""
-    calls = [lambda: head(url), lambda: read_range(url, 0, 1), lambda: download(url, tmp_path / "x", print)]
+    calls: list[Callable[[], object]] = [
+        lambda: head(url),
+        lambda: read_range(url, 0, 1),
+        lambda: download(url, tmp_path / "x", lambda path: None),
+    ]
     if url.startswith("s3"):
         calls += [lambda: list(list_files(url)), lambda: put_file(Path(__file__), url)]
     for call in calls:
@@ -129,7 +134,9 @@ def test_a_listing_that_cannot_be_read_is_one_line(s3: S3Server) -> None:
 
 def test_a_server_without_a_protocol_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
-    with pytest.raises(PermanentError, match=r"^AWS_ENDPOINT_URL: the URL of a server begins with http:// or https://$"):
+    with pytest.raises(
+        PermanentError, match=r"^AWS_ENDPOINT_URL: the URL of a server begins with http:// or https://$"
+    ):
         head("s3://bucket/x")
 
 
