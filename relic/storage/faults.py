@@ -74,7 +74,7 @@ _CONNECTION = (
 
 
 def fault(url: str, error: Exception) -> Exception:
-    """The error of this module that `error`, of obstore or of a URL's text, stands for. A PermanentError names `url`."""
+    """The error of this module that `error`, of obstore or for a URL's text, stands for. PermanentErrors name `url`."""
     if isinstance(error, InputError):
         return error
     text = str(error)
