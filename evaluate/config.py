@@ -42,7 +42,7 @@ class EvaluateConfig:
     onnx: list[Path] | None = None
     """Folders that `export/onnx_parts.py --part all` wrote, fp32 or INT8. They run in onnxruntime on the CPU."""
     shards: str | None = None
-    """Folder of shards (from `prep/make_shards.py`, or any WebDataset of images), or tars or URLs such as
+    """Folder of shards (from `prep/make_shards.py`, or any WebDataset of images) or its URL, or tars or URLs such as
     `.../val-{000000..000004}.tar`. Give this or --images."""
     cache_gb: float = 0.0
     """GB (1e9 bytes) of disk for --shards at URLs. What does not fit is read from the server, sample by sample. 0: all

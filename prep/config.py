@@ -8,8 +8,9 @@ from typing import ClassVar
 from prep.part import PackingShare, part_of
 from relic.errors import InputError
 from relic.options import CropPlace, Decode, Encoding, EngineName
-from relic.storage.objects import SCHEMES, is_store
+from relic.storage.objects import is_store
 from relic.storage.run_copy import check_store
+from relic.storage.stores import check_object_url
 from relic.storage.urls import in_folder, without_secrets
 
 SPLIT_FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -100,15 +101,12 @@ class PrepConfig:
         ):
             if not least <= value <= most:
                 raise InputError(f"{flag} {value}: choose from {least} to {most}")
-        if self.part is not None and self.overwrite:
+        if self.shard_part.of > 1 and self.overwrite:
             raise InputError("--part: not with --overwrite, by which a late part would remove what others packed")
         if self.ray_address != "auto" and self.engine != "ray":
             raise InputError(f"--ray_address {self.ray_address}: needs --engine ray")
-        _ = self.shard_part
         if isinstance(self.coco_dir, str):
             _check_image_store(self.coco_dir, self.out_url)
-        if self.out_dir.parts[:1] in {(f"{scheme}:",) for scheme in SCHEMES}:
-            raise InputError(f"--out_dir {self.out_dir}: takes a folder, not a URL; give the URL as --out_url")
         if self.out_url is not None:
             check_store(self.out_url, "--out_url")
             if self.overwrite:
@@ -157,6 +155,7 @@ def _check_image_store(url: str, out_url: str | None) -> None:
             f"--coco_dir {shown}: images are listed in s3://, gs:// and az:// only; copy those of other servers to a "
             "folder"
         )
+    check_object_url(url, "--coco_dir")
     for name in SPLIT_FOLDERS.values():
         if out_url is not None and in_folder(out_url, "").startswith(in_folder(in_folder(url, name), "")):
             raise InputError(f"--out_url {without_secrets(out_url)}: is inside the images of --coco_dir {shown}")

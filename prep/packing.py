@@ -220,8 +220,7 @@ def _refuse_changed(plan: SplitPlan, changed: dict[int, list[str]]) -> None:
         count = sum(map(len, changed.values()))
         raise InputError(
             f"--out_dir {plan.folder.folder}: {count:,} of the {plan.packing.split} images changed since they were "
-            f"packed, the first is {_first_changed(plan, changed)}; use another --out_dir, or --overwrite to replace "
-            f"the {plan.packing.split} shards"
+            f"packed, the first is {_first_changed(plan, changed)}; {plan.way_out}"
         )
 
 

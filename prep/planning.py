@@ -54,6 +54,15 @@ class SplitPlan:
     def images(self) -> int:
         return sum(len(task.sources) for task in self.tasks)
 
+    @property
+    def way_out(self) -> str:
+        """What to do where the folder holds shards that this command would not write. Not all go with --overwrite."""
+        if self.out_url is not None:
+            return "use another --out_dir, and another --out_url"
+        if self.part.of > 1:
+            return f"use another --out_dir, or delete the {self.packing.split} files in this one"
+        return f"use another --out_dir, or --overwrite to replace the {self.packing.split} shards"
+
     def bytes_needed(self) -> int:
         """Bytes that packing adds to the folder: exact for raw, estimated for jpg and png."""
         if self._replaces():
@@ -82,7 +91,7 @@ class SplitPlan:
         """
         check_url(self.folder, self.out_url)
         if not self.overwrite:
-            self.folder.check(self.packing, shared=shared)
+            self.folder.check(self.packing, way_out=self.way_out, shared=shared)
 
     def begin(self, *, shared: bool) -> None:
         """Remove what --overwrite replaces, check again, and write the plan: the caller holds the lock now."""

@@ -35,9 +35,9 @@ def check_bytes(data: bytes, size: int, name: str) -> bytes:
 
 def deleted(name: str) -> InputError:
     """The error for a file that was deleted after the listing."""
-    return InputError(f"{name!r}: deleted while it was packed; run the command again with --overwrite")
+    return InputError(f"{name!r}: deleted while it was packed; run the command again")
 
 
 def changed(name: str) -> InputError:
     """The error for a file that has other bytes than when it was listed."""
-    return InputError(f"{name!r}: changed while it was packed; run the command again with --overwrite")
+    return InputError(f"{name!r}: changed while it was packed; run the command again")

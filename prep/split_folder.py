@@ -33,6 +33,7 @@ from relic.shards.manifest import (
     read_manifest,
     shard_info_of,
 )
+from relic.shards.packed_files import uploaded_path
 from relic.shards.shard_set import plan_path
 
 _MOST_LISTING_BYTES = 1 << 32
@@ -64,11 +65,8 @@ class SplitFolder:
     def tar(self, shard: int) -> Path:
         return self.folder / f"{self.split}-{shard:06d}.tar"
 
-    def uploaded_path(self, tar: Path) -> Path:
-        """What stands for a tar that is at --out_url, see `prep.uploading`."""
-        return tar.with_suffix(".uploaded")
-
     def uploaded(self) -> list[Path]:
+        """What stands for tars that are at --out_url, see `prep.uploading`."""
         return self._own_files(r"\.uploaded")
 
     @property
@@ -96,15 +94,14 @@ class SplitFolder:
     def manifest(self) -> Manifest | None:
         return read_manifest(self.folder, self.split)
 
-    def check(self, packing: Packing, *, shared: bool = False) -> None:
-        """Raise InputError if the folder holds shards of this split from other images or flags.
+    def check(self, packing: Packing, *, way_out: str, shared: bool = False) -> None:
+        """Raise InputError, with the `way_out`, if the folder holds shards of this split from other images or flags.
 
         A packing that was stopped before its first shard is finished holds nothing to keep, unless the folder is
         `shared` with other processes that pack.
         """
         manifest = self.manifest()
-        begun = manifest.packing if manifest else self._read_plan()
-        way_out = f"use another --out_dir, or --overwrite to replace the {self.split} shards"
+        begun = manifest.packing if manifest else self._read_plan(way_out)
         if begun is None:
             if self._own_files(r"\.tar"):
                 raise InputError(
@@ -132,11 +129,10 @@ class SplitFolder:
         """Bytes of the split's shards, finished or not."""
         return sum(path.stat().st_size for path in self._own_files(rf"\.(tar|index|jsonl)({TEMPORARY_NAME.pattern})?"))
 
-    def _read_plan(self) -> Packing | None:
+    def _read_plan(self, way_out: str = "") -> Packing | None:
         path = plan_path(self.folder, self.split)
         if not path.exists():
             return None
-        way_out = f"--overwrite packs {self.split} again"
         try:
             return packing_of(read_json(path, "a plan", way_out), self.split)
         except InputError:
@@ -190,7 +186,7 @@ class SplitFolder:
     def _is_whole(self, info: ShardInfo) -> bool:
         tar = self.folder / info.name
         return (
-            (self.uploaded_path(tar).is_file() or (tar.is_file() and tar.stat().st_size == info.bytes))
+            (uploaded_path(tar).is_file() or (tar.is_file() and tar.stat().st_size == info.bytes))
             and index_path(tar).is_file()
             and tar.with_suffix(".jsonl").is_file()
         )
@@ -234,7 +230,7 @@ class SplitFolder:
         """When a shard was packed, in nanoseconds since 1970. Of one without a crop, when that was recorded."""
         for path in (
             self.tar(shard),
-            self.uploaded_path(self.tar(shard)),
+            uploaded_path(self.tar(shard)),
             self._record_path(shard),
             self.rejected_path,
         ):

@@ -7,7 +7,8 @@ from prep.split_folder import SplitFolder
 from relic.errors import InputError
 from relic.files import write_json
 from relic.shards.index import index_path
-from relic.shards.manifest import Manifest, ShardInfo, manifest_path, read_json
+from relic.shards.manifest import Manifest, ShardInfo, manifest_path
+from relic.shards.packed_files import uploaded_path, url_of_uploaded
 from relic.shards.shard_set import plan_path
 from relic.storage.objects import list_files, put_file
 from relic.storage.upload import check_packed_tar
@@ -19,14 +20,14 @@ def upload_shard(folder: SplitFolder, info: ShardInfo, url: str) -> None:
     tar = folder.folder / info.name
     for path in (index_path(tar), tar.with_suffix(".jsonl"), tar):
         put_file(path, in_folder(url, path.name))
-    write_json(folder.uploaded_path(tar), {"url": without_secrets(url)})
+    write_json(uploaded_path(tar), {"url": without_secrets(url)})
     tar.unlink()
 
 
 def check_url(folder: SplitFolder, url: str | None) -> None:
     """Raise InputError if shards of the folder were written to another URL, or those at `url` by another folder."""
     for marker in folder.uploaded():
-        there = read_json(marker, "a note of an upload", "pack into another --out_dir").get("url")
+        there = url_of_uploaded(marker)
         if url is None or there != without_secrets(url):
             raise InputError(f"--out_dir {folder.folder}: its shards are at {there}; give --out_url {there}")
     if url is None or folder.uploaded() or plan_path(folder.folder, folder.split).exists():
@@ -52,7 +53,7 @@ def finish_upload(folder: SplitFolder, manifest: Manifest, url: str) -> None:
     sizes = {found.name: found.size for found in list_files(url)}
     lost = [info for info in manifest.shards if sizes.get(info.name) != info.bytes]
     for info in lost:
-        folder.uploaded_path(folder.folder / info.name).unlink(missing_ok=True)
+        uploaded_path(folder.folder / info.name).unlink(missing_ok=True)
     if lost:
         raise InputError(
             f"{without_secrets(in_folder(url, lost[0].name))}: is not there as it was written; run the command again"

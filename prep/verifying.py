@@ -21,6 +21,7 @@ from relic.files import open_regular
 from relic.shards.index import index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import MEMBER_SUFFIX, Manifest, Packing, ShardInfo
 from relic.shards.npy import PAGE_BYTES, npy_header
+from relic.shards.packed_files import check_there
 from relic.shards.ustar import BLOCK_BYTES, ustar_header
 
 _MOST_REST_BYTES = 1 << 20
@@ -78,6 +79,7 @@ def verify_shard(folder: Path, info: ShardInfo, packing: Packing) -> _ShardRepor
     tar = folder / info.name
     keys: list[str] = []
     try:
+        check_there(tar)
         size = tar.stat().st_size
         if size != info.bytes:
             return _ShardReport(keys, [f"{info.name}: {size} bytes, the manifest says {info.bytes}"])

@@ -93,12 +93,14 @@ class Flag:
         if self.several and isinstance(value, list):
             value = next((part for part in value if not self._takes(part)), value)
         said = "null" if value is None else f"{value!s:.{_SHOWN}}"
+        way_out = ""
         if self.kinds == (Path,) and (found := _URL.match(said)):
             said = f"{found[0]}..."  # what follows may hold a password
+            way_out = "; --help tells which flags take a URL"
         if self.choices and self.kinds != (bool,):
             raise InputError(f"--{self.name} {said}: choose from {', '.join(self.choices)}")
         expected = " or ".join(_EXPECTED[kind] for kind in self.kinds)
-        raise InputError(f"--{self.name} {said}: expected {'a list, each ' if self.several else ''}{expected}")
+        raise InputError(f"--{self.name} {said}: expected {'a list, each ' if self.several else ''}{expected}{way_out}")
 
     def _takes(self, part: Any) -> bool:
         with suppress(ValueError):

@@ -173,4 +173,5 @@ def test_a_url_for_a_path_is_refused_without_what_it_holds(capsys: pytest.Captur
     """It would become a folder called `s3:`."""
     with pytest.raises(SystemExit, match="2"):
         parse(Flags, ["--folder", "s3://user:hidden@bucket/x"], prog="x")
-    assert capsys.readouterr().err == "x: error: --folder s3://...: expected a path on this machine\n"
+    said = "x: error: --folder s3://...: expected a path on this machine; --help tells which flags take a URL\n"
+    assert capsys.readouterr().err == said

@@ -55,7 +55,8 @@ def build_trainer(plan: TrainPlan, world: World, stack: ExitStack) -> Trainer:
     plan, launches = enter_folder(plan, world, stack)
     copy = None
     if world.is_main and config.save_url is not None:
-        copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
+        with before_work():
+            copy = stack.enter_context(RunCopy(config.save_dir, config.save_url))
     with before_work():
         mixed = mixed_dtype(_amp(config), config.amp_dtype, world.device) is not None
     set_backends(world.device, mixed=mixed, deterministic=config.deterministic)

@@ -74,8 +74,8 @@ class TrainConfig:
     }  # fmt: skip
 
     shards: str
-    """Folder of shards (written by `prep/make_shards.py`, or any WebDataset of images), or a pattern of tars or URLs
-    such as `.../train-{000000..000117}.tar`."""
+    """Folder of shards (written by `prep/make_shards.py`, or any WebDataset of images) or its URL, or a pattern of tars
+    or URLs such as `.../train-{000000..000117}.tar`."""
     cache_gb: float = 0.0
     """GB (1e9 bytes) of disk for shards at URLs. A part of the set that fits is fetched while the training goes on; the
     rest is read from the server, sample by sample. 0: all shards are fetched before the training."""

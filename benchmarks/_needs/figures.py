@@ -31,9 +31,9 @@ class Stored(NamedTuple):
 
 
 STORED: dict[Encoding, Stored] = {
-    "raw": Stored(151_552, 28, 279),
-    "jpg": Stored(25_000, 330, 145 + 330),
-    "png": Stored(79_800, 28 + 393, 180 + 393),
+    "raw": Stored(151_552, 28, 248),
+    "jpg": Stored(25_000, 330, 98 + 330),
+    "png": Stored(79_800, 28 + 393, 150 + 393),
 }
 """Of a read from a store, the upper figure of its range. That of a PNG lies between those of 25 and of 150 kB."""
 

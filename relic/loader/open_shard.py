@@ -6,7 +6,7 @@ import mmap
 import os
 import resource
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from relic.errors import InputError
 from relic.loader.direct import DIRECT, direct_unit
 from relic.shards.index import read_index, shown_key
 from relic.shards.npy import PAGE_BYTES
+from relic.shards.shard_set import ServedShard
 
 _RESERVED_DESCRIPTORS = 256
 """For everything else in the process, and for the shards that are opened per read."""
@@ -36,10 +37,6 @@ def _descriptors() -> threading.Semaphore:
     if soft == resource.RLIM_INFINITY:
         soft = _ENOUGH_DESCRIPTORS
     return threading.Semaphore(max(soft - _RESERVED_DESCRIPTORS, 0))
-
-
-Remote = Callable[[int, int], memoryview]
-"""Brings bytes of a shard: their offset, their number."""
 
 
 class Scratch(threading.local):
@@ -83,7 +80,7 @@ class OpenShard:
         *,
         direct: bool = False,
         waits: Waits | None = None,
-        remote: Remote | None = None,
+        remote: ServedShard | None = None,
     ) -> None:
         self.tar = tar
         self._descriptor = -1
@@ -216,14 +213,15 @@ class OpenShard:
         assert self._remote is not None
         if self._waits is not None:
             self._waits.lend_core()
-        data = self._remote(offset, length)
+        data = self._remote.read(offset, length)
         for buffer in buffers:
             part, data = data[: len(buffer)], data[len(buffer) :]
             np.copyto(np.frombuffer(buffer, np.uint8)[: len(part)], np.frombuffer(part, np.uint8))  # releases the GIL
 
     def fault(self, place: int, what: str) -> InputError:
         """An error that names shard and sample."""
-        return InputError(f"{self.tar}: sample {self.key(place)}: {what}")
+        tar = self.tar if self._remote is None or self.tar.exists() else self._remote.name
+        return InputError(f"{tar}: sample {self.key(place)}: {what}")
 
     def __del__(self) -> None:
         if self._descriptor >= 0:

@@ -65,7 +65,7 @@ class ShardFiles:
                 self._shards.indexes[number],
                 direct=number >= self._reading.cached,
                 waits=None if self._reading.in_memory else self._waits,
-                remote=self._shards.remotes[number].read if self._shards.remotes else None,
+                remote=self._shards.remotes[number] if self._shards.remotes else None,
             )
             self._open[number] = shard
             self._records += len(shard.offsets)

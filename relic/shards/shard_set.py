@@ -18,6 +18,7 @@ from relic.options import Encoding, Split
 from relic.shards.image_header import Geometry, read_geometry
 from relic.shards.index import IndexHeader, index_path, read_index_header, read_records, shown_key
 from relic.shards.manifest import Manifest, Packing, ShardInfo, manifest_path, parse_manifest, read_manifest
+from relic.shards.packed_files import check_packed
 from relic.shards.plain_webdataset import COMPRESSED_TAR, PACK, check_geometry, refuse_compressed
 from relic.shards.splits import select_split
 from relic.shards.tar_indexes import TarIndex, ensure_indexes
@@ -26,6 +27,8 @@ from relic.shards.tar_indexes import TarIndex, ensure_indexes
 class ServedShard(NamedTuple):
     """A shard on a server."""
 
+    name: str
+    """Its URL, as messages show it."""
     read: Callable[[int, int], memoryview]
     """Brings bytes of the tar: their offset, their number."""
     ensure_index: Callable[[], None]
@@ -72,7 +75,7 @@ class ShardSet(NamedTuple):
         if self.remotes:
             self.remotes[number].ensure_index()
         if self.unchecked:
-            _check_packed(self.tars[number], self.unchecked[number])
+            check_packed(self.tars[number], self.unchecked[number])
 
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether `recorded` is the fingerprint of this set, or the one that earlier versions gave it.
@@ -139,18 +142,9 @@ def _open_packed(folder: Path, split: str, manifest: Manifest, flag: str) -> Sha
     opened = _packed_set(folder, folder, manifest.packing, manifest.shards)
     if len(opened.tars) <= _CHECKED_AT_START:
         for tar, shard in zip(opened.tars, manifest.shards, strict=True):
-            _check_packed(tar, shard)
+            check_packed(tar, shard)
         return opened
     return opened._replace(unchecked=manifest.shards)
-
-
-def _check_packed(tar: Path, shard: ShardInfo) -> None:
-    """Raise InputError if a tar that relic packed, or its index, is not the manifest's."""
-    if not tar.exists():
-        raise InputError(f"{tar}: the shard is missing; run the same make_shards.py again")
-    header = read_index_header(index_path(tar))
-    if not tar.stat().st_size == header.tar_bytes == shard.bytes or header.samples != shard.samples:
-        raise InputError(f"{tar}: cut or changed since it was packed; run the same make_shards.py with --overwrite")
 
 
 def open_parts(

@@ -25,7 +25,7 @@ from relic.shards.manifest import MOST_MANIFEST_BYTES, Manifest, ShardInfo, mani
 from relic.shards.plain_webdataset import CutTarError, index_tar
 from relic.shards.tar_indexes import mtime_stamp
 from relic.storage.download import ATTEMPTS, MOST_SHARD_BYTES, download
-from relic.storage.faults import NetworkError, PermanentError
+from relic.storage.faults import FullDiskError, NetworkError, PermanentError
 from relic.storage.urls import beside, file_name, is_pipe, without_secrets
 
 _PACKED_BY_RELIC = re.compile(r"(train|val)-\d{6}\.tar")
@@ -137,6 +137,8 @@ def _fetch_optional(url: str, path: Path, most_bytes: int, stop: threading.Event
     try:
         attempts = 1 if is_pipe(url) else ATTEMPTS
         download(url, path, lambda temporary: None, attempts=attempts, most_bytes=most_bytes, stop=stop)
+    except FullDiskError:
+        raise
     except PermanentError:
         return False
     except NetworkError:

@@ -53,8 +53,8 @@ class _Writer:
 class Claim:
     """This process's claim to the folder `url`. A context: its end gives the folder free.
 
-    Making it raises RefusedError that names `flag` and the process that writes there, and NetworkError. A store without
-    conditional requests cannot tell: the log says so.
+    Making it raises InputError that names `flag`, RefusedError where another process writes there, and NetworkError. A
+    store without conditional requests cannot tell: the log says so.
     """
 
     def __init__(self, url: str, flag: str) -> None:
@@ -72,6 +72,8 @@ class Claim:
             self._take()
         except NotConditionalError:
             log.warning("%s: this store cannot tell whether another run writes there", self._shown)
+        except PermanentError as error:  # no such bucket, or it may only be read
+            raise InputError(f"{flag} {error}") from None
         else:
             self._thread.start()
 

@@ -14,6 +14,7 @@ from relic.files import open_temporary, remove_temporaries, sync_folder
 from relic.storage import objects, pipes
 from relic.storage.faults import (
     BusyError,
+    FullDiskError,
     NetworkError,
     NotResumedError,
     PermanentError,
@@ -62,7 +63,8 @@ class _Part:
     def _find_room(self, needed_bytes: int) -> None:
         folder = self._path.parent
         if shutil.disk_usage(folder).free < DISK_RESERVE_BYTES + needed_bytes:
-            raise PermanentError(f"{self._shown}: the disk of {folder} is full; delete files, or choose another")
+            way_out = "delete files, or choose another by --cache_dir or XDG_CACHE_HOME"
+            raise FullDiskError(f"{self._shown}: the disk of {folder} is full; {way_out}")
         self._room_until = self.got + max(needed_bytes, DISK_RESERVE_BYTES // 8)
 
     def begin_anew(self) -> None:
@@ -115,8 +117,10 @@ def download(
                     if part.got - before >= PROGRESS_BYTES:
                         attempt = 0
                     if attempt == attempts:
-                        failed = NetworkError if is_cut else InputError
-                        raise failed(f"{shown}: could not be fetched in {attempts} attempts: {error}") from error
+                        failed = f"{shown}: could not be fetched in {attempts} attempts: {error}"
+                        if is_cut:
+                            raise NetworkError(failed) from error
+                        raise InputError(f"{failed}; write the file there again") from error
                     log.info("%s: %s; trying again", shown, error)
                     pause_seconds = BUSY_SECONDS if isinstance(error, BusyError) else PAUSE_SECONDS
                 attempt += 1

@@ -28,6 +28,10 @@ class MissingError(PermanentError):
     """The file does not exist."""
 
 
+class FullDiskError(PermanentError):
+    """There is no room for the file here."""
+
+
 class NotConditionalError(PermanentError):
     """The store writes no file on a condition."""
 
@@ -70,7 +74,9 @@ _CONNECTION = (
 
 
 def fault(url: str, error: Exception) -> Exception:
-    """The error of this module that `error` of obstore stands for. A PermanentError names `url`."""
+    """The error of this module that `error`, of obstore or for a URL's text, stands for. PermanentErrors name `url`."""
+    if isinstance(error, InputError):
+        return error
     text = str(error)
     structure = text.rpartition("\nDebug source:")[2]
     scheme = scheme_of(url)
@@ -89,6 +95,12 @@ def fault(url: str, error: Exception) -> Exception:
     for pattern, kind, what in _CONNECTION:
         if re.search(pattern, structure):
             return kind(f"{shown}: {what}" if issubclass(kind, PermanentError) else what)
+    if isinstance(error, ValueError):
+        return PermanentError(
+            f"{shown}: not a URL that can be read; look at its host, and for `.` and `..` in its path"
+        )
+    if type(error).__name__ == "InvalidPathError":  # of a listing
+        return PermanentError(f"{shown}: a name there has a part that is empty, `.` or `..`; rename that file")
     if type(error).__name__ == "NotSupportedError":
         return PermanentError(f"{shown}: the server does not send parts of a file")
     return PermanentError(f"{shown}: cannot be transferred ({type(error).__name__})")

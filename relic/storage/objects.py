@@ -38,6 +38,8 @@ _TICK_SECONDS = 0.2
 """Between two looks whether the transfer is to stop."""
 _PATIENCE_SECONDS = 1.0
 """Given to a transfer that is to stop, before it is left to end by itself."""
+_RAISED = (BaseError, FileNotFoundError, ValueError)
+"""What obstore raises; a ValueError for a URL that it cannot read."""
 _RETRIES = 3
 """They take a second or two, or more where the host does not answer."""
 _PATIENT_RETRIES = 9
@@ -87,10 +89,10 @@ def read_range(url: str, start: int, length: int, *, patient: bool = False) -> m
     try:  # no context manager: after the wait for an answer its few steps cost 25 us, since they left the caches
         store, key = place_of(url, retries)
         data = memoryview(obstore.get_range(store, key, start=start, length=length))
-    except (BaseError, FileNotFoundError) as error:
+    except _RAISED as error:
         raise _in_one_line(url, error, retries) from None
     if len(data) != length:
-        raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}")
+        raise PermanentError(f"{without_secrets(url)}: ends before byte {start + length:,}; write the file there again")
     return data
 
 
@@ -240,7 +242,7 @@ class _Copy:
     def run(self) -> None:
         try:
             self._copy()
-        except (BaseError, FileNotFoundError) as error:
+        except _RAISED as error:
             self.error = fault(self._url, error)
         except BaseException as error:
             self.error = error
@@ -276,7 +278,7 @@ def _one_line(url: str, retries: int | None = None) -> Iterator[None]:
     """Turn what obstore raises, after its own `retries` (`_RETRIES`), into a PermanentError or a NetworkError."""
     try:
         yield
-    except (BaseError, FileNotFoundError) as error:
+    except _RAISED as error:
         raise _in_one_line(url, error, _RETRIES if retries is None else retries) from None
 
 

@@ -38,6 +38,8 @@ _STREAMS = 4
 """Shards that are fetched at once."""
 _POLL_SECONDS = 1.0
 """Between two looks whether the process that fetches has ended."""
+_AGAIN_SECONDS = 30.0
+"""After the network failed. What is not in the cache would be read from the server in every epoch."""
 _END_SECONDS = 5.0
 
 _CLEAN = "clean"
@@ -109,7 +111,9 @@ def open_bounded(urls: Sequence[str], split: str, room: CacheRoom, *, flag: str)
         )  # fmt: skip
     served = [
         ServedShard(
-            functools.partial(read_range, url, patient=True), functools.partial(_ensure_index, url, info, folder)
+            without_secrets(url),
+            functools.partial(read_range, url, patient=True),
+            functools.partial(_ensure_index, url, info, folder),
         )
         for url, info in zip(urls, chosen, strict=True)
     ]
@@ -242,11 +246,14 @@ class _Filler:
             try:
                 check = functools.partial(check_tar, info=info)
                 download(url, self._folder / info.name, check, most_bytes=info.bytes, stop=self._stop)
-            except (InputError, OSError) as error:
+            except NetworkError as error:
                 if not self._stop.is_set():
-                    log.warning("%s; its samples are read from there", error)
-                    if isinstance(error, NetworkError):
-                        return
+                    log.warning("%s; trying again in %.0f s", error, _AGAIN_SECONDS)
+                with self._taking:
+                    self._waiting.append((url, info))
+                self._stop.wait(_AGAIN_SECONDS)
+            except (InputError, OSError) as error:
+                log.warning("%s; its samples are read from there", error)
 
     def _end(self) -> None:
         """Before Python ends: a thread that is in obstore then would abort the process."""

@@ -19,6 +19,7 @@ from relic.storage.claim import Claim
 from relic.storage.download import download
 from relic.storage.faults import MissingError, NetworkError
 from relic.storage.objects import delete_file, head, is_store, put_file
+from relic.storage.stores import check_object_url
 from relic.storage.urls import in_folder, without_secrets
 
 RECORD = ".copied.json"
@@ -35,6 +36,7 @@ def check_store(url: str, flag: str) -> None:
     """Raise InputError naming `flag` unless files can be written to `url`. Opens no connection."""
     if not is_store(url):
         raise InputError(f"{flag} {without_secrets(url)}: give a URL of s3, gs or az, such as s3://bucket/run")
+    check_object_url(url, flag)
 
 
 def holds(url: str, names: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +12,14 @@ from urllib.parse import unquote
 from braceexpand import braceexpand
 
 from relic.errors import InputError
+from relic.shards.manifest import MOST_MANIFEST_BYTES, manifest_of
 from relic.shards.shard_set import ShardSet, open_shard_set, open_tars
 from relic.shards.splits import select_split
 from relic.storage.cache import fetch_shards
+from relic.storage.faults import MissingError, PermanentError
+from relic.storage.objects import is_object, is_store, list_files, read_small
 from relic.storage.resident import CacheRoom, open_bounded
-from relic.storage.urls import is_url, url_path, without_secrets
+from relic.storage.urls import beside, file_name, is_url, url_path, without_secrets
 
 
 class ShardSpec(NamedTuple):
@@ -34,6 +38,8 @@ class ShardSpec(NamedTuple):
 _MOST_TARS = 1_000_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LONGEST_NUMBER = 18
+_TAR = re.compile(r"\.(tar(\.\w+)?|t\w?z)$", re.IGNORECASE)
+"""The ending of a tar, or of a compressed one."""
 
 
 def parse_spec(text: str, *, flag: str = "--shards") -> ShardSpec:
@@ -104,10 +110,41 @@ def _expansions(text: str) -> int:
 
 
 def tars_of_split(spec: ShardSpec, split: str) -> list[str]:
-    """The paths or URLs of one split, as their names tell it (`select_split`)."""
-    paths = [url_path(tar) if spec.is_remote else tar for tar in spec.tars]
+    """The paths or URLs of one split, as their names tell it (`select_split`).
+
+    The URL of a folder stands for the tars of its manifest; where there is none, for those that its store lists. Raises
+    InputError and NetworkError.
+    """
+    tars = list(spec.tars)
+    if len(tars) == 1 and _is_remote_folder(tars[0]):
+        tars = _tars_in(tars[0], split)
+    paths = [url_path(tar) if spec.is_remote else tar for tar in tars]
     chosen = set(select_split(paths, split))
-    return [tar for tar, path in zip(spec.tars, paths, strict=True) if path in chosen]
+    return [tar for tar, path in zip(tars, paths, strict=True) if path in chosen]
+
+
+def _is_remote_folder(url: str) -> bool:
+    """Whether a URL names no file: it ends with a slash, or is in an object store and has no ending of a tar."""
+    return is_object(url) and (not file_name(url) or (is_store(url) and not _TAR.search(file_name(url))))
+
+
+def _tars_in(url: str, split: str) -> list[str]:
+    folder = url if url_path(url).endswith("/") else f"{url}/"
+    manifest = beside(folder, f"{split}.json")
+    way_out = f"name the tars, such as {without_secrets(beside(folder, split))}-{{000000..000117}}.tar"
+    try:
+        value = json.loads(read_small(manifest, MOST_MANIFEST_BYTES)[0])
+        names = [info.name for info in manifest_of(value, split).shards]
+    except MissingError:
+        listed = list_files(folder) if is_store(folder) else ()
+        names = [found.name for found in listed if _TAR.search(found.name) and "/" not in found.name]
+    except PermanentError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{without_secrets(manifest)}: not a manifest that relic wrote; {way_out}") from None
+    if not names:
+        raise InputError(f"{without_secrets(folder)}: holds no {split}.json, and lists no tars; {way_out}")
+    return [beside(folder, name) for name in names]
 
 
 def resolve_shards(

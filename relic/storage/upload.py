@@ -9,6 +9,7 @@ from relic.errors import InputError
 from relic.files import file_sha256
 from relic.shards.index import index_path
 from relic.shards.manifest import Manifest, ShardInfo, manifest_path
+from relic.shards.packed_files import check_there
 from relic.storage.objects import put_file
 from relic.storage.run_copy import read_versions, version_of, write_versions
 from relic.storage.urls import in_folder, without_secrets
@@ -40,7 +41,8 @@ def upload_split(folder: Path, manifest: Manifest, url: str) -> int:
 
 
 def check_packed_tar(tar: Path, info: ShardInfo) -> None:
-    """Raise InputError for a tar of a packed set that changed."""
+    """Raise InputError for a tar of a packed set that is missing or changed."""
+    check_there(tar)
     if file_sha256(tar) != info.sha256:
         raise InputError(f"{tar}: differs from its manifest; pack it again")
 

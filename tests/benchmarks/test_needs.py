@@ -69,7 +69,7 @@ def test_the_rows_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         "the set": "151.6 TB",
         "read": "29.1 GB/s",  # 192,000 x 151,552
         "cores, set on disks": "69",  # 64 + 5.4
-        "cores, set in a store": "93",  # 64 + 2.7 + 26.8
+        "cores, set in a store": "90",  # 64 + 2.7 + 23.8
         "from a store": "14.55 GB/s",
         "requests": "96,000/s",
         "requests in flight": "2,880",

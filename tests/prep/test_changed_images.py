@@ -156,7 +156,7 @@ def test_a_length_that_changes_while_it_is_packed(
 
     monkeypatch.setattr("prep.packing.pack_shard", grow)
     assert run(tmp_path) == 1
-    assert "changed while it was packed; run the command again with --overwrite" in capsys.readouterr().err
+    assert "changed while it was packed; run the command again\n" in capsys.readouterr().err
     monkeypatch.setattr("prep.packing.pack_shard", pack)
     assert run(tmp_path) == 0  # nothing was finished, so there is nothing to overwrite
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prep import uploading
+from prep import upload_shards, uploading, verify_shards
 from prep.config import PrepConfig
 from prep.make_shards import main
+from relic.errors import InputError
 from relic.storage.objects import put_file
 from relic.storage.spec import resolve_shards
 from tests.conftest import refusal
@@ -105,6 +106,38 @@ def test_a_set_that_was_packed_here_is_written_there(
         assert f"--out_dir {tmp_path}/whole: its shards are at {URL}; give --out_url {URL}" in capsys.readouterr().err
 
 
+def test_the_way_out_of_a_difference_is_one_that_is_allowed(
+    coco: Path, tmp_path: Path, s3: S3Server, tasks_here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--overwrite is not, with --out_url."""
+    out = ("--out_url", URL)
+    assert run(coco, tmp_path / "out", *out) == 0
+    way_out = "; use another --out_dir, and another --out_url\n"
+    assert run(coco, tmp_path / "out", *out, "--seed", "1") == 2
+    assert way_out in capsys.readouterr().err
+    small, *_, large = sorted((coco / "train2017").iterdir(), key=lambda path: path.stat().st_size)[1:]
+    large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))
+    assert run(coco, tmp_path / "out", *out) == 1
+    error = capsys.readouterr().err
+    assert "1 of the train images changed since they were packed" in error and way_out in error
+
+
+def test_its_folder_tells_where_the_shards_are(
+    coco: Path, tmp_path: Path, s3: S3Server, tasks_here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert run(coco, folder, "--out_url", URL) == 0
+    said = f"{folder}/train-000000.tar: --out_url wrote it to {URL}; give that URL"
+    with pytest.raises(InputError) as caught:
+        resolve_shards(str(folder), "train")
+    assert str(caught.value) == said
+    capsys.readouterr()
+    assert upload_shards.main(["--shards", str(folder), "--url", "s3://bucket/other"]) == 1
+    assert f"error: {said}\n" in capsys.readouterr().err
+    assert verify_shards.main(["--shards", str(folder)]) == 1
+    assert f"{said}\n" in capsys.readouterr().out
+
+
 def test_a_set_of_another_folder_is_not_replaced(
     coco: Path, tmp_path: Path, s3: S3Server, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,8 +152,8 @@ def test_a_set_of_another_folder_is_not_replaced(
 def test_what_is_no_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(lambda: PrepConfig(Path("x"), out_url="https://host/set"), capsys)
     assert said == "--out_url https://host/set: give a URL of s3, gs or az, such as s3://bucket/run"
-    said = refusal(lambda: PrepConfig(Path("x"), out_dir=Path("s3://bucket/set")), capsys)
-    assert said.startswith("--out_dir s3:/bucket/set: takes a folder, not a URL; ")
+    said = refusal(lambda: PrepConfig(Path("x"), out_url="s3://bucket/set#1"), capsys)
+    assert said == "--out_url s3://bucket/set: holds a ? or # after that; choose a name without them"
     assert "--out_url: not with --overwrite" in refusal(
         lambda: PrepConfig(Path("x"), out_url=URL, overwrite=True), capsys
     )

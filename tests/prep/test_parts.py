@@ -163,7 +163,9 @@ def test_parts_of_other_flags_are_refused(
 ) -> None:
     assert run(coco, tmp_path / "out", "--part", "0/2") == 0
     assert run(coco, tmp_path / "out", "--part", "1/2", "--size", "32") == 2
-    assert "width: 16 -> 32" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "width: 16 -> 32" in error
+    assert "; use another --out_dir, or delete the train files in this one\n" in error  # not by --overwrite
 
 
 @pytest.mark.commands

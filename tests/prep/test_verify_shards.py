@@ -86,7 +86,7 @@ def raise_accepted(value: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda out: (out / "train-000001.tar").unlink(), "train-000001.tar: cannot be read"),
+        (lambda out: (out / "train-000001.tar").unlink(), "train-000001.tar: the shard is missing; run"),
         (lambda out: (out / "train-000001.index").unlink(), "train-000001.index: the shard's index is missing"),
         (lambda out: (out / "train-000001.jsonl").unlink(), "train-000001.jsonl: missing"),
         (lambda out: (out / "train-000001.jsonl").write_text("{}\n"), "not a listing"),

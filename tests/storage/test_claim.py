@@ -36,6 +36,11 @@ def test_the_second_is_refused_by_the_name_of_the_first(s3: S3Server) -> None:
         assert FILE in s3.objects
 
 
+def test_a_bucket_that_is_not_there_is_told_with_the_flag(s3: S3Server) -> None:
+    with pytest.raises(InputError, match=r"^--save_url s3://other/run/\.writer\.json: there is no such bucket"):
+        Claim("s3://other/run", "--save_url")
+
+
 def test_one_that_was_killed_on_this_machine_is_followed_at_once(s3: S3Server) -> None:
     code = f"import os, signal; from relic.storage.claim import Claim; Claim({URL!r}, 'x'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9

@@ -1,14 +1,17 @@
 """Object stores: an S3 server on loopback, its faults, and the credentials that reach it."""
 
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from relic.errors import InputError
+from relic.storage.download import download
 from relic.storage.faults import MissingError, NetworkError, PermanentError
 from relic.storage.objects import head, list_files, put_file, read_range
 from relic.storage.spec import resolve_shards
@@ -57,7 +60,7 @@ def test_what_is_put_is_listed_and_read_back(tmp_path: Path, s3: S3Server, size:
     if size:
         assert bytes(read_range("s3://bucket/run/last one.pt", 3, 7)) == data[3:10]
         assert s3.ranges == ["bytes=3-9"]
-        with pytest.raises(PermanentError, match=r"last one\.pt: ends before byte [\d,]+$"):
+        with pytest.raises(PermanentError, match=r"last one\.pt: ends before byte [\d,]+; write the file there again$"):
             read_range("s3://bucket/run/last one.pt", size - 2, 3)
 
 
@@ -91,6 +94,50 @@ def test_faults_are_one_line_each(s3: S3Server, monkeypatch: pytest.MonkeyPatch)
         read_range("s3://bucket/x", 0, 1)
     assert "ANOTHERKEY" not in str(caught.value)
     assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("s3://bucket/set#1", "s3://bucket/set: holds a ? or # after that; "),
+        ("s3://bucket/set?1/x.tar", "s3://bucket/set: holds a ? or # after that; "),
+        ("s3://bucket/a/../x.tar", "s3://bucket/a/../x.tar: a part of its path is empty, `.` or `..`; "),
+        ("s3://bucket/a//x.tar", "s3://bucket/a//x.tar: a part of its path is empty, `.` or `..`; "),
+        ("s3://[bucket/x.tar", "s3://[bucket/x.tar: not a URL; "),
+        ("s3://bu cket/x.tar", "s3://bu cket/x.tar: not a URL that can be read; "),
+        ("http://127.0.0.1:99999/x.tar", "http://127.0.0.1:99999/x.tar: not a URL that can be read; "),
+        ("http://[::1/x.tar", "http://[::1/x.tar: not a URL that can be read; "),
+        ("http://127.0.0.1:1/..%2fx.tar", "http://127.0.0.1:1/..%2fx.tar: not a URL that can be read; "),
+    ],
+)
+def test_what_is_no_url_of_a_file_is_one_line(s3: S3Server, tmp_path: Path, url: str, what: str) -> None:
+    """A name that would be cut at a # is not written: all files of such a folder would be one."""
+    calls: list[Callable[[], object]] = [
+        lambda: head(url),
+        lambda: read_range(url, 0, 1),
+        lambda: download(url, tmp_path / "x", lambda path: None),
+    ]
+    if url.startswith("s3"):
+        calls += [lambda: list(list_files(url)), lambda: put_file(Path(__file__), url)]
+    for call in calls:
+        with pytest.raises(PermanentError) as caught:
+            call()
+        assert re.sub(r"(?<=tar)/(?=:)", "", str(caught.value)).startswith(what)
+    assert not s3.objects
+
+
+def test_a_listing_that_cannot_be_read_is_one_line(s3: S3Server) -> None:
+    s3.objects["bucket/set/../x"] = b"1"
+    with pytest.raises(PermanentError, match=r"^s3://bucket/set/: a name there has a part that is empty, `\.` or"):
+        list(list_files("s3://bucket/set"))
+
+
+def test_a_server_without_a_protocol_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(
+        PermanentError, match=r"^AWS_ENDPOINT_URL: the URL of a server begins with http:// or https://$"
+    ):
+        head("s3://bucket/x")
 
 
 def test_a_busy_store_is_asked_again_and_not_for_ever(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

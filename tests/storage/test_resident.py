@@ -27,7 +27,7 @@ from relic.shards import shard_set
 from relic.shards.index import read_index_header
 from relic.shards.manifest import ShardInfo
 from relic.shards.shard_set import ShardSet
-from relic.storage import objects, resident
+from relic.storage import download, objects, resident
 from relic.storage.faults import NetworkError, PermanentError
 from relic.storage.resident import CacheRoom, choose_residents
 from relic.storage.spec import resolve_shards
@@ -224,6 +224,15 @@ def test_a_bound_that_the_disk_cannot_hold_is_refused(
     assert keys_of(resolve_shards(PATTERN, "train", room=CacheRoom(1, tmp_path / "cache"))) == KEYS
 
 
+@pytest.mark.parametrize("cache_gb", [0, 1])
+def test_a_full_disk_is_not_taken_for_a_missing_manifest(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: int
+) -> None:
+    monkeypatch.setattr(download, "DISK_RESERVE_BYTES", 1 << 62)
+    with pytest.raises(InputError, match=r"^s3://bucket/set/train\.json: the disk of .* is full; .* by --cache_dir"):
+        resolve_shards(PATTERN, "train", room=CacheRoom(1) if cache_gb else None)
+
+
 def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "_PATIENT_RETRIES", 1)
     shards = opened(1e-9)
@@ -233,7 +242,7 @@ def test_a_server_that_fails_meanwhile_is_one_line(packed: Path, s3: S3Server, m
     s3.busy.clear()
     assert keys_of(shards) == KEYS
     s3.objects[f"bucket/set/{NAMES[3]}"] = bytes(100_000)  # replaced meanwhile
-    with pytest.raises(InputError, match=r"train-000003\.tar: sample train\d+: "):
+    with pytest.raises(InputError, match=r"^s3://bucket/set/train-000003\.tar: sample train\d+: "):  # not in the cache
         keys_of(shards)
 
 
@@ -341,7 +350,20 @@ def test_a_shard_that_is_not_as_the_manifest_says_is_not_kept(
     opened(1)
     wait_until(lambda: "its samples are read from there" in caplog.text)
     assert "train-000002.tar: could not be fetched in 3 attempts: its bytes differ from the manifest" in caplog.text
+    assert "; write the file there again; its samples" in caplog.text
     wait_until(lambda: whole(packed) == NAMES[:2] + NAMES[3:])
+
+
+def test_the_cache_is_filled_after_a_fault_of_the_network(
+    packed: Path, s3: S3Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was not there yet would be read from the server in every epoch."""
+    monkeypatch.setattr(download, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(resident, "_AGAIN_SECONDS", 0.1)
+    s3.busy = Counter({f"bucket/set/{name}": 4 for name in NAMES[1:]})  # more than a download asks
+    opened(1)
+    wait_until(lambda: whole(packed) == NAMES)
+    assert "HTTP 503, SlowDown); trying again in 0 s" in caplog.text
 
 
 def test_what_cannot_be_read_in_parts_is_refused(packed: Path, s3: S3Server) -> None:

@@ -1,4 +1,4 @@
-"""The text of `--shards`, read without opening a file."""
+"""The text of `--shards`: what it names, and the folders of servers among that."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relic.errors import InputError
-from relic.storage.spec import _expansions, parse_spec, tars_of_split
+from relic.storage.resident import CacheRoom
+from relic.storage.spec import _expansions, parse_spec, resolve_shards, tars_of_split
 from relic.storage.urls import beside, file_name, is_url, without_secrets
+from tests.conftest import write_shards
+from tests.storage.http_shards import serve
+from tests.storage.s3_server import S3Server
 
 
 def test_a_folder_local_tars_and_urls_are_told_apart(tmp_path: Path) -> None:
@@ -99,3 +103,44 @@ def test_the_parts_of_a_url() -> None:
     assert without_secrets(url) == "s3://bucket/set/train-000000.tar"
     assert not is_url("C/x.tar")
     assert is_url("pipe:cat x")
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_folder_of_a_store_stands_for_the_tars_of_its_manifest(tmp_path: Path, s3: S3Server, end: str) -> None:
+    write_shards(tmp_path / "set", counts=(3, 2), side=16)
+    s3.put_folder("bucket/a set", {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()})
+    s3.objects["bucket/a set/train-000002.tar"] = b"of an earlier set"
+    opened = resolve_shards(f"s3://bucket/a set{end}", "train")
+    assert opened.fingerprint == resolve_shards(str(tmp_path / "set"), "train").fingerprint
+    bounded = resolve_shards(f"s3://bucket/a set{end}", "train", room=CacheRoom(1))
+    assert bounded.fingerprint == opened.fingerprint
+    with pytest.raises(InputError, match=r"^--shards s3://bucket/a set.*: names no val shard; "):
+        resolve_shards(f"s3://bucket/a set{end}", "val")
+    for manifest in (b"<html>", b'{"format_version": 1}', b'{"packing": 1}'):
+        s3.objects["bucket/a set/train.json"] = manifest
+        with pytest.raises(InputError, match=r"^s3://bucket/a set/train\.json: not a manifest.*; name the tars, such"):
+            resolve_shards(f"s3://bucket/a set{end}", "train")
+
+
+def test_a_folder_without_a_manifest_stands_for_the_tars_that_the_store_lists(tmp_path: Path, s3: S3Server) -> None:
+    write_shards(tmp_path / "set", counts=(3, 2), side=16)
+    tars = {f"train-{name}.tar": (tmp_path / f"set/train-00000{name}.tar").read_bytes() for name in (0, 1)}
+    s3.put_folder("bucket/v1.5", {**tars, "train.txt": b"", "below/train-2.tar": b""})
+    assert resolve_shards("s3://bucket/v1.5", "train").samples == (3, 2)
+    with pytest.raises(InputError, match=r"^s3://bucket/v1/: holds no train\.json, and lists no tars; name the tars"):
+        resolve_shards("s3://bucket/v1", "train")
+
+
+def test_a_folder_of_a_web_server_ends_with_a_slash(tmp_path: Path) -> None:
+    write_shards(tmp_path / "set", counts=(3, 2), side=16)
+    with serve(tmp_path / "set") as server:
+        user = server.url.replace("://", "://me:S3CRET@")
+        assert resolve_shards(f"{user}/?key=S3CRET", "train").samples == (3, 2)
+        server.errors["train.json"] = 404
+        with pytest.raises(InputError, match=rf"^{server.url}/: holds no train\.json, and lists no tars; ") as caught:
+            resolve_shards(f"{user}/?key=S3CRET", "train")
+        assert "S3CRET" not in str(caught.value)
+        server.requests.clear()
+        with pytest.raises(InputError, match=rf"^{server.url}: "):
+            resolve_shards(server.url, "train")
+        assert server.requests["set"] > 0  # it may be a tar

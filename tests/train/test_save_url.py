@@ -20,6 +20,8 @@ def test_another_machine_goes_on_from_the_copy(
         run(*url, folder=tmp_path / "first")
     assert run(*url, folder=tmp_path / "other") == 2  # neither --resume nor --overwrite
     assert "--save_url s3://bucket/run: holds a run; --resume auto continues it" in capsys.readouterr().err
+    assert run("--save_url", "s3://other/run", folder=tmp_path / "other") == 2
+    assert "--save_url s3://other/run/.writer.json: there is no such bucket (HTTP 404)\n" in capsys.readouterr().err
     assert run(*url, "--resume", "auto", folder=tmp_path / "second") == 0
     assert_equal(weights(tmp_path / "second"), weights(tmp_path / "whole"))
     assert [line["step"] for line in lines(tmp_path / "second", "train")] == [
