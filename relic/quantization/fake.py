@@ -32,6 +32,8 @@ _LEVELS = 255
 _PIXEL = float(torch.tensor(1 / _LEVELS))
 _MOST = 127
 _TINY = torch.finfo(torch.float32).tiny
+_SMALLEST_STEP = 1e-12
+"""Of a ReLU that gives 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class FakeQuantization:
     """Per ReLU: the logarithm of its step, (1,). A change by a learning rate is then relative to the step."""
     momentum: float = 0.0
     """In training, the share of each batch's largest value in the range of a ReLU: a moving average. 0: not used."""
+    range_levels: int = _LEVELS
+    """The level of the largest value of a ReLU. The levels above it are for larger values."""
     over_ranks: Callable[[Tensor], Tensor] = lambda largest: largest
     """Makes the largest value of this rank's batch, 0-dimensional, that of the whole batch."""
     transforms: Collection[str] = ("g_a", "g_s")
@@ -127,7 +131,7 @@ class FakeQuantization:
     def set_ranges(self, ranges: Mapping[str, float]) -> None:
         """Set the largest value of each ReLU."""
         for name, largest in ranges.items():
-            self.log_steps[name].fill_(largest / _LEVELS).clamp_(min=1e-12).log_()
+            self.log_steps[name].fill_(largest / self.range_levels).clamp_(min=_SMALLEST_STEP).log_()
 
     def attach(self) -> None:
         """Quantize the model from now on."""
@@ -212,8 +216,8 @@ class FakeQuantization:
 
     @torch.no_grad()
     def _follow(self, name: str, x: Tensor) -> None:
-        largest = self.over_ranks(x.amax()).clamp(min=_TINY) / _LEVELS
-        self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), largest, self.momentum).log())
+        step = (self.over_ranks(x.amax()) / self.range_levels).clamp(min=_SMALLEST_STEP)
+        self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), step, self.momentum).log())
 
     def _on_grid(self, latents: Tensor, grid: LatentGrid) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(latents, float(grid.scale), grid.zero_point, 0, _LEVELS)
