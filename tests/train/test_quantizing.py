@@ -65,6 +65,7 @@ def test_ranges_can_follow_the_largest_values(
     ranges: str, reduce_range: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torch's observer with the settings of DRP-AI's sample: 0.99 of the range, 0.01 of the largest value."""
+    observer_class: Any = MovingAverageMinMaxObserver  # torch does not declare its types
     step, seen, largest = Learner.step, [], []
 
     def watched(self: Learner, *given: Any) -> Any:
@@ -81,7 +82,7 @@ def test_ranges_can_follow_the_largest_values(
     assert run(*flags, folder=tmp_path) == 0
     assert len(seen) == 4 and len(largest) == 2
     for before, after, value in zip(seen[::2], seen[1::2], largest, strict=True):
-        observer = MovingAverageMinMaxObserver(quant_min=0, quant_max=255, reduce_range=reduce_range)
+        observer: Any = observer_class(quant_min=0, quant_max=255, reduce_range=reduce_range)
         observer(torch.tensor([0.0, value]))
         assert after == pytest.approx(0.99 * before + 0.01 * observer.calculate_qparams()[0].item(), rel=1e-5)
         assert after != before
