@@ -107,6 +107,8 @@ class FakeQuantization:
     """The level of the largest value of a ReLU. The levels above it are for larger values."""
     over_ranks: Callable[[Tensor], Tensor] = lambda largest: largest
     """Makes the largest value of this rank's batch, 0-dimensional, that of the whole batch."""
+    float_latents: bool = False
+    """Whether the encoder gives latents in float, beside the grid: for a loss that adds noise to them."""
     transforms: Collection[str] = ("g_a", "g_s")
     """The others stay in float."""
 
@@ -193,15 +195,14 @@ class FakeQuantization:
         step_in, _ = self.ends(stage)
         if source is None and not encodes and self.grid is not None:
             x = self._on_grid(x, self.grid)
-        bias = self._exact_bias(
-            stage, steps, step_in, moved_in=not encodes and source is None, moved_out=encodes and last
-        )
+        given = encodes and last and not self.float_latents
+        bias = self._exact_bias(stage, steps, step_in, moved_in=not encodes and source is None, moved_out=given)
         output = _add_bias(_run(stage.layer, x, weights, None), bias)
         if not last:
             return output
         if not encodes:
             return torch.fake_quantize_per_tensor_affine(output, 1 / _LEVELS, 0, 0, _LEVELS)
-        return output if self.grid is None else self._on_grid(output, self.grid)
+        return self._on_grid(output, self.grid) if given and self.grid is not None else output
 
     def _rectify(self, name: str, x: Tensor) -> Tensor:
         """ReLU and rounding in one: what is below level 0 becomes 0."""
