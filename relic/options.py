@@ -23,7 +23,7 @@ AmpDtype = Literal["bf16", "fp16"]
 Policy = Literal["none", "entropy", "entropy+decoder", "all_normexp", "custom"]
 """Which modules stay in fp32 under mixed precision."""
 OptimizerName = Literal["adam", "adamw", "soap"]
-QatRanges = Literal["learned", "moving_average"]
+QatRanges = Literal["learned", "moving_average", "drpai"]
 """How --qat finds the ranges of activations."""
 Sched = Literal["cosine", "none", "onecycle", "plateau"]
 

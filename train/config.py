@@ -185,8 +185,8 @@ class TrainConfig:
     qat_upsample: Upsample = "subpixel"
     """The --upsample of the export, for --qat: deconv5 and deconv6 have other steps for their weights."""
     qat_ranges: QatRanges = "learned"
-    """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch, for
-    example for DRP-AI."""
+    """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch.
+    drpai: the same, with twice the step, as DRP-AI's quantizer has it: the largest value is at level 127 of 255."""
     compile: bool = False
     """Compile the model with torch.compile."""
     decode_threads: int = 0
@@ -267,7 +267,7 @@ class TrainConfig:
                 "--rounded_epochs: trains the decoder; choose --train_scope all, or --replace_parts decoder or all"
             )
         if self.rounded_epochs and self.qat:
-            raise InputError("--rounded_epochs: does not go with --qat, which learns the steps of the latents")
+            raise InputError("--rounded_epochs: does not go with --qat; leave out one of the two")
 
     def _check_qat(self) -> None:
         if not self.qat:

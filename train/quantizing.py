@@ -1,6 +1,7 @@
 """Quantization-aware training: the steps of activations are learnt with the weights, and do not move at the end."""
 
 import functools
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ _FROZEN_SHARE = 0.1
 _CROPS_PER_BATCH = 4
 _MOMENTUM = 0.01
 """Of torch's `MovingAverageMinMaxObserver`."""
+_RANGE_LEVELS: dict[QatRanges, int] = {"learned": 255, "moving_average": 255, "drpai": 127}
+"""The level of the largest value. DRP-AI: Renesas DRP-AI TVM v2.7.0, QAT/PyTorch_sample/qat_retrain.py, which sets
+`reduce_range`."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -42,7 +48,7 @@ class Quantizing:
     def begin_step(self, step: int) -> None:
         """Called before training step `step` (from 0)."""
         moves = step < self.frozen_from
-        self.fake.momentum = _MOMENTUM if moves and self.ranges == "moving_average" else 0.0
+        self.fake.momentum = _MOMENTUM if moves and self.ranges != "learned" else 0.0
         for parameter in self.parameters:
             parameter.requires_grad_(moves and self.ranges == "learned")
 
@@ -76,12 +82,23 @@ def start_quantizing(
 ) -> Quantizing:
     """Quantize `model` from now on. The first ranges are measured on crops (uint8); a resumed run has none."""
     over_ranks = functools.partial(max_over_ranks, world=world)
-    fake = FakeQuantization(model, by_phase=upsample.startswith("subpixel"), over_ranks=over_ranks)
+    fake = FakeQuantization(
+        model, by_phase=upsample.startswith("subpixel"), range_levels=_RANGE_LEVELS[ranges], over_ranks=over_ranks
+    )
+    frozen_from = num_steps - int(num_steps * _FROZEN_SHARE)
+    if world.is_main:
+        log.info(
+            "training with the roundings of INT8 in %d layers, for --upsample %s; ranges (%s) stay from step %d on",
+            len(fake.stages),
+            upsample,
+            ranges,
+            frozen_from + 1,
+        )
     if crops_BHWC is not None:
         fake.set_ranges(observe_ranges(model, _batches(crops_BHWC, world)))
         copy_from_main((parameter.data for parameter in fake.log_steps.values()), world)
     fake.attach()
-    return Quantizing(fake, upsample, ranges, num_steps - int(num_steps * _FROZEN_SHARE), world)
+    return Quantizing(fake, upsample, ranges, frozen_from, world)
 
 
 def _batches(crops_BHWC: Tensor, world: World) -> Iterable[Tensor]:

@@ -1,7 +1,7 @@
 """Convert the parts of an export to INT8, and measure what that costs on crops that calibration has not seen."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ def convert_to_int8(
     if "full" in floats:
         both = halves | quantized
         models["full"] = join_parts(both["encoder"], both["decoder"], source.tables.medians)
-    return Int8(models, cost, _facts(config, source, crops, cost))
+    return Int8(models, cost, _facts(config, source, quantized, crops, cost))
 
 
 def _method(
@@ -213,10 +213,14 @@ def _images(shards: ShardSet, count: int, size: InputSize) -> Iterator[Floats]:
         yield fit_to_size(crop_HWC, size.height, size.width)[None]
 
 
-def _facts(config: ExportConfig, source: ExportSource, crops: Int8Crops, cost: Cost) -> dict[str, Any]:
+def _facts(
+    config: ExportConfig, source: ExportSource, quantized: Collection[Part], crops: Int8Crops, cost: Cost
+) -> dict[str, Any]:
+    trained = "" if source.quantization is None else " ".join(source.quantization["activation_steps"])
+    default = "qat" if any(prefix_of(part) in trained for part in quantized) else "percentile"
     return {
         "calibration": {
-            "method": config.calib_method or ("percentile" if source.quantization is None else "qat"),
+            "method": config.calib_method or default,
             "crops": crops.calib_images,
             "fingerprint": crops.train.fingerprint,
         },

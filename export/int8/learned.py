@@ -103,12 +103,13 @@ def learn(
     """Learn how to quantize `transforms` of a codec, which have ReLU, on crops (uint8). `model` is not changed.
 
     The loss is the mean squared error of pixels in [0, 1] plus `lambda_bpp` times the estimated bits per pixel. The
-    decoder is given rounded latents, as the device is.
+    decoder is given rounded latents, as the device is. The latents are not on their grid: on it they are moved, and the
+    entropy bottleneck would estimate the rate of others.
     """
     model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     batches = [to_float(images_BHWC[first : first + _BATCH]) for first in range(0, len(images_BHWC), _BATCH)]
     ranges = observe_ranges(model, batches)
-    fake = _Adjustable(model, by_phase=by_phase, grid=grid, transforms=transforms)
+    fake = _Adjustable(model, by_phase=by_phase, grid=grid, float_latents=True, transforms=transforms)
     fake.set_ranges({name: largest for name, largest in ranges.items() if name in fake.log_steps})
     fake.attach()
     optimizer = torch.optim.Adam(fake.groups(), betas=(0.9, 0.99))

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +21,12 @@ from relic.options import Parts, Upsample
 FORMAT = "relic-checkpoint"
 VERSION = 1
 _MAX_TEXT = 200
-_RELUS = {f"{transform}.{place}" for transform in ("g_a", "g_s") for place in (1, 3, 5)}
+_RELUS = {
+    parts: [f"{transform}.{place}" for transform in transforms for place in (1, 3, 5)]
+    for parts, transforms in {"none": (), "encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}.items()
+}
+_STEPS = 1e-30, 1e30
+"""Steps of activations beyond these, or products with a step of weights, are 0 or infinite in float32."""
 _MAX_VALUE_TEXT = 1 << 16
 _MAX_ENTRIES = 1000
 
@@ -139,6 +143,7 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
         if not isinstance(described.name, str):
             raise ValueError(f"architecture: name {shown(described.name)}")
         _check_fields(values)
+        _check_quantization(values.get("quantization"), described.replaced)
         if described.replaced == "none":
             values["swap_init"] = "none"
         values["contexts"] = _contexts(values.get("contexts"), latent)
@@ -178,12 +183,11 @@ def _check_fields(values: dict[str, Any]) -> None:
     for key, value in values.get("metrics", {}).items():
         if not is_plain(value) or isinstance(value, bool | str):
             raise ValueError(f"metrics holds a value that is no number: {key:.40}")
-    _check_quantization(values.get("quantization"))
     if not isinstance(values.get("training"), dict | None):
         raise ValueError("training is no dict")
 
 
-def _check_quantization(value: Any) -> None:
+def _check_quantization(value: Any, replaced: Parts) -> None:
     if value is None:
         return
     if type(value) is not dict or set(value) != {"upsample", "activation_steps"}:
@@ -191,10 +195,10 @@ def _check_quantization(value: Any) -> None:
     if value["upsample"] not in get_args(Upsample):
         raise ValueError(f"quantization: upsample {shown(value['upsample'])}")
     steps = value["activation_steps"]
-    if type(steps) is not dict or not set(steps) <= _RELUS:
-        raise ValueError("quantization: activation_steps is no dict of ReLUs")
+    if type(steps) is not dict or list(steps) != _RELUS[replaced]:
+        raise ValueError(f"quantization: activation_steps is no dict of {', '.join(_RELUS[replaced])}")
     for name, step in steps.items():
-        if type(step) is not float or not 0 < step < math.inf:
+        if type(step) is not float or not _STEPS[0] < step < _STEPS[1]:
             raise ValueError(f"quantization: the step of {name} is {shown(step)}")
 
 

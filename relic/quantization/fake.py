@@ -32,6 +32,8 @@ _LEVELS = 255
 _PIXEL = float(torch.tensor(1 / _LEVELS))
 _MOST = 127
 _TINY = torch.finfo(torch.float32).tiny
+_SMALLEST_STEP = 1e-12
+"""Of a ReLU that gives 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,12 @@ class FakeQuantization:
     """Per ReLU: the logarithm of its step, (1,). A change by a learning rate is then relative to the step."""
     momentum: float = 0.0
     """In training, the share of each batch's largest value in the range of a ReLU: a moving average. 0: not used."""
+    range_levels: int = _LEVELS
+    """The level of the largest value of a ReLU. The levels above it are for larger values."""
     over_ranks: Callable[[Tensor], Tensor] = lambda largest: largest
     """Makes the largest value of this rank's batch, 0-dimensional, that of the whole batch."""
+    float_latents: bool = False
+    """Whether the encoder gives latents in float, beside the grid: for a loss that adds noise to them."""
     transforms: Collection[str] = ("g_a", "g_s")
     """The others stay in float."""
 
@@ -127,7 +133,7 @@ class FakeQuantization:
     def set_ranges(self, ranges: Mapping[str, float]) -> None:
         """Set the largest value of each ReLU."""
         for name, largest in ranges.items():
-            self.log_steps[name].fill_(largest / _LEVELS).clamp_(min=1e-12).log_()
+            self.log_steps[name].fill_(largest / self.range_levels).clamp_(min=_SMALLEST_STEP).log_()
 
     def attach(self) -> None:
         """Quantize the model from now on."""
@@ -189,15 +195,14 @@ class FakeQuantization:
         step_in, _ = self.ends(stage)
         if source is None and not encodes and self.grid is not None:
             x = self._on_grid(x, self.grid)
-        bias = self._exact_bias(
-            stage, steps, step_in, moved_in=not encodes and source is None, moved_out=encodes and last
-        )
+        given = encodes and last and not self.float_latents
+        bias = self._exact_bias(stage, steps, step_in, moved_in=not encodes and source is None, moved_out=given)
         output = _add_bias(_run(stage.layer, x, weights, None), bias)
         if not last:
             return output
         if not encodes:
             return torch.fake_quantize_per_tensor_affine(output, 1 / _LEVELS, 0, 0, _LEVELS)
-        return output if self.grid is None else self._on_grid(output, self.grid)
+        return self._on_grid(output, self.grid) if given and self.grid is not None else output
 
     def _rectify(self, name: str, x: Tensor) -> Tensor:
         """ReLU and rounding in one: what is below level 0 becomes 0."""
@@ -212,8 +217,8 @@ class FakeQuantization:
 
     @torch.no_grad()
     def _follow(self, name: str, x: Tensor) -> None:
-        largest = self.over_ranks(x.amax()).clamp(min=_TINY) / _LEVELS
-        self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), largest, self.momentum).log())
+        step = (self.over_ranks(x.amax()) / self.range_levels).clamp(min=_SMALLEST_STEP)
+        self.log_steps[name].copy_(torch.lerp(self.log_steps[name].exp(), step, self.momentum).log())
 
     def _on_grid(self, latents: Tensor, grid: LatentGrid) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(latents, float(grid.scale), grid.zero_point, 0, _LEVELS)

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.ao.quantization import MovingAverageMinMaxObserver
 
 from relic.codec.checkpoint import load_checkpoint
+from relic.codec.model import Architecture, build_model
+from relic.quantization.fake import FakeQuantization
 from tests.train.runs import Killed, Run, assert_equal, lines, stop_after, weights
 from train.learner import Learner
 
 RELUS = ["g_a.1", "g_a.3", "g_a.5", "g_s.1", "g_s.3", "g_s.5"]
+GOOD = dict.fromkeys(RELUS, 1.0)
 EACH = ("--qat", "true", "--log_every", "1", "--save_every_steps", "1")
 
 
@@ -56,8 +60,12 @@ def test_steps_are_measured_then_learnt_then_kept(run: Run, tmp_path: Path, monk
     assert not torch.equal(seen[8][1], seen[9][1])
 
 
-def test_ranges_can_follow_the_largest_values(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The moving average of torch's observer: 0.99 of the range, and 0.01 of the batch's largest value."""
+@pytest.mark.parametrize(("ranges", "reduce_range"), [("moving_average", False), ("drpai", True)])
+def test_ranges_can_follow_the_largest_values(
+    ranges: str, reduce_range: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's observer with the settings of DRP-AI's sample: 0.99 of the range, 0.01 of the largest value."""
+    observer_class: Any = MovingAverageMinMaxObserver  # torch does not declare its types
     step, seen, largest = Learner.step, [], []
 
     def watched(self: Learner, *given: Any) -> Any:
@@ -70,12 +78,37 @@ def test_ranges_can_follow_the_largest_values(run: Run, tmp_path: Path, monkeypa
         return values
 
     monkeypatch.setattr(Learner, "step", watched)
-    flags = ("--qat", "true", "--qat_ranges", "moving_average", "--epochs", "1", "--batch_size", "6")
+    flags = ("--qat", "true", "--qat_ranges", ranges, "--epochs", "1", "--batch_size", "6")
     assert run(*flags, folder=tmp_path) == 0
     assert len(seen) == 4 and len(largest) == 2
     for before, after, value in zip(seen[::2], seen[1::2], largest, strict=True):
-        assert after == pytest.approx(0.99 * before + 0.01 * value / 255, rel=1e-5)
+        observer: Any = observer_class(quant_min=0, quant_max=255, reduce_range=reduce_range)
+        observer(torch.tensor([0.0, value]))
+        assert after == pytest.approx(0.99 * before + 0.01 * observer.calculate_qparams()[0].item(), rel=1e-5)
         assert after != before
+
+
+def test_the_first_ranges_of_drp_ai_end_at_level_127(run: Run, tmp_path: Path) -> None:
+    for ranges in ("moving_average", "drpai"):
+        assert run("--qat", "true", "--qat_ranges", ranges, "--epochs", "0", folder=tmp_path / ranges) == 0
+    usual, theirs = (steps(tmp_path / ranges) for ranges in ("moving_average", "drpai"))
+    assert theirs["g_a.1"] == pytest.approx(usual["g_a.1"] * 255 / 127)
+
+
+def test_the_step_of_a_relu_that_gives_0_has_an_end() -> None:
+    fake = FakeQuantization(build_model(Architecture((4, 6), "all")), by_phase=False, momentum=0.5)
+    fake.attach()
+    fake.set_ranges(dict.fromkeys(RELUS, 0.0))
+    with torch.no_grad():
+        for _ in range(200):
+            fake.model.g_a[1](torch.full((1, 4, 8, 8), -1.0))
+    assert fake.activation_steps["g_a.1"] == pytest.approx(1e-12, rel=1e-5, abs=0)
+
+
+def test_the_log_says_what_is_rounded(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert run(*EACH, "--epochs", "5", "--batch_size", "6", "--replace_parts", "encoder", folder=tmp_path) == 0
+    assert "INT8 in 4 layers, for --upsample subpixel; ranges (learned) stay from step 10 on" in caplog.text
 
 
 def test_the_weights_are_those_of_other_roundings(run: Run, tmp_path: Path) -> None:
@@ -108,9 +141,13 @@ def test_parts_with_gdn_have_no_steps(run: Run, tmp_path: Path) -> None:
     [
         ({"upsample": "deconv5"}, "does not hold"),
         ({"upsample": "cubic", "activation_steps": {}}, "upsample"),
-        ({"upsample": "deconv5", "activation_steps": {"g_a.2": 1.0}}, "no dict of ReLUs"),
-        ({"upsample": "deconv5", "activation_steps": {"g_a.1": 0.0}}, "the step of g_a.1"),
-        ({"upsample": "deconv5", "activation_steps": {"g_a.1": torch.ones(1)}}, "the step of g_a.1"),
+        ({"upsample": "deconv5", "activation_steps": {**GOOD, "g_a.2": 1.0}}, "no dict of g_a.1, g_a.3"),
+        ({"upsample": "deconv5", "activation_steps": {"g_a.1": 1.0}}, "no dict of g_a.1, g_a.3"),
+        ({"upsample": "deconv5", "activation_steps": dict(reversed(GOOD.items()))}, "no dict of g_a.1, g_a.3"),
+        ({"upsample": "deconv5", "activation_steps": {**GOOD, "g_a.1": 0.0}}, "the step of g_a.1"),
+        ({"upsample": "deconv5", "activation_steps": {**GOOD, "g_a.1": 1e-60}}, "the step of g_a.1"),
+        ({"upsample": "deconv5", "activation_steps": {**GOOD, "g_a.1": 1e60}}, "the step of g_a.1"),
+        ({"upsample": "deconv5", "activation_steps": {**GOOD, "g_a.1": torch.ones(1)}}, "the step of g_a.1"),
     ],
 )
 def test_a_checkpoint_with_odd_steps_is_refused(wrong: object, message: str, run: Run, tmp_path: Path) -> None:

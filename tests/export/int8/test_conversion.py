@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -17,7 +16,7 @@ from export.codec import decode_file, encode_file
 from export.onnx_parts import main
 from relic.arrays import Floats
 from relic.bitstream.container import OVERHEAD_BYTES, unpack
-from relic.bitstream.tables import dequantize, quantize
+from relic.bitstream.tables import quantize
 from relic.onnx.layout import CALIBRATION, FLOAT
 from relic.onnx.sessions import load_tables, open_decoder, open_encoder, open_session
 from tests.conftest import write_shards
@@ -252,24 +251,3 @@ def test_a_float_set_takes_an_int8_set_s_place_whole(
     error = capsys.readouterr().err
     assert "its calibration belongs to no export" in error
     assert [path.name for path in (tmp_path / "own").rglob("*")] == [CALIBRATION, "notes.txt"]
-
-
-@pytest.mark.parametrize("upsample", ["deconv5", "subpixel"])
-def test_pixels_do_not_depend_on_the_number_of_threads(upsample: str, export: Export) -> None:
-    """And hardly on the level of optimisation: it decides whether sums are integers or float32."""
-    folder = export("all", "--upsample", upsample)
-    model, tables = (folder / "decoder.onnx").read_bytes(), load_tables(folder)
-    symbols = np.random.default_rng(0).integers(-4, 5, (tables.num_channels, SIDE // 16, SIDE // 16)).astype(np.int32)
-    y_hat = dequantize(symbols, tables)[None]
-    found = {}
-    for threads in (1, 2, 3):
-        for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_ALL"):
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            found[threads, level] = np.rint(session.run(None, {"y_hat": y_hat})[0] * 255)
-    for (threads, level), levels in found.items():
-        np.testing.assert_array_equal(levels, found[1, level], err_msg=f"{threads} threads")
-        assert np.mean(np.abs(levels - found[1, "DISABLE_ALL"]) <= 1) >= 0.999, level

@@ -170,3 +170,15 @@ def test_on_a_coarse_grid_the_latents_stay_within_a_small_part_of_a_symbol(model
     before, after = (list(stages_of(each, "g_a"))[-1].layer.bias for each in (model, found.model))
     assert before is not None and after is not None
     assert 0 < (after - before).abs().max() < 0.1
+
+
+@torch.no_grad()
+def test_the_rate_is_that_of_latents_which_were_not_moved_to_the_grid(model: FactorizedPrior) -> None:
+    """On a grid of whole symbols they are moved by up to half a symbol. The entropy bottleneck knows nothing of it."""
+    spied = copy.deepcopy(model)
+    seen: list[Tensor] = []
+    spied.entropy_bottleneck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with torch.enable_grad():
+        learn(spied, images(0), lambda_bpp=LAMBDA, by_phase=False, grid=LatentGrid(1, 128))
+    wanted = model.g_a(to_float(images(0))).mean((0, 2, 3))
+    torch.testing.assert_close(torch.cat(seen[:4]).mean((0, 2, 3)), wanted, rtol=0, atol=0.1)

@@ -55,6 +55,14 @@ def test_what_is_not_trained_is_calibrated(tmp_path: Path, crops: Crops) -> None
     assert len(scales(folder / "decoder.onnx")) > 8
 
 
+@pytest.mark.parametrize(("part", "method"), [("encoder", "qat"), ("decoder", "percentile")])
+def test_export_json_names_the_method_of_the_quantized_part(
+    part: str, method: str, tmp_path: Path, crops: Crops
+) -> None:
+    folder = export_of(tmp_path, crops, "encoder", "--int8_parts", part)
+    assert json.loads((folder / "export.json").read_text())["int8"]["calibration"]["method"] == method
+
+
 def test_a_method_that_is_given_comes_before_the_trained_steps(tmp_path: Path, crops: Crops) -> None:
     folder = export_of(tmp_path, crops, "all", "--calib_method", "minmax")
     assert not set(relu_scales(folder)) & {np.float32(step) for step in STEPS.values()}
