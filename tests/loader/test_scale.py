@@ -18,7 +18,7 @@ import xxhash
 from relic.loader import open_shard
 from relic.loader.loader import ShardLoader
 from relic.loader.order import epoch_order, train_batches
-from relic.shards import index, shard_set
+from relic.shards import index, packed_files, shard_set
 from relic.shards.index import IndexHeader, index_bytes, index_path, record_dtype
 from relic.shards.manifest import Manifest, ShardInfo, write_manifest
 from relic.shards.npy import npy_header
@@ -98,7 +98,8 @@ class Reads:
             return got
 
         system_preadv = os.preadv
-        monkeypatch.setattr(shard_set, "read_index_header", read_header)
+        for reader in (packed_files, shard_set):
+            monkeypatch.setattr(reader, "read_index_header", read_header)
         monkeypatch.setattr(shard_set, "read_records", read_records)
         monkeypatch.setattr(open_shard, "read_index", read_index)
         monkeypatch.setattr(os, "preadv", preadv)
