@@ -252,7 +252,9 @@ def test_a_shard_cut_under_a_running_loader_is_an_error(tmp_path: Path, make_sha
         next(batches)
         with tar.open("r+b") as file:
             file.truncate(2000)
-        with pytest.raises(InputError, match=r"train-000000\.tar: sample train\d+: .* the shard was cut"):
+        # A read that is under way at the cut may bring zeros in the place of what was cut off.
+        faults = r"(.* the shard was cut|its bytes changed since it was packed)"
+        with pytest.raises(InputError, match=rf"train-000000\.tar: sample train\d+: {faults}"):
             list(batches)
 
 
