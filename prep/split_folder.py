@@ -129,7 +129,7 @@ class SplitFolder:
         """Bytes of the split's shards, finished or not."""
         return sum(path.stat().st_size for path in self._own_files(rf"\.(tar|index|jsonl)({TEMPORARY_NAME.pattern})?"))
 
-    def _read_plan(self, way_out: str = "") -> Packing | None:
+    def _read_plan(self, way_out: str = "use another --out_dir") -> Packing | None:
         path = plan_path(self.folder, self.split)
         if not path.exists():
             return None
