@@ -22,7 +22,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from export.int8.bias_correction import correct_biases
 from export.int8.inputs import Calibration, load, range_of
 from export.int8.latent_bias import move_first_bias, move_last_bias
-from export.int8.overrides import KnownSteps, image_steps, known_step, known_steps, prefix_of
+from export.int8.overrides import KnownSteps, Overrides, image_steps, known_step, known_steps, prefix_of
 from export.parts import INPUT_NAMES, OUTPUT_NAMES, Part
 from relic.errors import InputError
 from relic.options import Method
@@ -80,21 +80,7 @@ def quantize_part(
         activations = [name for name, entries in known.items() if "axis" not in entries[0]]
         activations += [node.output[0] for node in model.graph.node if node.op_type in _OPERATORS]
         found = TensorsData(CalibrationMethod.MinMax, dict.fromkeys(activations, (np.float32(0), np.float32(1))))
-    quantizer = QDQQuantizer(
-        ready,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=found,
-        nodes_to_quantize=[],
-        nodes_to_exclude=[*_gdn_nodes(model), *last],
-        op_types_to_quantize=_OPERATORS,
-        extra_options={"TensorQuantOverrides": known},
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
-    quantized: onnx.ModelProto = quantizer.model.model
+    quantized = _quantize(ready, found, known, excluded=[*_gdn_nodes(model), *last])
     if not isinstance(method, KnownSteps):  # learned and trained biases fit the rounded weights
         correct_biases(model, quantized, inputs)
     del quantized.graph.value_info[:]  # onnxruntime keeps entries of tensors that it removed
@@ -104,6 +90,26 @@ def quantize_part(
     opsets = [(entry.domain, entry.version) for entry in quantized.opset_import]
     if opsets != [(entry.domain, entry.version) for entry in model.opset_import]:
         raise InputError(f"--int8: onnxruntime changed the opset to {opsets}; choose another --opset")
+    return quantized
+
+
+def _quantize(model: onnx.ModelProto, ranges: TensorsData, known: Overrides, *, excluded: list[str]) -> onnx.ModelProto:
+    """By onnxruntime's quantizer. `known` comes before `ranges`. The nodes named in `excluded` stay in float."""
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=[],
+        nodes_to_exclude=excluded,
+        op_types_to_quantize=_OPERATORS,
+        extra_options={"TensorQuantOverrides": known},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()  # the quantizer appends its nodes at the end
+    quantized: onnx.ModelProto = quantizer.model.model
     return quantized
 
 
