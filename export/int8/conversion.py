@@ -1,7 +1,7 @@
 """Convert the parts of an export to INT8, and measure what that costs on crops that calibration has not seen."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,11 +88,13 @@ def convert_to_int8(
     calibration = write_calibration(folder, source, size, crops.train, crops.calib_images)
     halves: dict[Part, onnx.ModelProto] = {}
     quantized: dict[Part, onnx.ModelProto] = {}
+    methods = []
     learned = _learn(config, upsample, crops, source, calibration) if config.calib_method == "learned" else None
     for part in ("encoder", "decoder"):
         halves[part] = floats.get(part) or export_part(part, source, size, config.opset, upsample)
         if (part in floats or "full" in floats) and config.int8_parts in (part, "all"):
             model, method = halves[part], _method(config, upsample, source, part, learned)
+            methods.append(method)
             if learned is not None:
                 changed = source._replace(model=learned.model)
                 model = export_part(part, changed, size, config.opset, upsample)
@@ -105,7 +107,7 @@ def convert_to_int8(
     if "full" in floats:
         both = halves | quantized
         models["full"] = join_parts(both["encoder"], both["decoder"], source.tables.medians)
-    return Int8(models, cost, _facts(config, source, quantized, crops, cost))
+    return Int8(models, cost, _facts(config, methods, crops, cost))
 
 
 def _method(
@@ -214,10 +216,9 @@ def _images(shards: ShardSet, count: int, size: InputSize) -> Iterator[Floats]:
 
 
 def _facts(
-    config: ExportConfig, source: ExportSource, quantized: Collection[Part], crops: Int8Crops, cost: Cost
+    config: ExportConfig, methods: Sequence[Method | KnownSteps], crops: Int8Crops, cost: Cost
 ) -> dict[str, Any]:
-    trained = "" if source.quantization is None else " ".join(source.quantization["activation_steps"])
-    default = "qat" if any(prefix_of(part) in trained for part in quantized) else "percentile"
+    default = "qat" if any(isinstance(method, KnownSteps) for method in methods) else "percentile"
     return {
         "calibration": {
             "method": config.calib_method or default,

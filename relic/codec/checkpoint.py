@@ -11,7 +11,7 @@ from compressai.models import FactorizedPrior
 from relic import __version__
 from relic.bitstream.contexts import Contexts
 from relic.codec.constants import MAX_CHANNELS
-from relic.codec.model import NAME, Architecture, build_model
+from relic.codec.model import NAME, TRANSFORMS, Architecture, build_model
 from relic.codec.tensor_file import check_state, read_tensors
 from relic.codec.weights import check_fit, load_weights
 from relic.errors import InputError
@@ -23,7 +23,7 @@ VERSION = 1
 _MAX_TEXT = 200
 _RELUS = {
     parts: [f"{transform}.{place}" for transform in transforms for place in (1, 3, 5)]
-    for parts, transforms in {"none": (), "encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s")}.items()
+    for parts, transforms in TRANSFORMS.items()
 }
 _STEPS = 1e-30, 1e30
 """Steps of activations beyond these, or products with a step of weights, are 0 or infinite in float32."""

@@ -46,10 +46,13 @@ def build_model(architecture: Architecture) -> FactorizedPrior:
     return model
 
 
+TRANSFORMS: dict[Parts, tuple[str, ...]] = {"encoder": ("g_a",), "decoder": ("g_s",), "all": ("g_a", "g_s"), "none": ()}
+"""Parts -> names of their transforms."""
+
+
 def transforms_of(model: FactorizedPrior, parts: Parts) -> dict[str, nn.Sequential]:
-    """Name -> transform of `parts`: `g_a` for encoder, `g_s` for decoder, both for all, empty for none."""
-    names = {"encoder": ["g_a"], "decoder": ["g_s"], "all": ["g_a", "g_s"], "none": []}[parts]
-    return {name: getattr(model, name) for name in names}
+    """Name -> transform of `parts`."""
+    return {name: getattr(model, name) for name in TRANSFORMS[parts]}
 
 
 def replace_gdn_with_relu(model: FactorizedPrior, mode: Parts) -> int:

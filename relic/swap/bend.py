@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relic.codec.model import ConvLayer
-from relic.swap.refit import Chunks, FittedLayer, Regression
+from relic.swap.refit import Chunks, FittedLayer, Regression, count_and_mean
 
 _BEND = 1.5
 """Standard deviations of the brightness above its mean, where the ReLU starts."""
@@ -59,8 +59,7 @@ def bend_if_better(
 
 def _covariance(chunks: Chunks) -> tuple[Tensor, Tensor]:
     """Mean (C,) and covariance (C, C) of the channels, float64."""
-    values = sum(chunk.numel() // chunk.size(1) for chunk in chunks)
-    mean = sum((chunk.double().sum((0, 2, 3)) for chunk in chunks), torch.zeros(1)) / values
+    values, mean = count_and_mean(chunks)
     products = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for chunk in chunks:
         centred = (chunk - mean.float()[:, None, None]).transpose(0, 1).flatten(1)

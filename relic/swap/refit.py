@@ -157,10 +157,15 @@ def relu_of_lifted(z_BCHW: Tensor, lift: Tensor) -> Tensor:
     return torch.relu(z_BCHW + lift.to(z_BCHW)[:, None, None])
 
 
+def count_and_mean(chunks: Chunks) -> tuple[int, Tensor]:
+    """Number of values per channel, and the mean of every channel, (C,) float64."""
+    values = sum(chunk.numel() // chunk.size(1) for chunk in chunks)
+    return values, sum((chunk.double().sum((0, 2, 3)) for chunk in chunks), torch.zeros(1)) / values
+
+
 def moments(chunks: Chunks) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every channel, (C,) float64."""
-    values = sum(chunk.numel() // chunk.size(1) for chunk in chunks)
-    mean = sum((chunk.double().sum((0, 2, 3)) for chunk in chunks), torch.zeros(1)) / values
+    values, mean = count_and_mean(chunks)
     squares = sum(
         ((chunk - mean.float()[:, None, None]).square().double().sum((0, 2, 3)) for chunk in chunks), torch.zeros(1)
     )
