@@ -23,8 +23,8 @@ from studies.runs import ROOT, Run, Study
 PROG = "studies/teachers.py"
 _TRAIN = (
     "--shards SHARDS --val_shards VAL --pretrained WORK/start-{rate}.pt --replace_parts none --train_scope all "
-    "--loss_type rd --distortion mse --lambda_bpp {rate} --epochs {epochs} --batch_size 16 --lr {lr} --sched onecycle "
-    "--recon_every 0 --save_every_steps 50 --resume auto"
+    "--loss_type rd --distortion mse --lambda_bpp {rate} --epochs {epochs} --batch_size 16 {optimizer} "
+    "--sched onecycle --recon_every 0 --save_every_steps 50 --resume auto"
 )
 
 
@@ -38,7 +38,7 @@ class ScaledCodec(NamedTuple):
     epochs: int
     channels: tuple[int, int] | None = None
     """N and M. None: those of the embedded codec."""
-    lr: str = "5e-4"
+    optimizer: str = "--lr 5e-4"
 
 
 TEACHERS = (
@@ -47,7 +47,7 @@ TEACHERS = (
     ScaledCodec("0.0023", 1, 0),
     ScaledCodec("0.0008", 1.4, 2),
 )
-WIDE = (ScaledCodec("0.0004", 2, 1, (128, 192), "1e-4"),)
+WIDE = (ScaledCodec("0.0004", 2, 4, (128, 192), "--optimizer soap --lr 5e-4"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if made.exists():
             continue
         save_scaled(teacher.scale, teacher.channels, config.work / f"start-{teacher.rate}.pt")
-        study.train(Run(made.stem, {}, _TRAIN.format(rate=teacher.rate, epochs=teacher.epochs, lr=teacher.lr)))
+        study.train(Run(made.stem, {}, _TRAIN.format(**teacher._asdict())))
         with open(config.work / made.stem / "last.pt", "rb") as trained, atomic_write(made) as file:
             shutil.copyfileobj(trained, file)
     print(f"written: {', '.join(f'teacher-{each.rate}.pt' for each in teachers)} in {config.out}")

@@ -77,6 +77,12 @@ def load_start(plan: TrainPlan, world: World, resumed: Checkpoint | None) -> Sta
         return Start(model.to(world.device), resumed.architecture, resumed.swap_init)
     config = plan.config
     model, codec = _load(config, world)
+    if codec.quantization and not config.qat and world.is_main:
+        log.warning(
+            "--pretrained %s was trained with --qat; this run trains in float, and drops its 8-bit steps. "
+            "Give --qat to keep the roundings in training",
+            without_secrets(config.pretrained),
+        )
     if config.initialisation == "calibrated":
         _calibrate(model, plan, world)
     replace_gdn_with_relu(model, config.replace_parts)

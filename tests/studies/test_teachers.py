@@ -57,10 +57,10 @@ def test_a_new_channel_is_used_by_the_gradient() -> None:
 
 
 def test_the_trainings_are_those_that_the_trainer_takes() -> None:
-    for rate, _, epochs, _, lr in (*TEACHERS, *WIDE):
-        arguments = teachers._TRAIN.format(rate=rate, epochs=epochs, lr=lr)
+    for teacher in (*TEACHERS, *WIDE):
+        arguments = teachers._TRAIN.format(**teacher._asdict())
         config = parse(TrainConfig, [*shlex.split(arguments), "--save_dir", "X"], prog="train/main.py")
-        assert config.lambda_bpp == float(rate) and config.epochs == epochs
+        assert config.lambda_bpp == float(teacher.rate) and config.epochs == teacher.epochs
 
 
 def test_what_is_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,17 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "naive" / "checkpoints" / "last.pt").architecture == Architecture((4, 6), "all")
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_float_run_says_that_it_drops_the_steps_of_qat(
+    again: bool, run: Run, crops: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("--qat", "true", "--epochs", "1", folder=tmp_path / "qat") == 0
+    source = tmp_path / "qat" / "checkpoints" / "last.pt"
+    assert main(from_file(crops, source, tmp_path / "next", "--replace_parts", "all", "--qat", f"{again}".lower())) == 0
+    said = f"--pretrained {source} was trained with --qat; this run trains in float" in caplog.text
+    assert said == (not again)
+
+
 def test_every_run_keeps_freed_memory(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is not calibrated, or goes on, needs it too."""
     calls: list[str] = []
