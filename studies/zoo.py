@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 if not __package__:  # run as a file: same import root as `python -m studies.zoo`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -35,10 +35,12 @@ _TUNE = (
     "--save_every_steps 25 --epochs {epochs}"
 )
 _UNTRAINED = "--epochs 0"
+_SWAPPED = {"relu": "all", "relu-encoder": "encoder", "relu-decoder": "decoder"}
+"""Kind of a codec -> where it has ReLU."""
 _TRAIN = {
     "gdn": f"{_LOAD} --replace_parts none --train_scope all {_UNTRAINED}",
     "trained": f"{_LOAD} --replace_parts none --train_scope all {{tune}}",
-    "relu": f"{_LOAD} --replace_parts all --swap_init calibrated {{tune}}",
+    **{kind: f"{_LOAD} --replace_parts {part} --swap_init calibrated {{tune}}" for kind, part in _SWAPPED.items()},
 }
 """How train/main.py makes each kind of codec. `trained` is GDN after the training that ReLU gets."""
 _EVALUATE = "--checkpoint WORK/{name}/last.pt --recon_count 0 --references false"
@@ -58,13 +60,17 @@ class Row(NamedTuple):
 
 _PLAIN = Row("GDN", "gdn", "plain", "--contexts false")
 _ANCHORS = (_PLAIN, Row("GDN with contexts", "gdn", "contexts"))
-_TRAINED = Row("GDN with contexts, trained as long as ReLU", "trained", "contexts")
-_RELU = Row("ReLU with contexts", "relu", "contexts")
+_TRAINED = Row("GDN with contexts, fine-tuned", "trained", "contexts")
+_RELU = (
+    Row("ReLU with contexts", "relu", "contexts"),
+    Row("ReLU in the encoder, with contexts", "relu-encoder", "contexts"),
+    Row("ReLU in the decoder, with contexts", "relu-decoder", "contexts"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZooConfig:
-    """Swap GDN codecs on both sides, calibrate, evaluate and export them, and print the table with BD-rates.
+    """Swap GDN codecs, calibrate, evaluate and export them, and print the table with BD-rates.
 
     Every run writes a JSON file to --out. If the command is started again, it skips finished runs. For other codecs or
     flags, give other folders.
@@ -79,6 +85,8 @@ class ZooConfig:
     Give this or --teachers."""
     teachers: Path | None = None
     """Folder of GDN codecs instead, one file per rate: checkpoints of train/main.py, or files of CompressAI's zoo."""
+    replace_parts: list[Literal["all", "encoder", "decoder"]] | None = None
+    """Where ReLU replaces GDN: a row of its own for each part that is given. By default `all`."""
     epochs: int = 0
     """Passes over the train shards to fine-tune each swapped codec. GDN is then trained on in the same way, in a row of
     its own. 0: calibration alone. With --teachers, the names of the files end with the --lambda_bpp of their training,
@@ -116,10 +124,10 @@ class ZooConfig:
     def rows(self) -> list[Row]:
         """The rows of each rate."""
         trained = [_TRAINED] if self.epochs else []
-        moved = (
-            [] if self.rdoq == "off" else [Row("ReLU with contexts and RDOQ", "relu", "rdoq", f"--rdoq {self.rdoq}")]
-        )
-        return [*_ANCHORS, *trained, _RELU, *moved]
+        swapped = [row for row in _RELU if _SWAPPED[row.kind] in (self.replace_parts or ["all"])]
+        rdoq = f"--rdoq {self.rdoq}"
+        moved = [row._replace(title=f"{row.title} and RDOQ", coding="rdoq", flags=rdoq) for row in swapped]
+        return [*_ANCHORS, *trained, *swapped, *([] if self.rdoq == "off" else moved)]
 
 
 class Teacher(NamedTuple):
@@ -156,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
-    """For each codec a run of GDN and one of ReLU; at the end those of GDN with ReLU's training.
+    """For each codec a run of GDN and those of ReLU; at the end those of GDN with ReLU's training.
 
     Raises InputError for --teachers that cannot be used.
     """
@@ -166,8 +174,9 @@ def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
             f"--teachers {unknown[0]}: its name does not end with its lambda_bpp, which --epochs needs; "
             "rename it as teacher-0.0023.pt, or give --epochs 0"
         )
-    pairs = [(teacher, kind) for teacher in teachers for kind in ("gdn", "relu")]
-    pairs += [(teacher, "trained") for teacher in teachers if config.epochs]
+    kinds = dict.fromkeys(row.kind for row in config.rows)
+    pairs = [(teacher, kind) for teacher in teachers for kind in kinds if kind != _TRAINED.kind]
+    pairs += [(teacher, _TRAINED.kind) for teacher in teachers if config.epochs]
     return [_run(config, teacher, kind) for teacher, kind in pairs]
 
 
@@ -181,7 +190,7 @@ def _run(config: ZooConfig, teacher: Teacher, kind: str) -> PlannedRun:
         if row.kind == kind
     }
     train = _TRAIN[kind].format(pretrained=teacher.pretrained, tune=tune)
-    export = f"--ckpt WORK/{name}/last.pt --part all" if kind == "relu" else ""
+    export = f"--ckpt WORK/{name}/last.pt --part all" if kind in _SWAPPED else ""
     return PlannedRun(Run(name, evaluate, train, {"kind": kind, "teacher": teacher.name}, export))
 
 
@@ -206,10 +215,10 @@ def _teachers(config: ZooConfig) -> list[Teacher]:
 
 
 def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
-    """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against GDN, where they exist."""
-    teachers = _teachers_of(results)
+    """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against those of GDN, where they exist."""
+    teachers, anchors = _teachers_of(results), [row for row in rows if row.kind not in _SWAPPED]
     codecs = [["codec", "coded as", *(f"{column}, {title}" for title in _SETS for column in ("PSNR dB", "bpp"))]]
-    rates = [["all rates", *(f"BD-rate to {anchor.title}, {title}" for title in _SETS for anchor in _ANCHORS)]]
+    rates = [["all rates", *(f"BD-rate to {anchor.title}, {title}" for title in _SETS for anchor in anchors)]]
     for teacher in teachers:
         for row in rows:
             points = [_points(results, [teacher], row, title) for title in _SETS]
@@ -221,7 +230,7 @@ def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> 
             continue
         cells = []
         for title in _SETS:
-            for anchor in _ANCHORS:
+            for anchor in anchors:
                 found = bd_rate(*(_points(results, teachers, each, title) for each in (anchor, row)))
                 cells.append(f"{found.percent:+.1f} %" if found and anchor != row else "")
         rates.append([row.title, *cells])

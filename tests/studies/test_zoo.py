@@ -109,6 +109,23 @@ def test_the_commands_are_those_that_the_stages_take() -> None:
                 parse(ExportConfig, [*shlex.split(run.export), "--out", "X"], prog="export/onnx_parts.py")
 
 
+def test_each_part_has_runs_and_rows_of_its_own() -> None:
+    settings = config(replace_parts=["decoder", "all"], rdoq="full")
+    runs = {run.name: run for run, _ in read_zoo_plan(settings)}
+    assert list(runs) == ["gdn-q1", "relu-q1", "relu-decoder-q1"]
+    train = parse(TrainConfig, [*shlex.split(runs["relu-decoder-q1"].train), "--save_dir", "X"], prog="train/main.py")
+    assert train.replace_parts == "decoder" and train.initialisation == "calibrated"
+    assert runs["relu-decoder-q1"].export and list(runs["relu-decoder-q1"].evaluate) == [
+        "val-contexts", "val-rdoq", "images-contexts", "images-rdoq"
+    ]  # fmt: skip
+    assert [row.title for row in settings.rows[2:]] == [
+        "ReLU with contexts",
+        "ReLU in the decoder, with contexts",
+        "ReLU with contexts and RDOQ",
+        "ReLU in the decoder, with contexts and RDOQ",
+    ]
+
+
 def test_the_table_has_each_codec_and_bjontegaards_rates() -> None:
     rows = config(rdoq="fast").rows
     text = zoo_table(results(4), rows)
