@@ -215,7 +215,7 @@ def _teachers(config: ZooConfig) -> list[Teacher]:
 
 
 def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> str:
-    """Markdown: PSNR and real rate of each codec, and the BD-rates of each row against those of GDN, where they exist."""
+    """Markdown: PSNR and real rate of each codec, and the BD-rates of each row to those of GDN, where they exist."""
     teachers, anchors = _teachers_of(results), [row for row in rows if row.kind not in _SWAPPED]
     codecs = [["codec", "coded as", *(f"{column}, {title}" for title in _SETS for column in ("PSNR dB", "bpp"))]]
     rates = [["all rates", *(f"BD-rate to {anchor.title}, {title}" for title in _SETS for anchor in anchors)]]

@@ -20,5 +20,5 @@ def draw_rates(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
             axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=label)
         axis.set(title=title, xlabel="real bpp", ylabel="PSNR, dB")
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend(fontsize=8, loc="lower right")
     save(figure, path)
