@@ -18,7 +18,10 @@ PROG = "benchmarks/remote.py"
 
 @dataclasses.dataclass(frozen=True)
 class RemoteBenchmarkConfig:
-    """Two sets of made-up raw 224x224 crops behind a web server: one of many shards, one of a few."""
+    """Measure sets behind a web server on loopback: start, waits of a consumer, speed from the cache, and CPU.
+
+    There are two sets of made-up raw 224x224 crops: one of many shards, for the start, and one of a few.
+    """
 
     shards: int = 1000
     """Shards of the set whose first batch is timed."""

@@ -171,7 +171,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             sub.add_argument("--contexts", choices=("true", "false"), default="true", help=what)
             what = f"move symbols where the saved bits are worth the error; runs {DECODER}, too (default: off)"
             sub.add_argument("--rdoq", choices=get_args(Rdoq), default="off", help=what)
-            what = "what an error is worth, as --lmbda of training (default: it follows from the decoder)"
+            what = "what an error is worth, as lmbda in CompressAI's loss (default: it follows from the decoder)"
             sub.add_argument("--rdoq_lmbda", type=float, metavar="L", help=what)
     return parser.parse_args(argv)
 

@@ -38,6 +38,8 @@ Verify = Literal["first", "always", "off"]
 """When a sample's hash is checked."""
 Direct = Literal["auto", "on", "off"]
 """Whether shards are read past the page cache."""
+MOST_CACHE_GB = 1e9
+"""The largest --cache_gb: an exabyte. Larger numbers, and those that are none, are slips."""
 
 # The export.
 ExportPart = Literal["full", "encoder", "decoder", "all"]
@@ -48,8 +50,6 @@ Rdoq = Literal["off", "fast", "full"]
 """How hard the encoder looks for symbols that are worth moving, see `relic.bitstream.rdoq`."""
 Upsample = Literal["deconv5", "deconv6", "subpixel", "subpixel-deconv2"]
 """Equivalent forms of the decoder's upsampling, see `export.upsample`."""
-MOST_CACHE_GB = 1e9
-"""The largest --cache_gb: an exabyte. Larger numbers, and those that are none, are slips."""
 Int8Parts = Literal["encoder", "decoder", "all"]
 """Which parts of an export are in INT8."""
 Method = Literal["minmax", "percentile", "entropy", "learned"]

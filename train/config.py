@@ -188,7 +188,7 @@ class TrainConfig:
     """Ranges of activations under --qat. learned: by the loss. moving_average: of the largest value of each batch.
     drpai: the same, with twice the step, as DRP-AI's quantizer has it: the largest value is at level 127 of 255."""
     compile: bool = False
-    """Compile the model with torch.compile."""
+    """Compile the model and the loss with torch.compile."""
     decode_threads: int = 0
     """Threads per process that decode, or copy raw crops, at a time; 0: the cores divided by the processes."""
     io_threads: int = 0
