@@ -3,10 +3,13 @@
 import dataclasses
 import importlib
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relic.cli import flags_of, parse
 from tests.flags_page import flags_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +33,18 @@ def test_paths_and_links_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+        assert anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tests_that_pages_name_exist(page: Path) -> None:
     for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
@@ -40,24 +55,37 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def flags_of(script: str) -> set[str]:
-    """The flags of a command-line file: the fields of its config. `export/codec.py` runs without one."""
+def config_of(script: str) -> Any:
+    """The config of a command-line file; None for `export/codec.py`, which runs without one."""
     if script == "export/codec.py":
-        return {"export", "contexts", "rdoq", "rdoq_lmbda", "help", "version"}
+        return None
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     (config,) = {
         found for name, found in vars(module).items() if name.endswith("Config") and dataclasses.is_dataclass(found)
     }
-    return {field.name for field in dataclasses.fields(config)} | {"config", "print_config", "help", "version"}
+    return config
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """Script and arguments of each command that a page shows, in a block or inside a sentence."""
+    text = page.read_text().replace("\\\n", " ")
+    shown = re.findall(r"^    (?:\S+=\S+ )?(?:python|torchrun|srun) .*$", text, re.MULTILINE)
+    inline = re.findall(r"`(?:python|torchrun) [^`]*`", re.sub(r"\s+", " ", text))
+    return [found for line in (*shown, *inline) for found in re.findall(r"(\w+/\w+\.py)([^`#]*)", line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_use_flags_that_are(page: Path) -> None:
-    text = page.read_text().replace("\\\n", " ")
-    for line in re.findall(r"^    (?:\S+=\S+ )?(?:python|torchrun|srun) .*$", text, re.MULTILINE):
-        found = re.search(r"(\w+/\w+\.py)(.*)", line)
-        assert found, line
-        assert set(re.findall(r" --(\w+)", found[2])) <= flags_of(found[1]), line
+def test_commands_use_flags_that_are_and_go_together(page: Path) -> None:
+    for script, arguments in commands(page):
+        config, given = config_of(script), set(re.findall(r" --(\w+)", arguments))
+        if config is None:
+            assert given <= {"export", "contexts", "rdoq", "rdoq_lmbda"}, arguments
+            continue
+        flags = flags_of(config)
+        assert given <= {*flags, "config", "print_config", "help", "version"}, arguments
+        placeholders = re.search(r"\$|\bRATE\b", arguments)
+        if given and not placeholders and given >= {name for name, flag in flags.items() if flag.required}:
+            parse(config, shlex.split(arguments), prog=script)  # SystemExit for values that are refused
 
 
 def test_the_readme_has_commands_links_and_scripts() -> None:
