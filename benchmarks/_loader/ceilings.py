@@ -16,7 +16,7 @@ from PIL import Image
 from relic.arrays import Pixels
 from relic.pictures.crop_png import decode_crop_png
 from relic.pictures.turbo import decode_jpeg
-from relic.shards.index import index_path, read_records
+from relic.shards.index import read_records
 from relic.shards.shard_set import ShardSet
 
 Members = Sequence[bytes | memoryview]
@@ -55,10 +55,10 @@ def read_ceiling(shards: ShardSet, batch_size: int, threads: int, stack: ExitSta
     """The same from open files, with one system call per crop, as a loader that checks nothing would read them."""
     places: list[tuple[int, int]] = []
     pixels = shards.height * shards.width * 3
-    for tar in shards.tars:
+    for tar, index in zip(shards.tars, shards.indexes, strict=True):
         descriptor = os.open(tar, os.O_RDONLY)
         stack.callback(os.close, descriptor)
-        records = read_records(index_path(tar)).tolist()
+        records = read_records(index).tolist()
         places += [(descriptor, offset + size - pixels) for offset, size, *_ in records]
 
     def fill(rows: Pixels, chosen: list[int]) -> None:
@@ -159,13 +159,13 @@ def _finished(batch: Pixels, parts: list["Future[None]"]) -> Pixels:
 def mapped_members(shards: ShardSet) -> list[memoryview]:
     """The payload of each sample in a memory-mapped shard. A mapping is closed with its last view."""
     members: list[memoryview] = []
-    for tar in shards.tars:
+    for tar, index in zip(shards.tars, shards.indexes, strict=True):
         descriptor = os.open(tar, os.O_RDONLY)
         try:
             view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         finally:
             os.close(descriptor)
-        members += [view[offset : offset + size] for offset, size, *_ in read_records(index_path(tar)).tolist()]
+        members += [view[offset : offset + size] for offset, size, *_ in read_records(index).tolist()]
     return members
 
 

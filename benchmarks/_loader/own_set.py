@@ -19,7 +19,7 @@ from relic.loader.order import Indices, epoch_order, train_batches
 from relic.loader.reading import plan_reading
 from relic.machine import available_memory
 from relic.options import Direct
-from relic.shards.index import index_path, read_records
+from relic.shards.index import read_records
 from relic.shards.shard_set import ShardSet
 
 SizedEpoch = Callable[[int], Iterable[Sized]]
@@ -147,7 +147,7 @@ def _some_shards(shards: ShardSet) -> ShardSet:
 
 def _some_samples(shards: ShardSet) -> Indices:
     """Numbers of random samples, together at most `_MOST_BYTES`, or all of a small set. At least one."""
-    sizes = np.concatenate([read_records(index_path(tar))["size"] for tar in shards.tars])
+    sizes = np.concatenate([read_records(index)["size"] for index in shards.indexes])
     order = np.random.default_rng(0).permutation(len(sizes))
     return order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), _MOST_BYTES, "right")))]
 

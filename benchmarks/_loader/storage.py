@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks._loader.fio import IN_FLIGHT
 from relic.loader.direct import direct_unit
-from relic.shards.index import index_path, read_records
+from relic.shards.index import read_records
 from relic.shards.shard_set import ShardSet
 
 BLOCK = 4096
@@ -43,8 +43,8 @@ class StorageReader:
     def __init__(self, shards: ShardSet, stack: ExitStack) -> None:
         self._pieces = [
             FilePiece(number, offset, size)
-            for number, tar in enumerate(shards.tars)
-            for offset, size, *_ in read_records(index_path(tar)).tolist()
+            for number, index in enumerate(shards.indexes)
+            for offset, size, *_ in read_records(index).tolist()
         ]
         self.direct = direct_unit(shards.tars[0]) is not None
         flags = os.O_RDONLY | (os.O_DIRECT if self.direct else 0)

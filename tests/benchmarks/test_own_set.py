@@ -1,11 +1,14 @@
 """What limits a user's own shards: tiny sets, and the sentences of made-up figures."""
 
+import io
 import json
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks._loader import own_set
@@ -15,7 +18,7 @@ from benchmarks.loader import main
 from relic.loader.loader import ShardLoader
 from relic.options import Encoding
 from relic.shards.shard_set import ShardSet, open_shard_set
-from tests.conftest import ShardFactory, write_shards
+from tests.conftest import ShardFactory, encode, write_shards
 from tests.storage.http_shards import serve
 
 
@@ -38,6 +41,24 @@ def test_every_part_of_a_set_is_measured(
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "own.md").read_text()
     assert f"17 val crops of 64x64, {encoding}, 2 shards" in printed
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("encoding", ["raw", "jpg"])
+def test_a_set_whose_indexes_are_in_the_cache_is_measured(encoding: Encoding, tmp_path: Path) -> None:
+    """A tar of another program, beside which another file has the name of its index."""
+    rng = np.random.default_rng(0)
+    suffix = {"raw": "npy", "jpg": "jpg"}[encoding]
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as archive:
+        for number in range(4):
+            payload = encode(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), encoding)
+            member = tarfile.TarInfo(f"{number}.{suffix}")
+            member.size = len(payload)
+            archive.addfile(member, io.BytesIO(payload))
+    (tmp_path / "train-000000.index").write_text("0.npy 512\n")
+    flags = ["--shards", str(tmp_path), "--json", str(tmp_path / "own.json"), "--batch_size", "2", "--epochs", "2"]
+    assert main([*flags, "--seconds", "0.1"]) == 0
+    assert min(json.loads((tmp_path / "own.json").read_text())["ceilings"].values()) > 0
 
 
 @pytest.mark.commands
