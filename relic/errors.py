@@ -88,8 +88,8 @@ def speaks_for_all() -> bool:
 def print_error(prog: str, message: str) -> None:
     """Write one line to standard error. Under `torchrun`, also write it to the file that torchrun's report quotes.
 
-    A message may quote a file that anyone made. So it is cut to some hundred characters, and what a terminal would obey
-    is shown as a number.
+    A message may quote a file that anyone made. So it is cut to some hundred characters, and control characters are
+    shown as numbers.
     """
     line = _one_line(message)
     sys.stderr.write(f"{prog}: error: {line}\n")

@@ -1,4 +1,4 @@
-"""Decode JPEGs with libjpeg-turbo, and judge what it says of damage."""
+"""Decode JPEGs with libjpeg-turbo, and tell which of its warnings are damage."""
 
 import io
 import re
