@@ -215,7 +215,7 @@ def check_disk(out_dir: Path, needed: int, encoding: str) -> None:
     """Raise InputError if `needed` bytes do not fit on the disk of `out_dir`."""
     free = bytes_free(out_dir)
     if needed > free:
-        smaller = ", pack with --encoding jpg (a fifth of raw)" if encoding != "jpg" else ""
+        smaller = ", pack with --encoding jpg (about a sixth of raw)" if encoding != "jpg" else ""
         raise InputError(
             f"--out_dir {out_dir}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
             f"delete files, choose another folder{smaller}"
