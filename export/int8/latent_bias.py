@@ -9,7 +9,7 @@ from relic.quantization.latent_grid import LatentGrid
 
 
 def move_last_bias(encoder: onnx.ModelProto, grid: LatentGrid, medians: NDArray[np.float32]) -> onnx.ModelProto:
-    """The float encoder with latents moved to the grid: its last bias plus r - median."""
+    """The float encoder with latents moved to the grid: its last bias plus r - median. `medians`: (M,)."""
     layer = next(node for node in encoder.graph.node if node.output[0] == encoder.graph.output[0].name)
     return _with_bias(encoder, layer, grid.offsets(medians))
 

@@ -30,7 +30,10 @@ def medians_of(model: FactorizedPrior) -> Tensor:
 
 
 def round_about_medians(y_BMhw: Tensor, medians: Tensor) -> Tensor:
-    """y_hat, the decoder's input: each value of y moved to the nearest integer distance from its channel's median."""
+    """y_hat, the decoder's input: each value of y moved to the nearest integer distance from its channel's median.
+
+    `medians`: (1, M, 1, 1), see `medians_of`.
+    """
     return torch.round(y_BMhw - medians) + medians
 
 

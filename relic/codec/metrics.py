@@ -38,7 +38,7 @@ def ms_ssim_8bit(x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_images(x_BCHW: Tensor, x_hat_BCHW: Tensor, likelihoods: Tensor) -> ImageScores:
-    """Score a batch of reconstructions. The rate is per pixel of `x`."""
+    """Score a batch of reconstructions. Likelihoods (B, M, h, w) in (0, 1]; the rate is per pixel of `x`."""
     bpp = bits_per_pixel(likelihoods, x_BCHW.size(2) * x_BCHW.size(3))
     psnr, similarity = psnr_db(x_BCHW, x_hat_BCHW), ms_ssim_8bit(x_BCHW, x_hat_BCHW)
     return ImageScores(psnr_db=psnr.double().cpu(), ms_ssim=similarity.double().cpu(), bpp=bpp.double().cpu())

@@ -33,7 +33,7 @@ class LatentGrid(NamedTuple):
         return np.float32(1 / self.steps)
 
     def offsets(self, medians: NDArray[np.float32]) -> NDArray[np.float64]:
-        """r - median for each channel: how far its latents are moved to be on the grid."""
+        """r - median of each channel, (M,) like `medians`: how far its latents are moved to be on the grid."""
         exact = medians.astype(np.float64)
         moved: NDArray[np.float64] = np.rint(exact * self.steps) / self.steps - exact
         return moved

@@ -22,8 +22,8 @@ def bend_if_better(
 ) -> tuple[FittedLayer, Tensor]:
     """Let one ReLU compute how far the brightness is above a bound, if this lowers the error on held-out crops.
 
-    `previous` is the layer that computes `regression.before`; `fitted` and `lift` are the regression's results without
-    a bend. Returns those to use. With a bend, one channel of `previous` and of `regression.before` is replaced.
+    `previous` is the layer that computes `regression.before`; `fitted` and `lift`, (C,), are the regression's results
+    without a bend. Returns those to use. With a bend, one channel of `previous` and of `regression.before` is replaced.
     """
     layer, before = regression.layer, regression.before
     assert isinstance(layer, nn.ConvTranspose2d) and isinstance(previous, nn.ConvTranspose2d)
