@@ -56,7 +56,8 @@ def quantize_part(
     `method` chooses the ranges of activations from the calibration's inputs, or is the steps themselves. There are two
     exceptions. Images have steps of 1/255, those of 8-bit pixels. Latents have the grid of
     `relic.quantization.latent_grid`, or the range of all their values if no grid covers these: large latents are coded
-    too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float. `medians`: (M,).
+    too, so none may be cut off. With `keep_last` the encoder's last layer and the latents stay in float. `medians` are
+    those of the M channels, (M,).
     """
     inputs = calibration.encoder if part == "encoder" else calibration.decoder
     last = [_last_conv(model)] if keep_last and part == "encoder" else []
