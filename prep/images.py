@@ -52,7 +52,7 @@ class Images(Readable, Protocol):
         """Inside the block, the images can be read, each once and in this order."""
 
 
-def images_of(coco_dir: Path | str, name: str) -> "LocalImages | StoredImages":
+def images_of(coco_dir: Path | str, name: str) -> Images:
     """The images in the folder `name` of `--coco_dir`: text is a URL."""
     return StoredImages(in_folder(coco_dir, name)) if isinstance(coco_dir, str) else LocalImages(coco_dir / name)
 

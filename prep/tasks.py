@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from prep.images import LocalImages, StoredImages
+from prep.images import Images
 from relic.pictures.listing import Source
 from relic.shards.manifest import Packing
 
@@ -22,7 +22,7 @@ class ShardTask:
 
     shard: int
     sources: tuple[KeyedSource, ...]
-    images: LocalImages | StoredImages
+    images: Images
     out_dir: Path
     packing: Packing
     out_url: str | None = None
