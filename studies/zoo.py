@@ -226,15 +226,17 @@ def zoo_table(results: Mapping[str, Mapping[str, Any]], rows: Sequence[Row]) -> 
                 cells = [cell for (point,) in points for cell in (f"{point[1]:.2f}", f"{point[0]:.3f}")]
                 codecs.append([teacher, row.title, *cells])
     for row in rows:
-        if row == _PLAIN or not any(_points(results, teachers, row, title) for title in _SETS):
+        if row == _PLAIN:
             continue
         cells = []
         for title in _SETS:
             for anchor in anchors:
                 found = bd_rate(*(_points(results, teachers, each, title) for each in (anchor, row)))
                 cells.append(f"{found.percent:+.1f} %" if found and anchor != row else "")
-        rates.append([row.title, *cells])
-    return f"{markdown_table(codecs, left=2)}\n\n{markdown_table(rates)}\n"
+        if any(cells):
+            rates.append([row.title, *cells])
+    tables = [markdown_table(codecs, left=2), *([markdown_table(rates)] if len(rates) > 1 else [])]
+    return "\n\n".join(tables) + "\n"
 
 
 def zoo_curves(

@@ -71,6 +71,8 @@ class TrainPlan:
     """Number of train crops used for calibration."""
     launch: str
     """Name of the torchrun launch on this machine; empty without torchrun."""
+    began_with: Mapping[str, Any] = field(default_factory=dict)
+    """Flags that a resumed run began with, and that have no effect now."""
 
     @property
     def resume(self) -> Path | None:
@@ -81,9 +83,6 @@ class TrainPlan:
     def continues(self) -> bool:
         """Whether that checkpoint is in save_dir. Then the records and best checkpoints there belong to this run."""
         return self.found.continues
-
-    began_with: Mapping[str, Any] = field(default_factory=dict)
-    """Flags that a resumed run began with, and that have no effect now."""
 
     @property
     def flags(self) -> dict[str, Any]:
