@@ -32,7 +32,7 @@ _IMPULSE = 4
 """Responses are measured with symbols of +-4: an INT8 decoder rounds the pixels, which matters less so."""
 _OPEN_SIZE = (16, 16)
 """Latent positions of a measurement, where the decoder takes any size."""
-_MU_PER_ENERGY = 3.5
+_MU_PER_ENERGY = 6
 """mu x |response|^2 without a lmbda: measured, see docs/bitstream.md. Theory at high rates gives 6 / ln 2 = 8.7."""
 _PASSES = 12
 _GROUPS = 4

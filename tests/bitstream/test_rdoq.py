@@ -98,7 +98,7 @@ def test_the_cost_falls_and_more_effort_saves_more(contexts: bool, lmbda: float 
     image = image_of(symbols, synthesise, tables)[:, :90, :77]
     responses = measure_responses(synthesise, tables)
     counts = np.count_nonzero(symbols, axis=(1, 2))
-    mu = 3.5 * counts.sum() / (counts @ responses.energies.sum(0))  # what a lmbda of None stands for
+    mu = 6 * counts.sum() / (counts @ responses.energies.sum(0))  # what a lmbda of None stands for
     price = lmbda or 3 * mu / 255**2
     costs = [cost_of(symbols, image, synthesise, tables, price)]
     for effort in ("fast", "full"):
