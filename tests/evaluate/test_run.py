@@ -89,6 +89,15 @@ def test_the_summary_is_the_mean_of_the_csv(
     assert "2 images without MS-SSIM" in outcome.stdout
 
 
+def test_a_note_about_one_image_is_in_the_singular(
+    save_codec: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "small.png")
+    outcome = run("--checkpoint", save_codec(), "--images", tmp_path / "one")
+    assert "\n1 image without MS-SSIM: " in outcome.stdout
+
+
 @pytest.mark.parametrize("replaced", ["none", "encoder", "decoder", "all"])
 def test_each_checkpoint_is_evaluated_as_what_it_is(
     replaced: str,
@@ -179,7 +188,7 @@ def test_an_exact_reconstruction_is_infinite_in_the_csv_and_null_in_json(
     (entry,) = outcome.summary
     assert (entry["psnr_db"], entry["ms_ssim_db"], entry["num_exact"]) == (None, None, 1)
     assert (outcome.rows[0]["psnr_db"], entry["ms_ssim"]) == ("inf", pytest.approx(1))
-    assert "1 exact reconstructions" in outcome.stdout
+    assert "1 exact reconstruction," in outcome.stdout
 
 
 @pytest.mark.parametrize(("strict", "code"), [("false", 0), ("true", 1)])
