@@ -89,15 +89,6 @@ def test_the_summary_is_the_mean_of_the_csv(
     assert "2 images without MS-SSIM" in outcome.stdout
 
 
-def test_a_note_about_one_image_is_in_the_singular(
-    save_codec: Callable[..., Path], tmp_path: Path, run: Callable[..., Any]
-) -> None:
-    (tmp_path / "one").mkdir()
-    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "small.png")
-    outcome = run("--checkpoint", save_codec(), "--images", tmp_path / "one")
-    assert "\n1 image without MS-SSIM: " in outcome.stdout
-
-
 @pytest.mark.parametrize("replaced", ["none", "encoder", "decoder", "all"])
 def test_each_checkpoint_is_evaluated_as_what_it_is(
     replaced: str,
