@@ -66,8 +66,8 @@ class EvaluateConfig:
     """Move symbols where the saved bits are worth the error: rate-distortion optimized quantization, in the encoder
     alone. `fast` runs the decoder twice per image, `full` up to 13 times."""
     rdoq_lmbda: float | None = None
-    """What an error is worth to --rdoq, as lmbda in CompressAI's loss: more keeps more quality. By default it follows
-    from the decoder."""
+    """What an error is worth to --rdoq: CompressAI's lambda, which is 1 / (255^2 x --lambda_bpp). More keeps more
+    quality. By default it follows from the decoder."""
     strict: bool = False
     """Fail when real (without contexts) and estimated rate differ by more than 1 % + 8 bytes per image."""
     curve: list[str] | None = None

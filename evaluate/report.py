@@ -9,6 +9,7 @@ from evaluate.results import Evaluation, ImageResult
 from evaluate.summary import RateGap, Summary, rate_gap
 from relic.codec.bd_rate import BdRate
 from relic.codec.constants import MIN_MS_SSIM_SIDE
+from relic.columns import counted
 
 
 class Version(NamedTuple):
@@ -109,7 +110,10 @@ def make_report(
 def _notes(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> list[str]:
     notes = []
     if missing := summaries[0].num_without_ms_ssim:
-        notes.append(f"{missing} images without MS-SSIM: a side is under {MIN_MS_SSIM_SIDE} pixels")
+        notes.append(f"{counted(missing, 'image')} without MS-SSIM: a side is under {MIN_MS_SSIM_SIDE} pixels")
+    effort, lmbda = evaluations[0].rdoq
+    if effort != "off":
+        notes.append(f"symbols moved by --rdoq {effort}{'' if lmbda is None else f' --rdoq_lmbda {lmbda:g}'}")
     for evaluation, summary in zip(evaluations, summaries, strict=True):
         label = evaluation.codec.label
         if evaluation.codec.qat and evaluation.codec.precision == "float32":
@@ -118,7 +122,7 @@ def _notes(evaluations: Sequence[Evaluation], summaries: Sequence[Summary]) -> l
                 "its export with --int8"
             )
         if summary.num_exact:
-            notes.append(f"{label}: {summary.num_exact} exact reconstructions, left out of the means in dB")
+            notes.append(f"{label}: {counted(summary.num_exact, 'exact reconstruction')}, left out of the means in dB")
     return notes
 
 

@@ -22,6 +22,13 @@ def test_the_page_of_flags_is_made_from_the_configs() -> None:
     assert FLAGS.read_text() == flags_page()
 
 
+def test_descriptions_of_flags_name_flags_that_are() -> None:
+    page = flags_page()
+    flags = set(re.findall(r"^\| `--(\w+)`", page, re.MULTILINE))
+    every_command = {"config", "print_config", "help", "version"}
+    assert set(re.findall(r"(?<![\w-])--([a-z]\w*)", page)) - flags - every_command == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_and_links_exist(page: Path) -> None:
     text = page.read_text()

@@ -91,6 +91,12 @@ def load_start(plan: TrainPlan, world: World, resumed: Checkpoint | None) -> Sta
     swap_init: str = config.initialisation
     if architecture == codec.architecture:
         swap_init = codec.swap_init
+        if config.swap_init and world.is_main:
+            log.warning(
+                "--swap_init %s: the parts of --pretrained %s have ReLU already, and start with its weights",
+                config.swap_init,
+                without_secrets(config.pretrained),
+            )
     return Start(model, architecture, swap_init)
 
 

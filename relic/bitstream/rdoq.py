@@ -45,7 +45,7 @@ class RdoqSettings(NamedTuple):
     """The flags `--rdoq` and `--rdoq_lmbda`."""
 
     effort: Rdoq = "off"
-    """`fast` predicts every move once, and only towards 0. `full` makes 12 passes in both directions."""
+    """`fast` predicts every move once, and only towards 0. `full` makes up to 12 passes in both directions."""
     lmbda: float | None = None
     """What an error is worth, as in CompressAI's loss. None: in proportion to the responses."""
 

@@ -150,7 +150,7 @@ def checkpoint_of(content: dict[str, Any], source: str) -> Checkpoint:
         checkpoint = Checkpoint(architecture=described, **values)
         check_state(checkpoint.model)
     except Exception as error:  # a file may hold any type in any place
-        raise InputError(f"{source}: not a whole checkpoint ({error})") from error
+        raise InputError(f"{source}: not a whole checkpoint ({error}); get it again, or name another") from error
     if described.name != NAME:
         raise InputError(f"{source}: holds a {described.name!r:.80}, this relic builds {NAME}")
     return checkpoint

@@ -57,7 +57,7 @@ def read_tensors(path: Path, *, flag: str, digest: "hashlib._Hash | None" = None
     except InputError:
         raise
     except Exception as error:  # for a damaged or hostile pickle, torch raises any type
-        raise InputError(f"{source}: not a checkpoint, or a damaged one") from error
+        raise InputError(f"{source}: not a checkpoint, or a damaged one; get it again, or name another") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"{source}: not a checkpoint: it holds no dict of names; {_SAVE_AGAIN}")
     return content

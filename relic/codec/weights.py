@@ -6,6 +6,7 @@ from the density before each use; those of the file are only kept for CompressAI
 """
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import TypeGuard
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from relic.bitstream.tables import Tables
 from relic.codec.constants import STRIDE
 from relic.codec.entropy import check_quantiles
-from relic.codec.model import Architecture, build_model
+from relic.codec.model import NAME, Architecture, build_model
 from relic.codec.tensor_file import fault_of, is_real
 from relic.errors import InputError
 from relic.options import Parts
@@ -32,21 +33,23 @@ def check_fit(state: Mapping[str, Tensor], architecture: Architecture, source: s
     Builds no model of this architecture.
     """
     wanted, others = _shapes(architecture)
-    for name in wanted:
-        if name not in state:
-            raise InputError(f"{source}: its tensors do not fit the model: {name} is missing")
-    for name, tensor in state.items():
-        if name not in wanted and name not in others:
-            raise InputError(f"{source}: its tensors do not fit the model: {name} is unknown")
-        if fault := fault_of(tensor):
-            raise InputError(f"{source}: its tensors do not fit the model: {name} is {fault}")
-        if name in wanted and not is_real(tensor):
-            raise InputError(f"{source}: its tensors do not fit the model: {name} holds {tensor.dtype}, not floats")
-        if name in wanted and tuple(tensor.shape) != wanted[name]:
-            raise InputError(
-                f"{source}: its tensors do not fit the model: {name} has another shape, {_sides(tensor.shape)} instead "
-                f"of {_sides(wanted[name])}"
-            )
+    missing = (f"{name} is missing" for name in wanted if name not in state)
+    unfit = (fault for name, tensor in state.items() if (fault := _fault(name, tensor, wanted, others)))
+    if fault := next(itertools.chain(missing, unfit), ""):
+        raise InputError(f"{source}: its tensors do not fit the model: {fault}; use a checkpoint of a {NAME} alone")
+
+
+def _fault(name: str, tensor: Tensor, wanted: Mapping[str, tuple[int, ...]], others: frozenset[str]) -> str:
+    """What keeps a tensor of a file out of the model; empty if nothing does."""
+    if name not in wanted and name not in others:
+        return f"{name} is unknown"
+    if fault := fault_of(tensor):
+        return f"{name} is {fault}"
+    if name in wanted and not is_real(tensor):
+        return f"{name} holds {tensor.dtype}, not floats"
+    if name in wanted and tuple(tensor.shape) != wanted[name]:
+        return f"{name} has another shape, {_sides(tensor.shape)} instead of {_sides(wanted[name])}"
+    return ""
 
 
 @torch.no_grad()

@@ -111,6 +111,19 @@ def test_what_is_no_state_dict_says_what_it_is(tmp_path: Path) -> None:
             read(tmp_path / "a.pth", content)
 
 
+def test_tensors_that_do_not_fit_are_named_with_a_way_out(tmp_path: Path) -> None:
+    state = gdn_codec().state_dict()
+    weight = state["g_a.2.weight"]
+    for content, said in (
+        ({name: tensor for name, tensor in state.items() if name != "g_a.2.weight"}, "g_a.2.weight is missing"),
+        ({**state, "extra.weight": weight}, "extra.weight is unknown"),
+        ({**state, "g_a.2.weight": weight[:1]}, "g_a.2.weight has another shape"),
+        ({**state, "g_a.2.weight": weight.int()}, "g_a.2.weight holds torch.int32"),
+    ):
+        with pytest.raises(InputError, match=f"{said}.*; use a checkpoint of a bmshj2018_factorized alone$"):
+            read(tmp_path / "a.pth", content)
+
+
 def test_building_draws_the_same_random_numbers_whether_shapes_are_known_or_not() -> None:
     checkpoint = Checkpoint(ARCHITECTURE, gdn_codec().state_dict())
     drawn = []

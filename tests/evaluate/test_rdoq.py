@@ -26,6 +26,10 @@ def test_the_loss_falls_with_the_effort(shards: Path, run: Callable[..., Any]) -
         assert outcome.code == 0
         (summary,) = outcome.summary
         assert summary["rdoq"] == {"effort": effort, "lmbda": None if effort == "off" else lmbda}
+        note = f"symbols moved by --rdoq {effort} --rdoq_lmbda 0.002"
+        for text in (outcome.stdout, *((outcome.out / name).read_text() for name in ("summary.md", "report.html"))):
+            assert (note in text) == (effort != "off")
+            assert ("symbols moved" in text) == (effort != "off")
         found.append(summary)
     costs = [cost(summary, lmbda) for summary in found]
     assert costs[0] > costs[1] > costs[2]

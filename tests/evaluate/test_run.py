@@ -179,7 +179,7 @@ def test_an_exact_reconstruction_is_infinite_in_the_csv_and_null_in_json(
     (entry,) = outcome.summary
     assert (entry["psnr_db"], entry["ms_ssim_db"], entry["num_exact"]) == (None, None, 1)
     assert (outcome.rows[0]["psnr_db"], entry["ms_ssim"]) == ("inf", pytest.approx(1))
-    assert "1 exact reconstructions" in outcome.stdout
+    assert "1 exact reconstruction," in outcome.stdout
 
 
 @pytest.mark.parametrize(("strict", "code"), [("false", 0), ("true", 1)])

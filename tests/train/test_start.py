@@ -35,7 +35,7 @@ def swap_init(folder: Path) -> str:
     return load_checkpoint(folder / "checkpoints" / "last.pt").swap_init
 
 
-def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
+def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gdn = ("--replace_parts", "none", "--train_scope", "all", "--epochs", "0")
     assert run(*gdn, folder=tmp_path / "gdn") == 0
     assert run("--epochs", "0", folder=tmp_path / "new") == 0
@@ -43,8 +43,12 @@ def test_the_start_is_remembered(run: Run, crops: Path, tmp_path: Path) -> None:
     few = ("--calib_images", "8", "--replace_parts")
     assert main(from_file(crops, source, tmp_path / "encoder", *few, "encoder")) == 0
     once = tmp_path / "encoder" / "checkpoints" / "last.pt"
+    assert "--swap_init" not in caplog.text
     assert main(from_file(crops, once, tmp_path / "again", *few, "encoder", "--swap_init", "naive")) == 0
+    assert f"--swap_init naive: the parts of --pretrained {once} have ReLU already" in caplog.text
+    caplog.clear()
     assert main(from_file(crops, once, tmp_path / "naive", *few, "all", "--swap_init", "naive")) == 0
+    assert "--swap_init" not in caplog.text
     # By default, random weights are kept and trained ones calibrated. Layers that are already swapped keep their name.
     wanted = {"gdn": "none", "new": "naive", "encoder": "calibrated", "again": "calibrated", "naive": "naive"}
     assert {name: swap_init(tmp_path / name) for name in wanted} == wanted
