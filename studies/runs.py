@@ -18,6 +18,7 @@ import yaml
 
 from relic.errors import InputError
 from relic.files import check_folder, write_json
+from relic.pictures.listing import list_sources
 from relic.shards.shard_set import ShardSet, open_shard_set
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ def check_places(shards: Path, images: Path, *, work: Path, out: Path) -> ShardS
     train, _ = (open_shard_set(shards, split) for split in ("train", "val"))
     if not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
+    if not list_sources(images):
+        raise InputError(f"--images {images}: no image in it")
     for flag, folder in (("--work", work), ("--out", out)):
         check_folder(flag, folder)
     return train

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     val_shards = config.val_shards or config.shards
     with before_work():
         open_shard_set(config.shards, "train")
-        open_shard_set(val_shards, "val")
+        open_shard_set(val_shards, "val", flag="--val_shards" if config.val_shards else "--shards")
         for flag, folder in (("--out", config.out), ("--work", config.work)):
             check_folder(flag, folder)
     config.work.mkdir(parents=True, exist_ok=True)

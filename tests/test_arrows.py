@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"PIL"},
     ),
     "studies": (
-        SHARED | {"relic.cli", "relic.codec", "relic.columns", "relic.shards", "studies"},
+        SHARED | {"relic.cli", "relic.codec", "relic.columns", "relic.pictures", "relic.shards", "studies"},
         {"compressai", "matplotlib", "jinja2", "torch", "yaml"},
     ),
 }

@@ -131,6 +131,7 @@ def study_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for split in ("train", "val"):
         write_shards(tmp_path / "shards", split, (16,), side=176)
     (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "one.png").touch()
     flags = {"shards": "shards", "images": "pictures", "work": "work", "out": "docs/calibration"}
     (tmp_path / "docs" / "calibration").mkdir(parents=True)
     return [word for flag, folder in flags.items() for word in (f"--{flag}", str(tmp_path / folder))]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from relic.errors import InputError
-from studies.runs import Run, Study
+from studies.runs import Run, Study, check_places
+from tests.conftest import refusal, write_shards
 
 Calls = list[list[str]]
 
@@ -97,3 +98,19 @@ def test_a_training_that_was_stopped_is_not_a_result(study: Study, calls: Calls,
         study.train(run)  # the start of another run
     records.write_text(json.dumps(validation | {"images_seen": 4000, "epoch": 2}) + "\n")
     assert [point["images_seen"] for point in study.finish(run)["validations"]] == [4000]
+
+
+def test_images_are_there_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        write_shards(tmp_path / "shards", split, (1,), side=16)
+    images = tmp_path / "images"
+    folders = {"work": tmp_path / "work", "out": tmp_path / "out"}
+
+    def said() -> str:
+        return refusal(lambda: check_places(tmp_path / "shards", images, **folders), capsys)
+
+    assert f"--images {images}: no such folder" in said()
+    images.mkdir()
+    assert f"--images {images}: no image in it" in said()
+    (images / "one.png").touch()
+    assert said() == ""

@@ -87,5 +87,9 @@ def test_what_is_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_missing_shards_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--shards", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
-    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert f"--shards {tmp_path / 'none'}" in capsys.readouterr().err
+    write_shards(tmp_path / "shards", "train", (16,), side=176)
+    places = ["--shards", str(tmp_path / "shards"), "--val_shards", str(tmp_path / "none")]
+    assert main([*places, "--out", str(tmp_path / "out")]) == 2
+    assert f"--val_shards {tmp_path / 'none'}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
