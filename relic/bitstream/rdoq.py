@@ -33,7 +33,8 @@ _IMPULSE = 4
 _OPEN_SIZE = (16, 16)
 """Latent positions of a measurement, where the decoder takes any size."""
 _MU_PER_ENERGY = 6
-"""mu x |response|^2 without a lmbda: measured, see docs/bitstream.md. Theory at high rates gives 6 / ln 2 = 8.7."""
+"""mu x |response|^2 without a lmbda. Measured on tuned codecs of four rates and 6 images of Kodak: a BD-rate of -1.1 %
+with 3.5, -3.7 % with 5, -4.6 % with 7, where streams grow. Theory at high rates gives 6 / ln 2 = 8.7."""
 _PASSES = 12
 _GROUPS = 4
 """Neighbours and channels that follow each other are in different groups. A pass moves one group."""

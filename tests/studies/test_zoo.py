@@ -147,7 +147,7 @@ def test_the_table_has_each_codec_and_bjontegaards_rates() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "flags"),
-    [("zoo", {"epochs": 2}), ("wide", {"replace_parts": ["all", "encoder", "decoder"]})],
+    [("zoo", {"epochs": 2, "rdoq": "full"}), ("wide", {"replace_parts": ["all", "encoder", "decoder"]})],
 )
 def test_the_tables_of_the_page_are_those_of_the_results_kept(
     folder: str, flags: dict[str, Any], tmp_path: Path
