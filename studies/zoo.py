@@ -31,7 +31,7 @@ _LAMBDA_OF_NAME = re.compile(r"-(\d+(?:\.\d+)?)\.[a-z]")
 
 _LOAD = "--shards SHARDS {pretrained} --recon_every 0 --resume auto"
 _TUNE = (
-    "--loss_type rd --distortion mse --lambda_bpp {rate} --optimizer soap --lr 2e-3 --sched onecycle "
+    "--loss_type rd --distortion mse --lambda_bpp {rate} --optimizer soap --lr {lr} --sched onecycle "
     "--save_every_steps 25 --epochs {epochs}"
 )
 _UNTRAINED = "--epochs 0"
@@ -91,6 +91,9 @@ class ZooConfig:
     """Passes over the train shards to fine-tune each swapped codec. GDN is then trained on in the same way, in a row of
     its own. 0: calibration alone. With --teachers, the names of the files end with the --lambda_bpp of their training,
     as teacher-0.0023.pt does."""
+    lr: float | None = None
+    """Peak --lr of the fine-tuning, with SOAP. By default 5e-4 with --quality and 2e-3 with --teachers: the larger the
+    codec, the lower it must be."""
     rdoq: Rdoq = "off"
     """Add a row for ReLU with rate-distortion optimized quantization."""
     work: Path = ROOT / "checkpoints" / "zoo"
@@ -101,6 +104,8 @@ class ZooConfig:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise InputError(f"--epochs {self.epochs}: must be 0 or more")
+        if self.lr is not None and not (self.epochs and self.lr > 0):
+            raise InputError(f"--lr {self.lr}: must be over 0, and goes with --epochs")
         if (self.quality is None) == (self.teachers is None):
             found = "neither is" if self.quality is None else "both are"
             raise InputError(f"--quality, --teachers: give one of the two, {found} given")
@@ -119,6 +124,13 @@ class ZooConfig:
                 )
             found.update(numbers)
         return sorted(found)
+
+    @property
+    def peak_lr(self) -> str:
+        """The --lr of the fine-tuning."""
+        if self.lr is not None:
+            return f"{self.lr:g}"
+        return "2e-3" if self.teachers else "5e-4"
 
     @property
     def rows(self) -> list[Row]:
@@ -182,7 +194,7 @@ def read_zoo_plan(config: ZooConfig) -> list[PlannedRun]:
 
 def _run(config: ZooConfig, teacher: Teacher, kind: str) -> PlannedRun:
     name = f"{kind}-{teacher.name}"
-    tune = _TUNE.format(rate=teacher.rate, epochs=config.epochs) if config.epochs else _UNTRAINED
+    tune = _TUNE.format(rate=teacher.rate, lr=config.peak_lr, epochs=config.epochs) if config.epochs else _UNTRAINED
     evaluate = {
         f"{title}-{row.coding}": " ".join(filter(None, (_EVALUATE.format(name=name), images, row.flags)))
         for title, images in _SETS.items()

@@ -66,6 +66,8 @@ def test_qualities_are_numbers_and_ranges(texts: list[str], numbers: list[int]) 
         ([], "give one of the two, neither is given"),
         (["--quality", "1", "--teachers", "D"], "give one of the two, both are given"),
         (["--quality", "1", "--epochs", "-1"], "--epochs -1"),
+        (["--quality", "1", "--lr", "1e-3"], "--lr 0.001: must be over 0, and goes with --epochs"),
+        (["--quality", "1", "--epochs", "1", "--lr", "0"], "--lr 0"),
     ],
 )
 def test_wrong_flags_are_named(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +92,9 @@ def test_each_codec_is_tuned_with_the_rate_of_its_training(tmp_path: Path) -> No
     (tmp_path / "teacher-0.0046.pt").touch()
     (own,) = (run for run, _ in read_zoo_plan(config(quality=None, teachers=tmp_path, epochs=2)) if run.export)
     (third,) = (run for run, _ in read_zoo_plan(config(quality=["3"], epochs=2)) if run.export)
-    assert "--lambda_bpp 0.0046 " in own.train
+    assert "--lambda_bpp 0.0046 " in own.train and "--lr 2e-3 " in own.train and "--lr 5e-4 " in third.train
+    (slow,) = (run for run, _ in read_zoo_plan(config(quality=["3"], epochs=2, lr=3e-4)) if run.export)
+    assert "--lr 0.0003 " in slow.train
     assert "--lambda_bpp 0.0023 " in third.train  # of CompressAI's 0.0067, as docs/embedded.md says
 
 
