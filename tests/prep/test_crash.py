@@ -35,7 +35,7 @@ def start(coco: Path, out: Path, workers: int = 2, **options: Any) -> "subproces
 
 
 def finish(coco: Path, out: Path, workers: int = 2) -> None:
-    done = subprocess.run(arguments(coco, out, workers), cwd="/", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments(coco, out, workers), cwd="/", capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
 
 
