@@ -1,4 +1,4 @@
-"""The images of a folder: their names and their pixels. Imports no torch."""
+"""The pixels of the images of a folder. Imports no torch."""
 
 from pathlib import Path
 
@@ -7,24 +7,7 @@ import numpy.typing as npt
 
 from relic.errors import InputError
 from relic.pictures.decoding import Size, read_file, read_pixels, read_size
-from relic.pictures.listing import ENDINGS, list_sources
 from relic.pictures.reasons import Unreadable
-
-
-def list_images(folder: Path) -> list[str]:
-    """Paths of all images under `folder`, relative to it (`/` between parts), sorted. Linked folders are entered too.
-
-    Raises InputError for a folder that is missing, unreadable or without an image.
-    """
-    if not folder.is_dir():
-        raise InputError(f"--images {folder}: no such folder")
-    try:
-        names = [source.path for source in list_sources(folder)]
-    except InputError as error:
-        raise InputError(f"--images {error}") from error
-    if not names:
-        raise InputError(f"--images {folder}: no image in it ({', '.join(ENDINGS)})")
-    return names
 
 
 def read_image_size(path: Path) -> Size | None:

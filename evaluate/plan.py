@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluate.config import KODAK_IMAGES, ORIGINALS, EvaluateConfig
-from evaluate.folder import list_images
 from relic.codec.constants import EMBEDDED
 from relic.errors import InputError
 from relic.files import TEMPORARY_SUFFIX, check_folder
 from relic.machine import available_cores
 from relic.onnx.layout import DECODER, ENCODER, MANIFEST, TABLES, check_export
+from relic.pictures.listing import list_images
 from relic.shards.shard_set import ShardSet
 from relic.storage.cache_flags import check_cache
 from relic.storage.remote_file import find_file, local_name

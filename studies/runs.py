@@ -18,7 +18,7 @@ import yaml
 
 from relic.errors import InputError
 from relic.files import check_folder, write_json
-from relic.pictures.listing import list_sources
+from relic.pictures.listing import list_images
 from relic.shards.shard_set import ShardSet, open_shard_set
 
 log = logging.getLogger(__name__)
@@ -136,10 +136,7 @@ class Study(NamedTuple):
 def check_places(shards: Path, images: Path, *, work: Path, out: Path) -> ShardSet:
     """The train split of a study's shards. Raises InputError, naming the flag, for a place that does not fit."""
     train, _ = (open_shard_set(shards, split) for split in ("train", "val"))
-    if not images.is_dir():
-        raise InputError(f"--images {images}: no such folder")
-    if not list_sources(images):
-        raise InputError(f"--images {images}: no image in it")
+    list_images(images)
     for flag, folder in (("--work", work), ("--out", out)):
         check_folder(flag, folder)
     return train

@@ -19,7 +19,6 @@ from PIL import Image
 from benchmarks._shared.crops import prepare_crops
 from evaluate.codecs import TorchCodec
 from evaluate.evaluator import evaluate
-from evaluate.folder import list_images
 from evaluate.plan import ImageFolder
 from evaluate.round_trip import coders
 from evaluate.sources import FolderSource, ShardSource
@@ -32,6 +31,7 @@ from relic.codec.pretrained import codec_path, finished_model, read_codec
 from relic.distributed import World
 from relic.errors import InputError
 from relic.machine import keep_freed_memory
+from relic.pictures.listing import list_images
 
 _CPU = torch.device("cpu")
 _CODINGS = 400

@@ -45,6 +45,22 @@ def list_sources(folder: Path) -> list[Source]:
     return sorted(found)
 
 
+def list_images(folder: Path) -> list[str]:
+    """Paths of all images under `folder`, relative to it (`/` between parts), sorted. Linked folders are entered too.
+
+    Raises InputError, naming `--images`, for a folder that is missing, unreadable or without an image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--images {folder}: no such folder")
+    try:
+        names = [source.path for source in list_sources(folder)]
+    except InputError as error:
+        raise InputError(f"--images {error}") from error
+    if not names:
+        raise InputError(f"--images {folder}: no image in it ({', '.join(ENDINGS)})")
+    return names
+
+
 class _Folder(NamedTuple):
     path: str
     prefix: str

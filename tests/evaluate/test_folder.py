@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluate.folder import list_images, read_image
+from evaluate.folder import read_image
 from relic.errors import InputError
+from relic.pictures.listing import list_images
 
 
 def test_images_are_found_in_all_folders_and_sorted(folder: Path) -> None:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pytorch_msssim import ms_ssim
 
-from evaluate.folder import list_images
 from evaluate.plan import ImageFolder
 from evaluate.references import reference_curves
 from evaluate.sources import FolderSource
 from relic.codec.checkpoint import Checkpoint, save_checkpoint
 from relic.codec.pretrained import EMBEDDED_FILE, read_codec
 from relic.distributed import World
+from relic.pictures.listing import list_images
 
 
 def test_reference_curves_are_pillow_s_files_under_our_metrics(

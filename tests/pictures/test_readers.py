@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
 
-from evaluate.folder import list_images, read_image
+from evaluate.folder import read_image
 from export.codec import read_rgb as read_picture
 from relic.arrays import Pixels
 from relic.pictures.decoding import decode, read_header
-from relic.pictures.listing import list_sources
+from relic.pictures.listing import list_images, list_sources
 from relic.pictures.pillow import apply_profile
 
 COLOURS = np.random.default_rng(5).integers(0, 256, (4, 6, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
